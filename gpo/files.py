@@ -1,0 +1,56 @@
+"""Small files that are whole when they exist: temporary name, flush to disk, rename."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the file at once; readers see the old text or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part-{os.getpid()}")
+    try:
+        with part.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented JSON, whole when it exists."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def append_json_line(path: Path, value: Any) -> None:
+    """Add a line and see it on disk before returning; a torn last line of a crash is ended first."""
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    with path.open("a+b") as stream:
+        if stream.tell() and not _ends_with_newline(stream):
+            stream.write(b"\n")
+        stream.write(line.encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _ends_with_newline(stream: Any) -> bool:
+    stream.seek(-1, os.SEEK_END)
+    return bool(stream.read(1) == b"\n")
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """All whole lines; what a crash left of a line is not one."""
+    if not path.is_file():
+        return []
+    values = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(value, dict):
+            values.append(value)
+    return values

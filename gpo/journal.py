@@ -1,0 +1,184 @@
+"""The run directory: what lies where, what is finished, and whether this config may go on with it.
+
+A stage or shard is finished when its files are whole and its line is in `journal.jsonl`. Lines are only ever added.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from gpo.config import RunConfig, changed_identity, identity_hash, identity_values
+from gpo.errors import UserError
+from gpo.files import append_json_line, read_json_lines, write_json, write_text
+from gpo.settings import dump_yaml
+
+FORMAT_VERSION = 1
+
+
+class RunDirectory:
+    """Paths of a run and its journal. One process at a time holds it (`lock`)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._lock: IO[str] | None = None
+
+    def iteration(self, number: int) -> Path:
+        """Folder of an iteration; 0 is the start."""
+        return self.root / "iterations" / f"{number:03d}"
+
+    def shard(self, iteration: int, index: int) -> Path:
+        """Rollout file of a shard."""
+        return self.iteration(iteration) / "rollouts" / f"shard-{index:05d}.parquet"
+
+    def checkpoint(self, iteration: int) -> Path:
+        """Published weights of an iteration."""
+        return self.iteration(iteration) / "checkpoint"
+
+    def training(self, iteration: int) -> Path:
+        """Master weights, reference log-probabilities, step checkpoints."""
+        return self.iteration(iteration) / "training"
+
+    def evaluation(self, iteration: int) -> Path:
+        """Numbers of an iteration."""
+        return self.iteration(iteration) / "evaluation.json"
+
+    def heldout(self, iteration: int) -> Path:
+        """Held-out answers of an iteration with what each judge made of them."""
+        return self.iteration(iteration) / "heldout.json"
+
+    @property
+    def metrics(self) -> Path:
+        """A line a logged training step."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        """What the processes print."""
+        return self.root / "logs"
+
+    def record(self, event: str, **values: Any) -> None:
+        """Add a line to the journal; it is on disk when this returns."""
+        line = {"format_version": FORMAT_VERSION, "time": time.time(), "event": event, **values}
+        append_json_line(self.root / "journal.jsonl", line)
+
+    def journal(self) -> list[dict[str, Any]]:
+        """All lines so far."""
+        return read_json_lines(self.root / "journal.jsonl")
+
+    def finished(self, stage: str, iteration: int) -> dict[str, Any] | None:
+        """The journal's line of a finished stage."""
+        for line in self.journal():
+            if line.get("event") == "stage" and line.get("stage") == stage and line.get("iteration") == iteration:
+                return line
+        return None
+
+    def lock(self) -> None:
+        """Hold the directory against a second driver; raises UserError when one is at work."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.root / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{self.root}: another gpo run is at work in it; wait for it or use --run-dir") from None
+
+
+def open_run(root: Path, config: RunConfig, *, fresh: bool, versions: dict[str, str], data: dict[str, str]) -> RunDirectory:
+    """Start a run directory or go on with it.
+
+    `versions` are package versions, `data` the content hashes of the files the run reads.
+    Raises UserError when the directory holds another run: identity keys or data differ.
+    """
+    directory = RunDirectory(root)
+    directory.lock()
+    if fresh:
+        _clear(root)
+    state_path = root / "run.json"
+    state = _read_state(state_path)
+    if state is None:
+        if (root / "journal.jsonl").exists():
+            raise UserError(f"{state_path}: missing or damaged, but there is a journal; use --fresh or another --run-dir")
+        write_text(root / "config.yaml", dump_yaml(config))
+        write_json(state_path, _new_state(config, versions, data))
+        directory.record("start", placement=_placement(config))
+        return directory
+    _check_identity(root, state, config, data)
+    directory.record("restart", placement=_placement(config), versions=versions)
+    write_text(root / "config.yaml", dump_yaml(config))
+    return directory
+
+
+def _clear(root: Path) -> None:
+    for child in root.iterdir():
+        if child.name == ".lock":
+            continue
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        else:
+            child.unlink()
+
+
+def _read_state(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"{path}: not valid JSON; restore it, or use --fresh or another --run-dir") from None
+    if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
+        raise UserError(f"{path}: expected format_version {FORMAT_VERSION}; use --fresh or another --run-dir")
+    return state
+
+
+def _new_state(config: RunConfig, versions: dict[str, str], data: dict[str, str]) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "name": config.name,
+        "status": "running",
+        "seed": config.seed,
+        "identity": identity_hash(config),
+        "config": identity_values(config),
+        "data_sha256": data,
+        "versions": versions,
+        "started": time.time(),
+    }
+
+
+def set_status(directory: RunDirectory, status: str) -> None:
+    """`running`, `finished`, `failed` or `interrupted` in run.json."""
+    path = directory.root / "run.json"
+    state = _read_state(path)
+    if state is None:
+        raise FileNotFoundError(path)
+    write_json(path, {**state, "status": status, "updated": time.time(), "pid": os.getpid()})
+
+
+def _placement(config: RunConfig) -> dict[str, Any]:
+    return {"cluster": config.cluster.model_dump(mode="json"), "workers": config.train.workers}
+
+
+def _check_identity(root: Path, state: dict[str, Any], config: RunConfig, data: dict[str, str]) -> None:
+    changes = changed_identity(state.get("config", {}), identity_values(config))
+    changes += [f"content of {line}" for line in changed_identity(state.get("data_sha256", {}), data)]
+    if changes:
+        listed = "\n".join(f"  - {change}" for change in changes)
+        raise UserError(
+            f"{root}: holds a run with other settings:\n{listed}\n"
+            "Put them back to go on with it, use --run-dir for a second run, or --fresh to throw the first one away."
+        )
+
+
+def read_config_of(root: Path) -> dict[str, Any]:
+    """The resolved config of a run directory as plain values; raises UserError when there is none."""
+    try:
+        values = yaml.safe_load((root / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{root}: no readable config.yaml ({error}); expected a run directory") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{root}/config.yaml: expected a mapping")
+    return values

@@ -1,0 +1,103 @@
+"""The GPO loss and the sequence log-probabilities it is made of.
+
+Pure: tensors in, tensors out, no configuration and no I/O. Targets come from `gpo.targets`.
+
+Shapes: N rows (one answer each), T tokens of prompt and answer, V vocabulary, R answer tokens of one row.
+Log-probabilities are sums over the answer's tokens, in nats.
+"""
+
+import torch
+from torch import Tensor
+
+IGNORED_LABEL = -100
+"""Label of a token that is not part of the answer (prompt, padding); the convention of transformers."""
+
+
+def gpo_loss(
+    policy_logps_N: Tensor,
+    ref_logps_N: Tensor,
+    target_N: Tensor,
+    *,
+    lengths_N: Tensor | None = None,
+    length_power: float = 0.0,
+) -> Tensor:
+    """Mean over the rows of (ratio - target)^2, a scalar in nats^2 (paper Eq. 5.3).
+
+        ratio = (policy - ref) / length^length_power
+
+    `policy_logps_N`, `ref_logps_N`: log-probabilities of whole answers; `target_N`: from
+    `preference_targets`; `lengths_N`: tokens of each answer. `length_power` 0 is GPO, 1 is LN-GPO (paper App.
+    E.2); the target is not divided. With a best and a worst answer a prompt, each a row, this is the
+    published loss ((.)^2 + (.)^2) / 2.
+    Only the policy receives a gradient. Low-precision input is computed
+    in float32, float64 stays float64. Raises ValueError for rows of different number, no rows, or lengths
+    that are missing or not positive when they are needed.
+    """
+    _check_rows(policy_logps_N=policy_logps_N, ref_logps_N=ref_logps_N, target_N=target_N)
+    dtype = torch.promote_types(policy_logps_N.dtype, torch.promote_types(target_N.dtype, torch.float32))
+    ratio_N = policy_logps_N.to(dtype) - ref_logps_N.detach().to(dtype)
+    if length_power != 0.0:
+        ratio_N = ratio_N / _checked_lengths(lengths_N, policy_logps_N).to(dtype) ** length_power
+    return (ratio_N - target_N.detach().to(dtype)).square().mean()
+
+
+def sequence_logps(logits_NTV: Tensor, labels_NT: Tensor) -> Tensor:
+    """Sum of the log-probabilities of the labelled tokens of each row, `[N]` in nats.
+
+    Position t predicts the label at t + 1, so the label at position 0 is never used; labels of -100 are left
+    out. A row without labels sums to 0. bfloat16 and float16 logits are widened to float32 first, as a sum of
+    hundreds of terms in bfloat16 is off by whole nats.
+    Raises ValueError for shapes that differ and labels outside the vocabulary.
+    """
+    if logits_NTV.ndim != 3 or labels_NT.shape != logits_NTV.shape[:2]:
+        raise ValueError(
+            f"logits have shape {list(logits_NTV.shape)} and labels {list(labels_NT.shape)}; "
+            "expected [N, T, V] and [N, T]"
+        )
+    _check_labels(labels_NT, logits_NTV.shape[-1])
+    # Row by row and answer positions only: the widened copy of the logits is the largest tensor of a step.
+    # unbind, not indexing: its backward is one stack, where N index operations each fill a full gradient.
+    rows = zip(logits_NTV.unbind(0), labels_NT.unbind(0), strict=True)
+    sums = [_row_logp(logits_TV, labels_T) for logits_TV, labels_T in rows]
+    return torch.stack(sums) if sums else logits_NTV.new_zeros(0)
+
+
+def label_counts(labels_NT: Tensor) -> Tensor:
+    """Number of tokens that `sequence_logps` sums in each row, `[N]` int64: the length of `gpo_loss`."""
+    return (labels_NT[:, 1:] != IGNORED_LABEL).sum(-1)
+
+
+def _row_logp(logits_TV: Tensor, labels_T: Tensor) -> Tensor:
+    position_R = (labels_T[1:] != IGNORED_LABEL).nonzero().squeeze(-1)
+    logits_RV = logits_TV[position_R]
+    if logits_RV.dtype != torch.float64:
+        logits_RV = logits_RV.float()
+    chosen_R = logits_RV.gather(-1, labels_T[position_R + 1].unsqueeze(-1)).squeeze(-1)
+    return (chosen_R - logits_RV.logsumexp(-1)).sum()
+
+
+def _check_rows(**tensors: Tensor) -> None:
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    first = next(iter(shapes.values()))
+    if len(first) != 1 or first[0] < 1 or any(shape != first for shape in shapes.values()):
+        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"found {found}; expected the same [N] for all, with at least one row")
+
+
+def _checked_lengths(lengths_N: Tensor | None, policy_logps_N: Tensor) -> Tensor:
+    if lengths_N is None:
+        raise ValueError("lengths_N is missing; a length_power other than 0 divides by the lengths")
+    _check_rows(policy_logps_N=policy_logps_N, lengths_N=lengths_N)
+    if not (lengths_N > 0).all():
+        raise ValueError(
+            f"lengths_N holds {lengths_N.min().item()}; expected at least one token in each answer"
+        )
+    return lengths_N
+
+
+def _check_labels(labels_NT: Tensor, vocabulary: int) -> None:
+    bad_NT = (labels_NT != IGNORED_LABEL) & ((labels_NT < 0) | (labels_NT >= vocabulary))
+    if bad_NT.any():
+        where = bad_NT.nonzero()[0].tolist()
+        found = labels_NT[tuple(where)].item()
+        raise ValueError(f"label {found} at {where}; expected 0..{vocabulary - 1} or {IGNORED_LABEL}")

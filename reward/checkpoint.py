@@ -1,0 +1,92 @@
+"""The files of a checkpoint directory: named tensors out of the shards that hold them, whole new files in.
+What it is: reading and writing safetensors in the Hugging Face layout. What it is not: it never opens
+pickled weights, and it does not know what the tensors mean.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from reward.errors import RewardInputError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def read_tensors(directory: Path, names: Sequence[str]) -> dict[str, Tensor]:
+    """Those of the named tensors that the checkpoint has; opens only the safetensors files that hold them."""
+    check_directory(directory)
+    found: dict[str, Tensor] = {}
+    for path, wanted in _holders(directory, names).items():
+        try:
+            with safe_open(path, framework="pt") as tensors:
+                here = set(tensors.keys())
+                found |= {name: tensors.get_tensor(name) for name in wanted if name in here}
+        except (SafetensorError, FileNotFoundError) as error:
+            raise RewardInputError(
+                f"{path} cannot be read ({error}); expected a safetensors file: copy the checkpoint again"
+            ) from error
+    return found
+
+
+def _holders(directory: Path, names: Sequence[str]) -> dict[Path, list[str]]:
+    """Which file to open for which names."""
+    if (directory / SINGLE_FILE).exists():
+        # As transformers does: a single file goes before an index that lies next to it.
+        return {directory / SINGLE_FILE: list(names)}
+    shard_of: dict[str, str] = json.loads((directory / INDEX_FILE).read_text("utf-8"))["weight_map"]
+    holders: dict[Path, list[str]] = {}
+    for name in names:
+        if name in shard_of:
+            holders.setdefault(directory / shard_of[name], []).append(name)
+    return holders
+
+
+def check_directory(directory: Path) -> None:
+    """Refuse what is no safetensors checkpoint before anything heavy starts."""
+    if not (directory / "config.json").is_file():
+        raise RewardInputError(
+            f"{directory} is not a checkpoint directory (no config.json in it). A model of a hub is "
+            "downloaded first: `hf download OWNER/NAME --local-dir DIR`"
+        )
+    if (directory / SINGLE_FILE).exists() or (directory / INDEX_FILE).exists():
+        return
+    pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
+    if pickles:
+        raise RewardInputError(
+            f"{directory} holds its weights as {pickles[0]}: unpickling runs code from the file, so only "
+            "safetensors are read. Convert it first, where you trust the file (load it, then save_pretrained)"
+        )
+    raise RewardInputError(
+        f"{directory} has neither {SINGLE_FILE} nor {INDEX_FILE}; expected safetensors weights"
+    )
+
+
+def write_tensors(tensors: dict[str, Tensor], directory: Path, max_shard_size: str) -> None:
+    split = split_torch_state_dict_into_shards(tensors, max_shard_size=max_shard_size)
+    for filename, names in split.filename_to_tensors.items():
+        save_file({name: tensors[name] for name in names}, directory / filename, metadata={"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (directory / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def publish(staging: Path, target: Path) -> None:
+    """Move whole files into place, and take away weights of an earlier save under other names."""
+    (target / "config.json").unlink(missing_ok=True)
+    written = {path.name for path in staging.iterdir()}
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        if path.name == "config.json":
+            for stale in [*target.glob("model*.safetensors"), target / INDEX_FILE]:
+                if stale.name not in written:
+                    stale.unlink(missing_ok=True)
+        os.replace(path, target / path.name)

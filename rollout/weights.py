@@ -1,0 +1,81 @@
+"""Publishing weights on disk: a plain Hugging Face directory, and a marker written last.
+
+The marker holds a content hash and the version. A directory without it is unfinished, one whose hash differs is
+damaged or stale; neither is ever loaded.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rollout.errors import RolloutInputError
+
+MARKER = "gpo_weights.json"
+FORMAT_VERSION = 1
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class WeightMarker:
+    """What a published directory says of itself."""
+
+    version: str
+    sha256: str
+    format_version: int = FORMAT_VERSION
+
+
+def content_hash(directory: Path) -> str:
+    """SHA-256 over names and bytes of the safetensors files and the model config.
+
+    Raises RolloutInputError when there are no safetensors weights: pickled ones are never read.
+    """
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        pickled = [path.name for path in directory.glob("*.bin")]
+        found = f"found {', '.join(pickled)} only" if pickled else "found none"
+        raise RolloutInputError(
+            f"{directory}: no *.safetensors weights ({found}); pickled weights are refused because loading them can "
+            "run code: convert with transformers' save_pretrained"
+        )
+    digest = hashlib.sha256()
+    for path in [*files, directory / "config.json"]:
+        digest.update(path.name.encode())
+        with path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def mark_published(directory: Path, label: str) -> WeightMarker:
+    """Write the marker of a finished directory; the version is the label and the head of the content hash."""
+    sha256 = content_hash(directory)
+    marker = WeightMarker(version=f"{label}-{sha256[:12]}", sha256=sha256)
+    part = directory / f".{MARKER}.part-{os.getpid()}"
+    with part.open("w") as stream:
+        json.dump(asdict(marker), stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.rename(directory / MARKER)
+    return marker
+
+
+def read_marker(directory: Path) -> WeightMarker | None:
+    """The marker, or None where the directory was never finished."""
+    try:
+        values = json.loads((directory / MARKER).read_text())
+        return WeightMarker(**values)
+    except (FileNotFoundError, json.JSONDecodeError, TypeError):
+        return None
+
+
+def verify_published(directory: Path) -> WeightMarker:
+    """The marker of a directory whose content agrees with it; raises ValueError otherwise."""
+    marker = read_marker(directory)
+    if marker is None:
+        raise ValueError(f"{directory}: no valid {MARKER}; these weights were never published in full")
+    found = content_hash(directory)
+    if found != marker.sha256:
+        raise ValueError(f"{directory}: content hash {found[:12]} is not the published {marker.sha256[:12]}")
+    return marker
