@@ -1,11 +1,11 @@
 """GPOTrainer: regression of the policy's log-ratio on targets in nats, used like any TRL trainer.
 
-A thin subclass of TRL's stable KTOTrainer, which brings model loading, PEFT, ZeRO and FSDP set-up, the fused LM head,
-metrics, model cards and resume. What is ours: rows of token ids with a target (nothing is tokenised twice), batches
+A thin subclass of TRL's stable KTOTrainer, which brings model loading, PEFT, ZeRO and FSDP set-up, metrics, model
+cards and resume. What is ours: rows of token ids with a target (nothing is tokenised twice), batches
 that hold all answers of a prompt, reference log-probabilities over the very batches of the first epoch, and the loss.
 Private names of TRL 1.16 that are used: `_prepare_dataset`, `_precompute_ref_logps`, `_compute_loss`,
 `_set_signature_columns_if_needed`, `_metrics`. A contract test names the version; without KTOTrainer the same
-overrides go on `transformers.Trainer` with `trl.trainer.utils.add_fused_lm_head`.
+overrides go on `transformers.Trainer`.
 """
 
 import random
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from trl import KTOConfig, KTOTrainer
 
+from gpo.log_probs import add_log_prob_head
 from gpo.loss import gpo_loss
 
 ROW_COLUMNS = ("prompt_ids", "completion_ids", "target")
@@ -126,6 +127,7 @@ class GPOTrainer(KTOTrainer):
         if collator is None and processing_class is not None:
             pad = processing_class.pad_token_id
             collator = RowCollator(processing_class.eos_token_id if pad is None else pad)
+        add_log_prob_head(model)
         super().__init__(
             model=model,
             args=args,
@@ -172,21 +174,21 @@ class GPOTrainer(KTOTrainer):
             return dataset
         ref_logps = torch.zeros(len(dataset))
         for batch in self.accelerator.prepare(self._loader(dataset)):
-            logps, _ = self.compute_ref_log_probs(self.model, batch)
+            with torch.no_grad(), self.accelerator.autocast():
+                logps = self._answer_logps(self.model, batch)
             rows, logps = self.accelerator.gather((batch["row"], logps))
             ref_logps[rows.cpu()] = logps.float().cpu()
         return dataset.add_column("ref_logps", ref_logps.tolist())
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool) -> Any:
+    def _answer_logps(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
+        """log p [N] of each row's answer in nats, summed over its tokens."""
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
-        outputs = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            labels=labels,
-            use_cache=False,
-            fused_lm_head=True,
-        )
-        policy_logps = outputs.log_probs[:, -(labels.shape[1] - 1) :].sum(-1)
+        return model(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], answer_labels=labels
+        ).sum(-1)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False) -> Any:
+        policy_logps = self._answer_logps(model, inputs)
         lengths = inputs["completion_mask"].sum(-1).clamp(min=1)
         loss = gpo_loss(
             policy_logps,
@@ -196,7 +198,7 @@ class GPOTrainer(KTOTrainer):
             length_power=self.args.length_power,
         )
         self._watch(policy_logps.detach(), inputs)
-        return (loss, outputs) if return_outputs else loss
+        return (loss, {"policy_logps": policy_logps}) if return_outputs else loss
 
     def _watch(self, policy_logps: Tensor, inputs: dict[str, Tensor]) -> None:
         """Metrics of a step: how the log-ratio follows its target, and how far the policy has gone."""

@@ -6,7 +6,7 @@ answers is left to later work.
 Shape suffixes: N rows, H hidden size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,9 @@ from torch import Tensor
 from reward.encoding import EncodedConversation
 from reward.errors import RewardInputError
 from reward.model import GeneralPreferenceModel, pad_rows
+
+Progress = Callable[[int, int], None]
+"""Called after every batch with (tokens done, all tokens)."""
 
 
 class HiddenStates(NamedTuple):
@@ -36,16 +39,22 @@ class TransformersBackend:
         self.tokens_per_batch = tokens_per_batch
 
     @torch.no_grad()
-    def hidden_states(self, rows: Sequence[EncodedConversation]) -> HiddenStates:
+    def hidden_states(
+        self, rows: Sequence[EncodedConversation], progress: Progress | None = None
+    ) -> HiddenStates:
         """States of each row, in order, in the backbone's type."""
         place_of = _places(rows)
         unique = list({place: row for row, place in zip(rows, place_of, strict=True)}.values())
         hidden_size = self.model.heads.value_head.in_features
         shape = (2, len(unique), hidden_size)
         states_2UH = torch.empty(shape, dtype=self.model.backbone.dtype, device=self.model.backbone.device)
-        for places in length_batches([len(row.input_ids) for row in unique], self.tokens_per_batch):
+        lengths, done = [len(row.input_ids) for row in unique], 0
+        for places in length_batches(lengths, self.tokens_per_batch):
             batch = pad_rows([unique[place] for place in places], self.model.backbone.device)
             states_2UH[:, places] = torch.stack(self.model.hidden_states(*batch))
+            done += sum(lengths[place] for place in places)
+            if progress is not None:
+                progress(done, sum(lengths))
         return HiddenStates(states_2UH[0, place_of], states_2UH[1, place_of])
 
 

@@ -82,7 +82,7 @@ class PreferenceScorer:
         model.heads.l2_normalize = settings.l2_normalize
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
         encoder = ConversationEncoder(tokenizer, settings, max_length)
-        model.to(_choose_device(device))
+        model.to(choose_device(device))
         return cls(encoder, TransformersBackend(model, tokens_per_batch), model.heads, settings)
 
     @property
@@ -137,7 +137,8 @@ def _choose_backend(asked: str) -> None:
         logger.info("back end: transformers, because it is the only one so far")
 
 
-def _choose_device(asked: str | None) -> str:
+def choose_device(asked: str | None) -> str:
+    """The device to run on: the one asked for, else a GPU if torch finds one."""
     if asked is not None:
         return asked
     if torch.cuda.is_available():

@@ -1,0 +1,134 @@
+"""The command line: `gpo` and its verbs. Heavy imports happen inside a verb, after its arguments are understood."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from gpo.errors import StageError, UserError
+
+OK, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status (see DESIGN: 0 done, 1 failed, 2 mistake, 130 and 143 interrupted)."""
+    options = _parser().parse_args(arguments)
+    verb: Callable[[argparse.Namespace], int] = options.verb
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return verb(options)
+    except UserError as error:
+        print(f"gpo: {error}", file=sys.stderr)
+        return MISTAKE
+    except StageError as error:
+        print(f"gpo: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("gpo: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return INTERRUPTED
+    except Terminated:
+        print("gpo: terminated; the same command goes on where this one stopped", file=sys.stderr)
+        return TERMINATED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; unwinds like an interrupt, so that Ray is shut down."""
+
+
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    raise Terminated
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gpo", description="Align a language model with general preferences, by iterative self-play."
+    )
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    _add_run(verbs)
+    _add_reward(verbs)
+    return parser
+
+
+def _add_run(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    run = verbs.add_parser(
+        "run",
+        help="start, or go on with, an iterative self-play run",
+        epilog="example: gpo run configs/quickstart.yaml preference.train_on=oracle --run-dir runs/upper-bound",
+    )
+    run.add_argument("config", type=Path, help="YAML file of the run")
+    run.add_argument("overrides", nargs="*", metavar="key=value", help="dotted settings that replace the file's")
+    run.add_argument("--run-dir", type=Path, help="where the run lives (default: runs/NAME)")
+    run.add_argument("--dry-run", action="store_true", help="check everything, print config and plan, start nothing")
+    run.add_argument("--fresh", action="store_true", help="throw away what is in the run directory")
+    run.set_defaults(verb=_run)
+
+
+def _add_reward(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    reward = verbs.add_parser("reward", help="train and use reward models").add_subparsers(required=True, metavar="VERB")
+    train = reward.add_parser(
+        "train",
+        help="train a GPM or a Bradley-Terry model on preference pairs",
+        epilog="example: gpo reward train configs/quickstart_reward.yaml head=bt output=models/quickstart-bt",
+    )
+    train.add_argument("config", type=Path, help="YAML file of the training")
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="dotted settings that replace the file's")
+    train.set_defaults(verb=_reward_train)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from gpo.config import RunConfig
+    from gpo.settings import dump_yaml, read_settings
+
+    config = read_settings(RunConfig, options.config, options.overrides)
+    root: Path = options.run_dir or Path("runs") / config.name
+    from gpo.plan import check_fits, make_plan
+    from gpo.preflight import prepare
+
+    prepared = prepare(config)
+    plan = make_plan(config)
+    check_fits(plan, root)
+    if options.dry_run:
+        print(dump_yaml(config))
+        print(f"# {plan.parameters / 1e6:.1f} M parameters; run directory {root}, about {plan.disk_gib:.1f} GiB")
+        for name, value in plan.memory_gib.items():
+            print(f"# memory, {name}: {value:.1f} GiB")
+        for note in prepared.notes:
+            print(f"# {note}")
+        counts = ", ".join(str(len(prompts)) for prompts in prepared.prompts)
+        print(f"# prompts an iteration: {counts}; held out: {len(prepared.heldout)}")
+        return OK
+    from gpo.run import run_to_end
+
+    _quiet_libraries()
+    return run_to_end(config, root, prepared, fresh=options.fresh)
+
+
+def _reward_train(options: argparse.Namespace) -> int:
+    from gpo.reward_training import RewardTrainConfig, train_reward_model
+    from gpo.settings import read_settings
+
+    config = read_settings(RewardTrainConfig, options.config, options.overrides)
+    _quiet_libraries()
+    return train_reward_model(config)
+
+
+def _quiet_libraries() -> None:
+    """Chatter of the libraries goes to files; only our own sentences reach the terminal."""
+    from gpo.cluster import QUIET
+    from gpo.logs import log_to_terminal
+
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.captureWarnings(True)
+    log_to_terminal()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""What every stage of a run is given: the config, the run directory, the pool, the prompts as requests."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpo.config import RunConfig
+from gpo.journal import RunDirectory
+from gpo.pool import Pool, Weights
+from rollout.engine import SampleRequest, Sampling
+from rollout.prompts import Prompt
+from rollout.seeds import request_seed
+from rollout.weights import verify_published
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPrompt:
+    """A prompt and its ids under the policy's template; tokenised once in a run."""
+
+    prompt: Prompt
+    prompt_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """A run at work."""
+
+    config: RunConfig
+    directory: RunDirectory
+    pool: Pool
+    prompts: list[list[TokenizedPrompt]]
+    """Of each iteration, the first at index 0."""
+    heldout: list[TokenizedPrompt]
+
+    def sampling(self, samples: int) -> Sampling:
+        """How answers are drawn."""
+        rollout = self.config.rollout
+        return Sampling(
+            samples=samples,
+            max_tokens=rollout.max_tokens,
+            temperature=rollout.temperature,
+            top_p=rollout.top_p,
+            top_k=rollout.top_k,
+        )
+
+    def requests(self, prompts: list[TokenizedPrompt], iteration: int, purpose: str) -> list[SampleRequest]:
+        """Requests with the seeds that belong to them."""
+        return [
+            SampleRequest(
+                prompt_id=item.prompt.prompt_id,
+                prompt=item.prompt.as_messages(),
+                prompt_ids=item.prompt_ids,
+                seed=request_seed(self.config.seed, iteration, item.prompt.prompt_id, purpose),
+            )
+            for item in prompts
+        ]
+
+    def weights_after(self, iteration: int) -> Weights:
+        """What an iteration published; the policy itself before the first. Raises ValueError when damaged."""
+        if iteration == 0:
+            return Weights(str(Path(self.config.policy.model).absolute()), None)
+        directory = self.directory.checkpoint(iteration)
+        return Weights(str(directory.absolute()), verify_published(directory).version)

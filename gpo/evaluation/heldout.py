@@ -1,0 +1,98 @@
+"""Evaluation inside the loop: held-out answers of each checkpoint against the start and all earlier ones."""
+
+import logging
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpo.cluster import end_actor, make_actor, threads_for, wait_for
+from gpo.context import RunContext
+from gpo.evaluation.winrate import cyclic_share, kl_nats, win_rate
+from gpo.files import write_json
+from gpo.forward_actor import ForwardActor
+from gpo.logs import Progress
+from rollout.sampler import SampleReport
+
+logger = logging.getLogger(__name__)
+
+
+def answer_heldout(run: RunContext, iteration: int) -> dict[str, Any]:
+    """Draw and keep the held-out answers of a checkpoint (0 = the start)."""
+    started = time.monotonic()
+    path = run.directory.heldout(iteration)
+    seconds = run.config.cluster.wait_seconds
+    sampler = run.pool.samplers(run.weights_after(iteration))[0]
+    requests = run.requests(run.heldout, iteration, "heldout")
+    sampling = run.sampling(run.config.evaluation.samples)
+    rows, reported = sampler.sample.options(num_returns=2).remote(requests, sampling)
+    report: SampleReport = wait_for(reported, seconds, "a sampler that answers held-out prompts")
+    scorer = run.pool.scorers()[0]
+    wait_for(scorer.keep_answers.remote(rows, str(path.absolute())), seconds, "a scorer that keeps held-out answers")
+    return {
+        "seconds": round(time.monotonic() - started, 3),
+        "length_tokens": report.tokens / report.answers,
+        "ended_share": report.ended / report.answers,
+    }
+
+
+def evaluate(run: RunContext, iteration: int) -> dict[str, Any]:
+    """Answer, judge and measure; writes evaluation.json and returns what the journal keeps."""
+    started = time.monotonic()
+    judges = run.config.preference.judge_names()
+    progress = Progress(f"iteration {iteration}: evaluate", 2 + len(judges), "steps")
+    answered = answer_heldout(run, iteration)
+    progress.update(1)
+    verdicts: dict[str, Any] = {}
+    shares: dict[str, float | None] = {}
+    for number, judge in enumerate(judges):
+        verdicts[judge], shares[judge] = _judge(run, judge, iteration)
+        progress.update(2 + number)
+    divergence = _kl_to_start(run, iteration)
+    progress.update(2 + len(judges))
+    result = {
+        "iteration": iteration,
+        "judges": verdicts,
+        "length_tokens": answered["length_tokens"],
+        "ended_share": answered["ended_share"],
+        "kl_nats_per_answer": divergence.kl_nats,
+        "kl_standard_error": divergence.standard_error,
+        "cyclic_share": shares[judges[0]],
+        "cyclic_share_by_judge": shares,
+    }
+    write_json(run.directory.evaluation(iteration), result)
+    return {"seconds": round(time.monotonic() - started, 3)}
+
+
+def _judge(run: RunContext, judge: str, iteration: int) -> tuple[dict[str, Any], float | None]:
+    """Win rates against the start and each earlier iteration, and the share of cyclic triples among own answers."""
+    answers = {str(number): str(run.directory.heldout(number).absolute()) for number in range(iteration + 1)}
+    candidate = answers.pop(str(iteration))
+    found = wait_for(
+        run.pool.scorers()[0].judge.remote(judge, candidate, answers),
+        run.config.cluster.wait_seconds,
+        f"the judge {judge}",
+    )
+    rates = {name: asdict(win_rate(found.probabilities[name], seed=run.config.seed)) for name in answers}
+    rates = {name: {**rate, "ci95": list(rate["ci95"])} for name, rate in rates.items()}
+    start = rates.pop("0")
+    share = cyclic_share([np.asarray(table) for table in found.tables])
+    return {"vs_start": start, "vs": rates}, share
+
+
+def _kl_to_start(run: RunContext, iteration: int) -> Any:
+    """KL(policy || start) in nats an answer, estimated on the policy's own held-out answers."""
+    threads = threads_for(run.config, 1)
+    actor = make_actor(ForwardActor, run.config.policy.model_dump(mode="json"), threads, threads=threads)
+    answers = str(run.directory.heldout(iteration).absolute())
+    prompts = run.config.evaluation.kl_prompts
+    logps = [
+        wait_for(
+            actor.answer_logps.remote(model, answers, prompts), run.config.cluster.wait_seconds, "the KL estimate"
+        )
+        for model in (run.weights_after(iteration).directory, str(Path(run.config.policy.model).absolute()))
+    ]
+    end_actor(actor)
+    return kl_nats(*logps)

@@ -1,0 +1,122 @@
+"""Log-probabilities of answer tokens without a vocabulary-wide logit tensor, forward and backward.
+
+Only the positions that predict an answer token go through the LM head, a chunk of rows at a time; the backward
+computes a chunk's logits again instead of keeping them. TRL's fused head does the same in float32 and with entropies
+that GPO does not need: on a CPU with bfloat16 matrix units that was more than half of a training step.
+"""
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+CHUNK_ELEMENTS = 1 << 25
+"""Logits a chunk: 64 MiB in bfloat16 and twice that in float32."""
+
+
+class ChunkedLogProbs(torch.autograd.Function):
+    """log softmax(cap(scale * hidden W^T))[label] for each row; N positions, H hidden, V vocabulary."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, label_N: Tensor, scale: float, cap: float) -> Tensor:
+        logps, normalisers = [], []
+        for hidden, label in _chunks(hidden_NH, label_N, weight_VH.shape[0]):
+            logits = _logits(hidden, weight_VH, label, scale, cap)
+            normaliser = logits.logsumexp(-1)
+            logps.append(logits.gather(-1, label[:, None])[:, 0] - normaliser)
+            normalisers.append(normaliser)
+        normaliser_N = torch.cat(normalisers) if normalisers else hidden_NH.new_zeros(0, dtype=torch.float32)
+        ctx.save_for_backward(hidden_NH, weight_VH, label_N, normaliser_N)
+        ctx.scale, ctx.cap = scale, cap
+        return torch.cat(logps) if logps else normaliser_N
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+        (grad_N,) = gradients
+        hidden_NH, weight_VH, label_N, normaliser_N = ctx.saved_tensors
+        grad_hidden = torch.empty_like(hidden_NH)
+        wants_weight = ctx.needs_input_grad[1]
+        grad_weight = torch.zeros_like(weight_VH, dtype=torch.float32) if wants_weight else None
+        start = 0
+        for hidden, label in _chunks(hidden_NH, label_N, weight_VH.shape[0]):
+            stop = start + len(hidden)
+            logits = _logits(hidden, weight_VH, label, ctx.scale, ctx.cap)
+            slope = _slope(logits, ctx.scale, ctx.cap)
+            grad = grad_N[start:stop, None].float()
+            # d logp / d logits = onehot - softmax; built in place, in float32, and only then rounded
+            delta = logits.sub_(normaliser_N[start:stop, None]).exp_().mul_(-grad)
+            delta.scatter_add_(-1, label[:, None], grad)
+            delta = (delta.mul_(slope) if isinstance(slope, Tensor) or slope != 1.0 else delta).to(weight_VH.dtype)
+            grad_hidden[start:stop] = delta @ weight_VH
+            if grad_weight is not None:
+                grad_weight += delta.T @ hidden
+            start = stop
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight_VH.dtype), None, None, None
+
+
+def _chunks(hidden_NH: Tensor, label_N: Tensor, vocabulary: int) -> Any:
+    rows = max(1, CHUNK_ELEMENTS // vocabulary)
+    return zip(hidden_NH.split(rows), label_N.split(rows), strict=True) if len(hidden_NH) else ()
+
+
+def _logits(hidden: Tensor, weight_VH: Tensor, label: Tensor, scale: float, cap: float) -> Tensor:
+    """Logits in float32. A bfloat16 product is rounded by up to 0.06 at 16; the label's own logit is not."""
+    logits = (hidden @ weight_VH.T).float()
+    if hidden.dtype != torch.float32:
+        exact = (hidden.float() * weight_VH[label].float()).sum(-1, keepdim=True)
+        logits.scatter_(-1, label[:, None], exact)
+    if scale != 1.0:
+        logits.mul_(scale)
+    return logits.div_(cap).tanh_().mul_(cap) if cap else logits
+
+
+def _slope(logits: Tensor, scale: float, cap: float) -> Tensor | float:
+    """d logits / d (hidden W^T)."""
+    return scale * (1.0 - (logits / cap) ** 2) if cap else scale
+
+
+def logit_transform(config: Any) -> tuple[float, float]:
+    """(scale, soft cap) between the LM head and the logits; the cap is 0 where there is none.
+
+    Raises ValueError for models that scale their logits under a name that is not known here.
+    """
+    text = config.get_text_config()
+    cap = float(getattr(text, "final_logit_softcapping", None) or 0.0)
+    scale = getattr(text, "logit_scale", None)
+    if scale is None and getattr(text, "logits_scaling", None) is not None:
+        scale = 1.0 / text.logits_scaling
+    for unknown in ("output_multiplier", "lm_head_multiplier"):
+        if getattr(text, unknown, None) not in (None, 1.0):
+            raise ValueError(f"{text.model_type}: config.{unknown} is not supported by gpo.log_probs")
+    return (1.0 if scale is None else float(scale)), cap
+
+
+def add_log_prob_head(model: Any) -> None:
+    """Let `model(..., answer_labels=labels_NT)` return log p [N, T-1] in float32 nats, 0 where a label is -100.
+
+    Position t holds the log-probability of token t + 1, as in transformers' shifted labels. Without the argument the
+    forward is the model's own. Going through `forward` keeps DDP's, DeepSpeed's and FSDP's hooks in place.
+    """
+    own_forward = model.forward
+    scale, cap = logit_transform(model.config)
+
+    @functools.wraps(own_forward)
+    def forward(*args: Any, answer_labels: Tensor | None = None, **kwargs: Any) -> Any:
+        if answer_labels is None:
+            return own_forward(*args, **kwargs)
+        hidden = model.base_model(*args, use_cache=False, **kwargs).last_hidden_state[:, :-1]
+        labels = answer_labels[:, 1:]
+        wanted = labels != -100
+        weight = model.get_output_embeddings().weight
+        weight = weight.full_tensor() if isinstance(weight, DTensor) else weight
+        kind = torch.get_autocast_dtype(hidden.device.type) if _autocast_is_on(hidden) else weight.dtype
+        logps = ChunkedLogProbs.apply(hidden[wanted].to(kind), weight.to(kind), labels[wanted], scale, cap)
+        return torch.zeros(labels.shape, device=logps.device).masked_scatter(wanted, logps)
+
+    model.forward = forward
+
+
+def _autocast_is_on(tensor: Tensor) -> bool:
+    return torch.is_autocast_enabled(tensor.device.type)

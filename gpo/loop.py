@@ -1,0 +1,36 @@
+"""The story of a run: generate, score, target, train, publish, evaluate, and again.
+
+Each stage is done once: its line in the journal says so, and a run that is started again goes on behind the last line.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from gpo.context import RunContext
+from gpo.evaluation.heldout import answer_heldout, evaluate
+from gpo.learner import train
+from gpo.publishing import measure_noise_floor, publish
+from gpo.rollouts import generate_and_score
+
+logger = logging.getLogger(__name__)
+
+
+def self_play(run: RunContext) -> None:
+    """All iterations of a run; raises StageError naming the stage that cannot go on."""
+    once(run, "canary", 0, lambda: measure_noise_floor(run))
+    once(run, "answer", 0, lambda: answer_heldout(run, 0))
+    for iteration in range(1, run.config.iterations + 1):
+        once(run, "generate", iteration, lambda t=iteration: generate_and_score(run, t))
+        once(run, "train", iteration, lambda t=iteration: train(run, t))
+        once(run, "publish", iteration, lambda t=iteration: publish(run, t))
+        once(run, "evaluate", iteration, lambda t=iteration: evaluate(run, t))
+
+
+def once(run: RunContext, stage: str, iteration: int, work: Callable[[], dict[str, Any]]) -> None:
+    """Do a stage unless the journal says that it is finished; its line is written after its files."""
+    if run.directory.finished(stage, iteration):
+        return
+    run.directory.record("begin", stage=stage, iteration=iteration)
+    result = work()
+    run.directory.record("stage", stage=stage, iteration=iteration, **result)

@@ -1,0 +1,73 @@
+"""What can be learned of a model directory from small reads: config, tensor shapes, template. No torch, no weights."""
+
+import json
+import struct
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from gpo.errors import UserError
+
+LARGEST_HEADER = 100 << 20
+
+
+def read_model_config(directory: Path) -> dict[str, Any]:
+    """config.json of a Hugging Face directory; raises UserError when there is none."""
+    try:
+        values = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{directory}: no config.json; expected a Hugging Face model directory (download one, or run "
+            "scripts/smollm2.py for the quick start's)"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{directory}/config.json: not readable ({error})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{directory}/config.json: expected an object")
+    return values
+
+
+def parameter_count(directory: Path) -> int:
+    """Parameters in the safetensors files, from their headers; raises UserError for other or damaged weights."""
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise UserError(
+            f"{directory}: no *.safetensors weights; pickled weights (.bin) are refused because loading them can run "
+            "code: convert them with transformers' save_pretrained"
+        )
+    return sum(prod(entry["shape"]) for path in files for entry in _header(path).values())
+
+
+def _header(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > LARGEST_HEADER:
+                raise ValueError(f"header of {length} bytes")
+            header: dict[str, Any] = json.loads(stream.read(length))
+            stream.seek(0, 2)
+            expected = 8 + length + max((e["data_offsets"][1] for n, e in header.items() if n != "__metadata__"), default=0)
+            if stream.tell() < expected:
+                raise ValueError(f"{stream.tell()} bytes, the header promises {expected}")
+    except (OSError, ValueError, KeyError, struct.error) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({error}); fetch or convert it again") from None
+    header.pop("__metadata__", None)
+    return header
+
+
+def has_chat_template(directory: Path) -> bool:
+    """Whether the tokenizer of the directory carries a chat template."""
+    if (directory / "chat_template.jinja").is_file():
+        return True
+    try:
+        values = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(values.get("chat_template"))
+
+
+def context_length(config: dict[str, Any]) -> int | None:
+    """Tokens that the model was made for, where its config says."""
+    text = config.get("text_config", config)
+    value = text.get("max_position_embeddings")
+    return int(value) if value else None

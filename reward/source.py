@@ -1,0 +1,208 @@
+"""Who says which answer is better: one interface through which a run fills a table of preferences.
+What it is: a reward model (`gpm:DIR`) or a Python function (`python:FILE.py:FUNCTION`) behind `read`, which
+looks at every answer once, and `compare`, which fills a table of what was read. What it is not: it makes no
+targets of the tables.
+
+torch is imported where a table is filled and not before: command lines and oracles import this module too.
+Shape suffixes: K answers, M answers of an opponent, D embedding width, L = D / 2 blocks.
+"""
+
+import importlib.util
+import math
+import numbers
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from reward.errors import RewardInputError
+from reward.source_check import check_source, parse_function_spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from reward.scorer import PreferenceScorer
+
+Message = dict[str, str]
+
+FUNCTION_TAU = 0.1
+"""As of a GPM, so that a function's 1 is near certainty: sigmoid(1 / 0.1) = 0.99995."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer's text."""
+
+    text: str
+    finished: bool
+    """It ended by itself and was not cut by the token limit."""
+
+
+@dataclass(frozen=True)
+class AnswerGroup:
+    """Answers to one prompt."""
+
+    messages: list[Message]
+    answers: list[Answer]
+
+
+@dataclass(frozen=True)
+class ReadGroup:
+    """What a source keeps of a group so that comparing needs no forward pass."""
+
+    group: AnswerGroup
+    emb_KD: "Tensor | None"
+    """float32; None for a function."""
+    gate_L: "Tensor | None"
+    """float32; None without a gate."""
+
+
+class PreferenceSource(Protocol):
+    """Scores are raw and positive when the row's answer is preferred; score / tau are log-odds."""
+
+    tau: float
+
+    def read(self, groups: list[AnswerGroup]) -> list[ReadGroup]:
+        """Each answer is looked at once, all groups together."""
+        ...
+
+    def compare(self, group: ReadGroup, other: ReadGroup | None = None) -> "Tensor":
+        """Score_KM over another group's answers to the same prompt; None: score_KK, exactly skew."""
+        ...
+
+
+PreferFunction = Callable[[list[Message], Answer, Answer], float]
+
+
+class ModelSource:
+    """A reward model: one forward pass an answer, then products of embeddings."""
+
+    def __init__(self, scorer: "PreferenceScorer") -> None:
+        self.scorer = scorer
+        self.tau = scorer.tau
+
+    def read(self, groups: list[AnswerGroup]) -> list[ReadGroup]:
+        _check_groups(groups)
+        found = self.scorer.embed(
+            [
+                [*group.messages, {"role": "assistant", "content": answer.text}]
+                for group in groups
+                for answer in group.answers
+            ]
+        )
+        read, start = [], 0
+        for group in groups:
+            rows = slice(start, start + len(group.answers))
+            start = rows.stop
+            # The rows' gates agree unless truncation cut the prompt differently; the mean favours no answer.
+            gate_L = None if found.gate_NL is None else found.gate_NL[rows].mean(0)
+            read.append(ReadGroup(group, found.v_ND[rows], gate_L))
+        return read
+
+    def compare(self, group: ReadGroup, other: ReadGroup | None = None) -> "Tensor":
+        from reward.preference import preference_table
+
+        emb_KD, gate_L = _embeddings(group), group.gate_L
+        if other is None:
+            return preference_table(emb_KD, gate_L=gate_L)
+        _check_same_prompt(group, other)
+        if gate_L is not None and other.gate_L is not None:
+            gate_L = (gate_L + other.gate_L) / 2
+        return preference_table(emb_KD, _embeddings(other), gate_L)
+
+
+class FunctionSource:
+    """A Python function that says in [-1, 1] how much it prefers its first answer."""
+
+    def __init__(self, prefer: PreferFunction, name: str, tau: float = FUNCTION_TAU) -> None:
+        if not (tau > 0 and math.isfinite(tau)):
+            raise RewardInputError(f"tau is {tau!r}, expected a finite number above 0")
+        self.prefer = prefer
+        self.name = name
+        self.tau = tau
+
+    def read(self, groups: list[AnswerGroup]) -> list[ReadGroup]:
+        _check_groups(groups)
+        return [ReadGroup(group, None, None) for group in groups]
+
+    def compare(self, group: ReadGroup, other: ReadGroup | None = None) -> "Tensor":
+        import torch
+
+        messages, answers = group.group.messages, group.group.answers
+        if other is not None:
+            _check_same_prompt(group, other)
+            return torch.tensor([[self._score(messages, a, b) for b in other.group.answers] for a in answers])
+        table_KK = torch.zeros(len(answers), len(answers))
+        for i, first in enumerate(answers):
+            for j in range(i):
+                # Asked once for both orders, so that the table is skew whatever the function does.
+                score = self._score(messages, first, answers[j])
+                table_KK[i, j], table_KK[j, i] = score, -score
+        return table_KK
+
+    def _score(self, messages: list[Message], a: Answer, b: Answer) -> float:
+        score = self.prefer(messages, a, b)
+        if isinstance(score, bool) or not isinstance(score, numbers.Real) or not -1 <= score <= 1:
+            raise RewardInputError(
+                f"{self.name} returned {score!r:.60} for the answers {a.text!r:.40} and {b.text!r:.40}, "
+                "expected a number in [-1, 1], positive when the first is preferred"
+            )
+        return float(score)
+
+
+def open_source(
+    spec: str, *, max_length: int, batch_tokens: int, tau: float | None = None
+) -> PreferenceSource:
+    """The source that `spec` names; `tau` overrides the one of the model, or of functions (0.1)."""
+    check_source(spec)
+    kind, _, rest = spec.partition(":")
+    if kind == "python":
+        prefer = _load_function(*parse_function_spec(rest))
+        return FunctionSource(prefer, spec, FUNCTION_TAU if tau is None else tau)
+    from reward.scorer import PreferenceScorer
+
+    policies: dict[str, Any] = {} if tau is None else {"tau": tau}
+    scorer = PreferenceScorer.from_pretrained(
+        rest, max_length=max_length, tokens_per_batch=batch_tokens, **policies
+    )
+    return ModelSource(scorer)
+
+
+def _load_function(file: Path, function: str) -> PreferFunction:
+    spec = importlib.util.spec_from_file_location(f"preference_source_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise RewardInputError(f"{file} cannot be imported, expected a file that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # Dataclasses and pickle look their module up by name.
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # The user's own code may raise anything.
+        raise RewardInputError(
+            f"{file} cannot be imported ({type(error).__name__}: {error}), expected a function {function!r}"
+        ) from error
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise RewardInputError(f"{file}: {function} is {found!r:.60}, expected prefer(messages, a, b)")
+    prefer: PreferFunction = found
+    return prefer
+
+
+def _embeddings(group: ReadGroup) -> "Tensor":
+    if group.emb_KD is None:
+        raise RewardInputError("the group has no embeddings, expected one that this source has read")
+    return group.emb_KD
+
+
+def _check_groups(groups: list[AnswerGroup]) -> None:
+    for number, group in enumerate(groups):
+        if not group.answers:
+            raise RewardInputError(f"group {number} has no answers, expected at least one")
+
+
+def _check_same_prompt(group: ReadGroup, other: ReadGroup) -> None:
+    if group.group.messages != other.group.messages:
+        raise RewardInputError(
+            f"answers to {group.group.messages!r:.80} are compared with answers to "
+            f"{other.group.messages!r:.80}, expected the same prompt"
+        )

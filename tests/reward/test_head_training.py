@@ -1,0 +1,230 @@
+"""Training heads on a frozen backbone: cycles, the cache, determinism, and what is left on disk."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from reward.encoding import ConversationEncoder
+from reward.errors import RewardInputError
+from reward.head_training import METRICS_FILE, HeadTrainingSettings, encode_pairs, train_heads
+from reward.model import GeneralPreferenceModel
+from reward.pair_metrics import correct_pairs, find_cycles, split_metrics
+from reward.pairs import LoadedPairs, PreferencePair
+from reward.preference import preference_score
+from reward.scorer import PreferenceScorer
+from tests.tiny import read_json, save_tiny_model
+
+torch.set_num_threads(1)
+ANSWERS = ("rock, of course", "paper is what I say", "scissors!")
+QUICK: dict[str, Any] = {"epochs": 150, "learning_rate": 1e-2, "batch_pairs": 4}
+
+
+def pair(prompt: str, chosen: str, rejected: str, **values: Any) -> PreferencePair:
+    def talk(answer: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+
+    return PreferencePair(talk(chosen), talk(rejected), **values)
+
+
+def cycle(prompt: str) -> list[PreferencePair]:
+    """Paper beats rock, scissors beat paper, rock beats scissors."""
+    rock, paper, scissors = ANSWERS
+    return [pair(prompt, paper, rock), pair(prompt, scissors, paper), pair(prompt, rock, scissors)]
+
+
+TRAIN = [*cycle("Choose."), *cycle("What is your hand?")]
+HELDOUT = [*cycle("Show your hand!"), pair("One or two?", "one", "two")]
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def train(backbone: Path, output: Path, cache: Path, train_pairs: Any = TRAIN, **values: Any) -> Any:
+    settings = HeadTrainingSettings(**{**QUICK, **values})
+    return train_heads(backbone, train_pairs, HELDOUT, output, settings, cache)
+
+
+def forward_counter(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    seen: list[int] = []
+    original = GeneralPreferenceModel.hidden_states
+
+    def hidden_states(self: GeneralPreferenceModel, ids_NT: torch.Tensor, *rest: Any) -> Any:
+        seen.append(len(ids_NT))
+        return original(self, ids_NT, *rest)
+
+    monkeypatch.setattr(GeneralPreferenceModel, "hidden_states", hidden_states)
+    return seen
+
+
+def test_a_gpm_learns_the_cycles_that_a_scalar_reward_cannot(
+    backbone: Path, cache: Path, tmp_path: Path
+) -> None:
+    for changes in ({}, {"gated": True}):
+        report = train(backbone, tmp_path / "gpm", cache, **changes)
+        assert (report.train.accuracy, report.train.cyclic_accuracy) == (1.0, 1.0)
+        assert (report.train.cyclic_triples, report.train.decided_triples) == (2, 2)
+        assert report.loss < 0.1
+    scalar = train(backbone, tmp_path / "bt", cache, head="bt").train
+    assert scalar.cyclic_accuracy is not None and scalar.cyclic_accuracy <= 2 / 3
+
+
+def test_the_twin_reads_the_states_and_runs_no_second_forward_pass(
+    backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = forward_counter(monkeypatch)
+    cache = tmp_path / "cache"
+    report = train(backbone, tmp_path / "gpm", cache, epochs=1)
+    assert sum(seen) == report.conversations == 11  # 3 prompts x 3 answers and one pair
+    # The order of the pairs is no part of the key.
+    train(backbone, tmp_path / "bt", cache, train_pairs=TRAIN[::-1], epochs=1, head="bt")
+    assert sum(seen) == 11 and len(list(cache.iterdir())) == 1
+    train(backbone, tmp_path / "cut", cache, epochs=1, max_length=30)
+    assert sum(seen) > 11 and len(list(cache.iterdir())) == 2
+    other = save_tiny_model(tmp_path / "other", seed=1)
+    train(other, tmp_path / "gpm", cache, epochs=1)
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_an_unreadable_cache_file_is_named(backbone: Path, tmp_path: Path) -> None:
+    train(backbone, tmp_path / "gpm", tmp_path / "cache", epochs=1)
+    (file,) = (tmp_path / "cache").iterdir()
+    file.write_bytes(b"torn")
+    with pytest.raises(RewardInputError, match="delete it") as raised:
+        train(backbone, tmp_path / "gpm", tmp_path / "cache", epochs=1)
+    assert file.name in str(raised.value)
+
+
+def test_progress_counts_every_token_once(backbone: Path, tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    settings = HeadTrainingSettings(epochs=1, batch_tokens=100)
+    train_heads(backbone, TRAIN, [], tmp_path / "gpm", settings, tmp_path, lambda *call: calls.append(call))
+    assert len(calls) > 1 and calls == sorted(calls) and calls[-1][0] == calls[-1][1]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+    backbone: Path, cache: Path, tmp_path: Path
+) -> None:
+    heads = []
+    for number, seed in enumerate((3, 3, 4)):
+        report = train(backbone, tmp_path / str(number), cache, epochs=2, gated=True, seed=seed)
+        heads.append(GeneralPreferenceModel.from_pretrained(report.output_dir).heads.state_dict())
+    for name in ("value_head.weight", "prompt_head.weight"):
+        assert torch.equal(heads[0][name], heads[1][name])
+        assert not torch.equal(heads[0][name], heads[2][name])
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"gated": True, "gate_prompt": "all_but_last"}, {"head": "bt"}, {"l2_normalize": False}]
+)
+def test_the_saved_model_scores_as_the_report_says(
+    backbone: Path, cache: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    report = train(backbone, tmp_path, cache, epochs=3, **changes)
+    scorer = PreferenceScorer.from_pretrained(tmp_path)
+    assert scorer.settings == HeadTrainingSettings(**changes).reward_settings()
+    found = scorer.embed([messages for item in TRAIN for messages in (item.chosen, item.rejected)])
+    gate_NL = None if found.gate_NL is None else found.gate_NL[::2]
+    score_N = preference_score(found.v_ND[::2], found.v_ND[1::2], gate_NL)
+    loss = torch.nn.functional.softplus(-score_N / scorer.tau).mean()
+    assert report.loss == pytest.approx(float(loss), abs=1e-4)
+    assert report.train.accuracy == sum(correct_pairs(TRAIN, score_N)) / len(TRAIN)
+
+
+def test_the_backbone_is_saved_unchanged(backbone: Path, cache: Path, tmp_path: Path) -> None:
+    train(backbone, tmp_path, cache, epochs=1)
+    before = GeneralPreferenceModel.from_backbone(backbone, HeadTrainingSettings().reward_settings())
+    after = GeneralPreferenceModel.from_pretrained(tmp_path)
+    for name, tensor in before.backbone.state_dict().items():
+        assert torch.equal(tensor, after.backbone.state_dict()[name])
+
+
+def test_the_metrics_file_holds_the_report(backbone: Path, cache: Path, tmp_path: Path) -> None:
+    loaded = LoadedPairs(tuple(TRAIN), duplicates=2, ties=1)
+    report = train(backbone, tmp_path, cache, train_pairs=loaded, epochs=1)
+    saved = read_json(tmp_path / METRICS_FILE)
+    assert saved["format_version"] == 1 and saved["loss"] == report.loss
+    assert saved["settings"]["value_head_dim"] == 8 and saved["settings"]["tau"] == 0.1
+    assert (saved["train"]["duplicates"], saved["train"]["ties"], saved["train"]["pairs"]) == (2, 1, 6)
+    assert saved["heldout"]["duplicates"] is None and saved["heldout"]["groups"] == 2
+    groups = [item.group for item in HELDOUT]
+    assert [entry["group"] for entry in saved["heldout_correct"]] == groups
+    mean = sum(entry["correct"] for entry in saved["heldout_correct"]) / len(HELDOUT)
+    assert mean == saved["heldout"]["accuracy"]
+
+
+def test_soft_labels_and_margins_set_the_score(backbone: Path, tmp_path: Path) -> None:
+    soft = [pair("p", "a", "b", target_prob=0.2)]
+    settings = HeadTrainingSettings(epochs=300, learning_rate=1e-2, head="bt", weight_decay=0.0)
+    report = train_heads(backbone, soft, [], tmp_path / "soft", settings, tmp_path / "cache")
+    entropy = float(torch.distributions.Bernoulli(torch.tensor(0.2)).entropy())
+    assert report.loss == pytest.approx(entropy, abs=1e-3)
+    assert report.train.accuracy == 1.0 and report.heldout.accuracy is None
+    wide = HeadTrainingSettings(epochs=20, head="bt", margin_loss=True)
+    losses = [
+        train_heads(backbone, [pair("p", "a", "b", margin=m)], [], tmp_path / "m", wide, tmp_path).loss
+        for m in (None, 5.0)
+    ]
+    assert losses[1] > losses[0] + 1
+
+
+def test_cycles_are_found_within_groups_and_contradictions_decide_nothing() -> None:
+    tournament = [pair("p", a, b) for a, b in itertools.combinations("wxyz", 2)]
+    assert (find_cycles(tournament).cyclic_triples, find_cycles(tournament).decided_triples) == (0, 4)
+    last = pair("p", "z", "w")
+    cyclic = [item for item in tournament if item.rejected != last.chosen or item.chosen != last.rejected]
+    assert (find_cycles([*cyclic, last]).cyclic_triples, len(find_cycles([*cyclic, last]).edges)) == (2, 6)
+    undecided = find_cycles([*tournament, last])  # w over z and z over w
+    assert (undecided.cyclic_triples, undecided.decided_triples) == (0, 2)
+    reversed_label = pair("p", "w", "z", target_prob=0.1)
+    assert find_cycles([*cyclic, reversed_label]).cyclic_triples == 2
+    split = [pair("p", "a", "b"), pair("p", "b", "c"), pair("p", "c", "a", group="elsewhere")]
+    assert find_cycles(split).decided_triples == 0
+
+
+def test_a_score_of_zero_is_half_right() -> None:
+    metrics = split_metrics(TRAIN[:3], torch.tensor([1.0, 0.0, -1.0]))
+    assert metrics.accuracy == metrics.cyclic_accuracy == 0.5
+    assert split_metrics([], torch.zeros(0)).accuracy is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"value_head_dim": 7}, "value_head_dim is 7"),
+        ({"head": "bt", "value_head_dim": 8}, "width 1 is bt"),
+        ({"head": "bt", "gated": True}, "neither gate nor normalisation"),
+        ({"truncation": "left"}, "truncation is 'left'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(RewardInputError, match=told):
+        HeadTrainingSettings(**changes)
+
+
+def test_inputs_that_cannot_be_trained_on_are_refused(backbone: Path, tmp_path: Path) -> None:
+    with pytest.raises(RewardInputError, match="no training pairs"):
+        train(backbone, tmp_path, tmp_path, train_pairs=[])
+    with pytest.raises(RewardInputError, match="is the backbone itself"):
+        train(backbone, backbone, tmp_path)
+    with pytest.raises(RewardInputError, match=r"training pair 1 has target_prob 0\.7"):
+        train(backbone, tmp_path, tmp_path, [pair("p", "a", "b", target_prob=0.7)], margin_loss=True)
+
+
+def test_pairs_that_truncation_makes_alike_are_told(backbone: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = HeadTrainingSettings().reward_settings()
+    cutting = ConversationEncoder(AutoTokenizer.from_pretrained(backbone), settings, max_length=8)
+    _, pair_N2 = encode_pairs(cutting, TRAIN[:1])
+    assert pair_N2[0, 0] == pair_N2[0, 1] and "1 pairs are alike" in caplog.text
