@@ -24,9 +24,7 @@ from reward.source import Answer, Message
 try:
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 except ImportError as error:
-    raise ImportError(
-        "vaderSentiment is missing; `pip install 'gpo-align[quickstart]'` installs it"
-    ) from error
+    raise ImportError("vaderSentiment is missing; `pip install 'gpo-align[quickstart]'` installs it") from error
 
 PATIENCE_WORDS = 25
 WARMTH_GAP = 0.5

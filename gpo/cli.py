@@ -9,14 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from gpo.errors import StageError, UserError
+from gpo.errors import StageError, Terminated, UserError
 
 OK, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status (see DESIGN: 0 done, 1 failed, 2 mistake, 130 and 143 interrupted)."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     verb: Callable[[argparse.Namespace], int] = options.verb
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -38,8 +38,15 @@ def main(arguments: list[str] | None = None) -> int:
         return FAILED
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived; unwinds like an interrupt, so that Ray is shut down."""
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    """argparse takes positional `key=value` words only before the first option; take those behind one as well."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if any(word.startswith("-") or "=" not in word for word in rest) or (rest and "overrides" not in options):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
 
 
 def _terminate(_signal: int, _frame: object) -> NoReturn:
@@ -71,7 +78,9 @@ def _add_run(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
 
 
 def _add_reward(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    reward = verbs.add_parser("reward", help="train and use reward models").add_subparsers(required=True, metavar="VERB")
+    reward = verbs.add_parser("reward", help="train and use reward models").add_subparsers(
+        required=True, metavar="VERB"
+    )
     train = reward.add_parser(
         "train",
         help="train a GPM or a Bradley-Terry model on preference pairs",

@@ -91,7 +91,9 @@ def wait_for(reference: "ObjectRef", seconds: float, what: str) -> Any:
     try:
         return ray.get(reference, timeout=seconds)
     except ray.exceptions.GetTimeoutError:
-        raise StageError(f"no answer within {seconds:.0f} s from {what}; start the same command again to go on") from None
+        raise StageError(
+            f"no answer within {seconds:.0f} s from {what}; start the same command again to go on"
+        ) from None
 
 
 def wait_for_any(references: Sequence["ObjectRef"], seconds: float, what: str) -> "ObjectRef":

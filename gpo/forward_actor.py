@@ -4,15 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from gpo.config import PolicyConfig
+from gpo.cpu import use_threads
 
 
 class ForwardActor:
     """Loads a model for each call and forgets it, so that it costs memory only while it works."""
 
     def __init__(self, policy: dict[str, Any], threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
+        use_threads(threads)
         self._policy = PolicyConfig.model_validate(policy)
 
     def canary_logps(self, model: str) -> list[list[float]]:

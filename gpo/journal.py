@@ -88,7 +88,9 @@ class RunDirectory:
             raise UserError(f"{self.root}: another gpo run is at work in it; wait for it or use --run-dir") from None
 
 
-def open_run(root: Path, config: RunConfig, *, fresh: bool, versions: dict[str, str], data: dict[str, str]) -> RunDirectory:
+def open_run(
+    root: Path, config: RunConfig, *, fresh: bool, versions: dict[str, str], data: dict[str, str]
+) -> RunDirectory:
     """Start a run directory or go on with it.
 
     `versions` are package versions, `data` the content hashes of the files the run reads.
@@ -102,7 +104,9 @@ def open_run(root: Path, config: RunConfig, *, fresh: bool, versions: dict[str, 
     state = _read_state(state_path)
     if state is None:
         if (root / "journal.jsonl").exists():
-            raise UserError(f"{state_path}: missing or damaged, but there is a journal; use --fresh or another --run-dir")
+            raise UserError(
+                f"{state_path}: missing or damaged, but there is a journal; use --fresh or another --run-dir"
+            )
         write_text(root / "config.yaml", dump_yaml(config))
         write_json(state_path, _new_state(config, versions, data))
         directory.record("start", placement=_placement(config))
@@ -113,10 +117,20 @@ def open_run(root: Path, config: RunConfig, *, fresh: bool, versions: dict[str, 
     return directory
 
 
+OWN = ("run.json", "journal.jsonl", "iterations")
+
+
 def _clear(root: Path) -> None:
-    for child in root.iterdir():
-        if child.name == ".lock":
-            continue
+    """Delete what is in a run directory; raises UserError when it does not look like one.
+
+    run.json goes last: as long as anything of the run is there, it says whose that is.
+    """
+    children = [child for child in root.iterdir() if child.name != ".lock"]
+    if children and not any((root / name).exists() for name in OWN):
+        raise UserError(
+            f"{root}: --fresh would delete what is in it, but it holds no run; leave --fresh out or use another --run-dir"
+        )
+    for child in sorted(children, key=lambda child: (child.name == "run.json", child.name != "journal.jsonl")):
         if child.is_dir() and not child.is_symlink():
             shutil.rmtree(child)
         else:

@@ -1,31 +1,21 @@
-"""One iteration's training, run by Ray Train: rows of the shards in, master weights and a published checkpoint out.
+"""What a learner process does: rows of an iteration's shards in, master weights and a published checkpoint out.
 
-`learn` starts the workers and waits; `_train_worker` is what each of them does. A worker that dies is started again
-and goes on from its last step checkpoint, or from the beginning; either way the result is the same.
+Run by Ray Train on each worker (`gpo.training` starts them). A worker that is started again goes on from its last
+step checkpoint, or from the beginning; either way the result is the same.
 """
 
-import json
-import logging
 import os
 import shutil
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpo.cluster import threads_for
 from gpo.config import RunConfig
-from gpo.context import RunContext
-from gpo.errors import StageError
-from gpo.files import append_json_line, read_json_lines, write_json
-from gpo.logs import Progress
-
-logger = logging.getLogger(__name__)
-
-LARGEST_WORKER_DEATHS = 2
+from gpo.cpu import use_threads
+from gpo.files import append_json_line, write_json
+from gpo.logs import log_to_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,100 +36,11 @@ class LearnerTask:
     threads: int
 
 
-def train(run: RunContext, iteration: int) -> dict[str, Any]:
-    """Move the policy toward the targets of an iteration; returns what the journal keeps of the stage."""
-    started = time.monotonic()
-    before = run.directory.training(iteration - 1) / "master"
-    start = before if iteration > 1 else Path(run.config.policy.model)
-    shards = sorted((run.directory.iteration(iteration) / "rollouts").glob("shard-*.parquet"))
-    training = run.directory.training(iteration)
-    training.mkdir(parents=True, exist_ok=True)
-    task = LearnerTask(
-        config=run.config.model_dump(mode="json"),
-        iteration=iteration,
-        policy=str(Path(run.config.policy.model).absolute()),
-        start=str(start.absolute()),
-        shards=[str(shard.absolute()) for shard in shards],
-        training=str(training.absolute()),
-        checkpoint=str(run.directory.checkpoint(iteration).absolute()),
-        metrics=str(run.directory.metrics.absolute()),
-        logs=str(run.directory.logs.absolute()),
-        threads=threads_for(run.config, run.config.train.workers),
-    )
-    with _watch_steps(run, iteration):
-        report = learn(task, workers=run.config.train.workers, wait_seconds=run.config.cluster.wait_seconds)
-    return {"seconds": round(time.monotonic() - started, 3), **report}
-
-
-@contextmanager
-def _watch_steps(run: RunContext, iteration: int) -> Iterator[None]:
-    """A progress line from the steps that the learner writes to metrics.jsonl."""
-    stop = threading.Event()
-
-    def follow() -> None:
-        progress: Progress | None = None
-        while not stop.wait(1.0):
-            lines = [line for line in read_json_lines(run.directory.metrics) if line.get("iteration") == iteration]
-            if not lines:
-                continue
-            if progress is None:
-                progress = Progress(f"iteration {iteration}: train", lines[-1]["steps"], "steps")
-            progress.update(lines[-1]["step"], f"loss {lines[-1]['loss']:.3g}")
-
-    watcher = threading.Thread(target=follow, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        watcher.join(timeout=5)
-
-
-def learn(task: LearnerTask, *, workers: int, wait_seconds: float) -> dict[str, Any]:
-    """Train one iteration with Ray Train; returns what the main worker reported.
-
-    Raises StageError when the workers keep dying or training itself fails.
-    """
-    from ray.train import FailureConfig, RunConfig as TrainRunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    trainer = TorchTrainer(
-        _train_worker,
-        train_loop_config=asdict(task),
-        torch_config=TorchConfig(backend=None if _gpus() else "gloo", timeout_s=int(min(wait_seconds, 1800))),
-        scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=_gpus(), resources_per_worker={"CPU": 0.01, **({"GPU": 1} if _gpus() else {})}
-        ),
-        run_config=TrainRunConfig(
-            name=f"iteration-{task.iteration:03d}-{time.time_ns()}",
-            storage_path=str(Path(task.training).absolute() / "ray"),
-            failure_config=FailureConfig(max_failures=LARGEST_WORKER_DEATHS),
-        ),
-    )
-    try:
-        trainer.fit()
-    except Exception as error:  # Ray Train wraps what happened in several classes of its own
-        raise StageError(f"training of iteration {task.iteration} failed: {error}") from error
-    shutil.rmtree(Path(task.training) / "ray", ignore_errors=True)
-    report: dict[str, Any] = json.loads((Path(task.training) / "report.json").read_text())
-    return report
-
-
-def _gpus() -> bool:
-    import ray
-
-    return ray.cluster_resources().get("GPU", 0) > 0
-
-
-def _train_worker(values: dict[str, Any]) -> None:
+def train_worker(values: dict[str, Any]) -> None:
     """What one Ray Train worker does."""
-    from gpo.logs import log_to_file
-
     task = LearnerTask(**values)
     log_to_file(Path(task.logs), f"learner-{os.getpid()}")
-    import torch
-
-    torch.set_num_threads(task.threads)
+    use_threads(task.threads)
     config = RunConfig.model_validate(task.config)
     started = time.perf_counter()
     trainer, tokenizer = _make_trainer(task, config)

@@ -9,28 +9,28 @@ from typing import Any
 
 from gpo.context import RunContext
 from gpo.evaluation.heldout import answer_heldout, evaluate
-from gpo.learner import train
 from gpo.publishing import measure_noise_floor, publish
 from gpo.rollouts import generate_and_score
+from gpo.training import train
 
 logger = logging.getLogger(__name__)
 
 
 def self_play(run: RunContext) -> None:
     """All iterations of a run; raises StageError naming the stage that cannot go on."""
-    once(run, "canary", 0, lambda: measure_noise_floor(run))
-    once(run, "answer", 0, lambda: answer_heldout(run, 0))
+    once(run, "canary", 0, measure_noise_floor)
+    once(run, "answer", 0, answer_heldout)
     for iteration in range(1, run.config.iterations + 1):
-        once(run, "generate", iteration, lambda t=iteration: generate_and_score(run, t))
-        once(run, "train", iteration, lambda t=iteration: train(run, t))
-        once(run, "publish", iteration, lambda t=iteration: publish(run, t))
-        once(run, "evaluate", iteration, lambda t=iteration: evaluate(run, t))
+        once(run, "generate", iteration, generate_and_score)
+        once(run, "train", iteration, train)
+        once(run, "publish", iteration, publish)
+        once(run, "evaluate", iteration, evaluate)
 
 
-def once(run: RunContext, stage: str, iteration: int, work: Callable[[], dict[str, Any]]) -> None:
+def once(run: RunContext, stage: str, iteration: int, work: Callable[[RunContext, int], dict[str, Any]]) -> None:
     """Do a stage unless the journal says that it is finished; its line is written after its files."""
     if run.directory.finished(stage, iteration):
         return
     run.directory.record("begin", stage=stage, iteration=iteration)
-    result = work()
+    result = work(run, iteration)
     run.directory.record("stage", stage=stage, iteration=iteration, **result)

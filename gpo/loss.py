@@ -89,9 +89,7 @@ def _checked_lengths(lengths_N: Tensor | None, policy_logps_N: Tensor) -> Tensor
         raise ValueError("lengths_N is missing; a length_power other than 0 divides by the lengths")
     _check_rows(policy_logps_N=policy_logps_N, lengths_N=lengths_N)
     if not (lengths_N > 0).all():
-        raise ValueError(
-            f"lengths_N holds {lengths_N.min().item()}; expected at least one token in each answer"
-        )
+        raise ValueError(f"lengths_N holds {lengths_N.min().item()}; expected at least one token in each answer")
     return lengths_N
 
 

@@ -35,24 +35,24 @@ def parameter_count(directory: Path) -> int:
             f"{directory}: no *.safetensors weights; pickled weights (.bin) are refused because loading them can run "
             "code: convert them with transformers' save_pretrained"
         )
-    return sum(prod(entry["shape"]) for path in files for entry in _header(path).values())
+    return sum(_parameters(path) for path in files)
 
 
-def _header(path: Path) -> dict[str, Any]:
+def _parameters(path: Path) -> int:
     try:
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > LARGEST_HEADER:
                 raise ValueError(f"header of {length} bytes")
             header: dict[str, Any] = json.loads(stream.read(length))
-            stream.seek(0, 2)
-            expected = 8 + length + max((e["data_offsets"][1] for n, e in header.items() if n != "__metadata__"), default=0)
-            if stream.tell() < expected:
-                raise ValueError(f"{stream.tell()} bytes, the header promises {expected}")
-    except (OSError, ValueError, KeyError, struct.error) as error:
+            size = stream.seek(0, 2)
+        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+        expected = 8 + length + max((entry["data_offsets"][1] for entry in tensors), default=0)
+        if size < expected:
+            raise ValueError(f"{size} bytes, the header promises {expected}")
+        return sum(prod(entry["shape"]) for entry in tensors)
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError, struct.error) as error:
         raise UserError(f"{path}: not a whole safetensors file ({error}); fetch or convert it again") from None
-    header.pop("__metadata__", None)
-    return header
 
 
 def has_chat_template(directory: Path) -> bool:
@@ -63,7 +63,7 @@ def has_chat_template(directory: Path) -> bool:
         values = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return bool(values.get("chat_template"))
+    return isinstance(values, dict) and bool(values.get("chat_template"))
 
 
 def context_length(config: dict[str, Any]) -> int | None:

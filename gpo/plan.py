@@ -77,7 +77,9 @@ def check_fits(plan: Plan, run_directory: Path) -> None:
             "train.batch_prompts, rollout.max_tokens or rollout.engine.kv_cache_gib, or set "
             "train.gradient_checkpointing=true"
         )
-    existing = next(folder for folder in [run_directory.absolute(), *run_directory.absolute().parents] if folder.exists())
+    existing = next(
+        folder for folder in [run_directory.absolute(), *run_directory.absolute().parents] if folder.exists()
+    )
     free = shutil.disk_usage(existing).free / GIB
     if plan.disk_gib > free:
         raise UserError(
@@ -88,6 +90,14 @@ def check_fits(plan: Plan, run_directory: Path) -> None:
 
 def available_memory_gib() -> float:
     """What this machine, or its container, still has; GPO_MEMORY_GIB in the environment lowers it."""
-    limit = os.environ.get("GPO_MEMORY_GIB")
     available = psutil.virtual_memory().available / GIB
-    return min(available, float(limit)) if limit else available
+    limit = os.environ.get("GPO_MEMORY_GIB")
+    if not limit:
+        return available
+    try:
+        lowered = float(limit)
+    except ValueError:
+        lowered = -1.0
+    if not lowered >= 0:
+        raise UserError(f"GPO_MEMORY_GIB = {limit!r}: expected a number of GiB, for example 7.5; mend or unset it")
+    return min(available, lowered)

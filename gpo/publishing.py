@@ -19,14 +19,14 @@ logger = logging.getLogger(__name__)
 FLOOR_FILE = "canary.json"
 
 
-def measure_noise_floor(run: RunContext) -> dict[str, Any]:
-    """Before iteration 1: how far trainer and engine differ on the same weights.
+def measure_noise_floor(run: RunContext, iteration: int) -> dict[str, Any]:
+    """Before iteration 1 (`iteration` 0): how far trainer and engine differ on the same weights.
 
     Raises StageError when that is more than noise: then they do not compute the same model at all.
     """
     started = time.monotonic()
     trainer = _start_logps(run)
-    engine = _engine_logps(run, 0)
+    engine = _engine_logps(run, iteration)
     floor = gap(trainer, engine)
     limit = run.config.canary.largest_noise_nats
     if floor.mean > limit:
@@ -34,7 +34,7 @@ def measure_noise_floor(run: RunContext) -> dict[str, Any]:
             f"canary: on the very same weights trainer and engine differ by {floor.mean:.3f} nats a token, beyond "
             f"canary.largest_noise_nats = {limit:g}; try policy.attention=eager or policy.dtype=float32"
         )
-    write_json(run.directory.iteration(0) / FLOOR_FILE, {"floor": asdict(floor), "answer_logps": trainer})
+    write_json(run.directory.iteration(iteration) / FLOOR_FILE, {"floor": asdict(floor), "answer_logps": trainer})
     logger.info("canary: the noise floor is %.4f nats a token (largest %.3f)", floor.mean, floor.largest)
     return {"seconds": round(time.monotonic() - started, 3), "floor": asdict(floor)}
 
@@ -87,7 +87,9 @@ def _start_logps(run: RunContext) -> list[list[float]]:
     threads = threads_for(run.config, 1)
     actor = make_actor(ForwardActor, run.config.policy.model_dump(mode="json"), threads, threads=threads)
     logps: list[list[float]] = wait_for(
-        actor.canary_logps.remote(run.weights_after(0).directory), run.config.cluster.wait_seconds, "the canary's own forward"
+        actor.canary_logps.remote(run.weights_after(0).directory),
+        run.config.cluster.wait_seconds,
+        "the canary's own forward",
     )
     end_actor(actor)
     return logps

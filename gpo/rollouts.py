@@ -84,19 +84,17 @@ def _is_shard_line(line: dict[str, Any], iteration: int) -> bool:
 def _stage_result(summaries: list[ShardSummary], reports: list[SampleReport], seconds: float) -> dict[str, Any]:
     answers = sum(summary.answers for summary in summaries)
     shares = [summary.cyclic_share for summary in summaries if summary.cyclic_share is not None]
+    low = min(summary.smallest_target for summary in summaries)
+    high = max(summary.largest_target for summary in summaries)
     result = {
         "seconds": round(seconds, 3),
         "prompts": sum(summary.prompts for summary in summaries),
         "answers": answers,
         "mean_length_tokens": sum(summary.tokens for summary in summaries) / answers,
-        "target_range_nats": [
-            min(summary.smallest_target for summary in summaries),
-            max(summary.largest_target for summary in summaries),
-        ],
+        "target_range_nats": [low, high],
         "cyclic_share": sum(shares) / len(shares) if shares else None,
         "sample_seconds": round(sum(report.seconds for report in reports), 3),
     }
-    low, high = result["target_range_nats"]
     logger.info(
         "targets lie in [%.2f, %.2f] nats over %d answers of %.0f tokens on average",
         low, high, answers, result["mean_length_tokens"],

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpo.config import PreferenceConfig, TargetConfig
+from gpo.cpu import use_threads
 from gpo.evaluation.winrate import cyclic_share
 from gpo.files import write_json
 from gpo.logs import log_to_file
@@ -44,12 +45,11 @@ class ShardScorer:
 
     def __init__(self, preference: dict[str, Any], target: dict[str, Any], logs: str, threads: int) -> None:
         log_to_file(Path(logs), f"scorer-{os.getpid()}")
-        import torch
-
-        torch.set_num_threads(threads)
+        use_threads(threads)
         self._preference = PreferenceConfig.model_validate(preference)
         self._target = TargetConfig.model_validate(target)
         self._sources: dict[str, PreferenceSource] = {}
+        self._heldout: dict[tuple[str, str], list[ReadGroup]] = {}
 
     def source(self, name: str) -> "PreferenceSource":
         """The opened source of that name in `preference.sources`."""
@@ -102,14 +102,18 @@ class ShardScorer:
         write_json(Path(path), {"format_version": 1, "prompts": [asdict(sample) for sample in samples]})
         return sum(len(sample.completion) for sample in samples)
 
+    def _read(self, judge: str, path: str) -> "list[ReadGroup]":
+        """Held-out answers as a judge reads them; the files never change, so each is read once."""
+        if (judge, path) not in self._heldout:
+            groups = [answer_group(sample) for sample in read_answers(path)]
+            self._heldout[judge, path] = self.source(judge).read(groups)
+        return self._heldout[judge, path]
+
     def judge(self, judge: str, candidate: str, opponents: dict[str, str]) -> "Judgement":
         """Held-out answers of a file against those of other files; each answer is read once."""
         source = self.source(judge)
-        own = source.read([answer_group(sample) for sample in read_answers(candidate)])
-        against = {
-            name: source.read([answer_group(sample) for sample in read_answers(path)])
-            for name, path in opponents.items()
-        }
+        own = self._read(judge, candidate)
+        against = {name: self._read(judge, path) for name, path in opponents.items()}
         return Judgement(
             probabilities={
                 name: [_probability(source, one, other) for one, other in zip(own, read, strict=True)]

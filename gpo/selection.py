@@ -29,9 +29,7 @@ def top_and_bottom(target_K: Tensor, n: int) -> tuple[list[int], list[int]]:
     """
     value = _values(target_K)
     if not 1 <= n <= len(value) // 2:
-        raise ValueError(
-            f"n is {n} for K={len(value)} answers; expected 1..{len(value) // 2}: no answer twice"
-        )
+        raise ValueError(f"n is {n} for K={len(value)} answers; expected 1..{len(value) // 2}: no answer twice")
     top = sorted(range(len(value)), key=lambda k: -value[k])[:n]
     others = [k for k in range(len(value)) if k not in top]
     return top, sorted(others, key=lambda k: value[k])[:n]

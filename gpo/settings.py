@@ -65,13 +65,15 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise UserError(f"{override!r}: expected key=value, for example train.learning_rate=1e-5")
     *parents, last = key.split(".")
     for parent in parents:
-        child = values.setdefault(parent, {})
+        if values.get(parent) is None:
+            values[parent] = {}
+        child = values[parent]
         if not isinstance(child, dict):
             raise UserError(f"{override!r}: {parent} holds {child!r}, it has no settings below it")
         values = child
     try:
         values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(f"{override!r}: the value is not valid YAML: {error}") from None
 
 

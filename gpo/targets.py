@@ -112,18 +112,14 @@ def _baseline_mean(value_KM: Tensor, weight_M: Tensor | None, exclude_self: bool
     total_K = weight_KM.sum(-1)
     if not (total_K > 0).all():
         least = total_K.min().item()
-        raise ValueError(
-            f"weight_M leaves a sample with a total weight of {least:g}; expected a positive total"
-        )
+        raise ValueError(f"weight_M leaves a sample with a total weight of {least:g}; expected a positive total")
     return (value_KM * weight_KM).sum(-1) / total_K
 
 
 def _own_column(value_KM: Tensor) -> Tensor:
     samples, answers = value_KM.shape[-2:]
     if samples != answers:
-        raise ValueError(
-            f"exclude_self needs the square table of the samples; found K={samples}, M={answers}"
-        )
+        raise ValueError(f"exclude_self needs the square table of the samples; found K={samples}, M={answers}")
     if samples < 2:
         raise ValueError("exclude_self with K=1 leaves nothing to compare with; expected K of at least 2")
     return torch.eye(samples, dtype=torch.bool, device=value_KM.device)
@@ -146,9 +142,7 @@ def _check_table(score_KM: Tensor) -> None:
         raise ValueError(f"score table has shape {list(score_KM.shape)}; expected [..., K, M] with K, M >= 1")
     if not torch.isfinite(score_KM).all():
         where = (~torch.isfinite(score_KM)).nonzero()[0].tolist()
-        raise ValueError(
-            f"score table holds {score_KM[tuple(where)].item()} at {where}; expected finite scores"
-        )
+        raise ValueError(f"score table holds {score_KM[tuple(where)].item()} at {where}; expected finite scores")
 
 
 def _check_parameters(method: str, tau: float, beta: float, clamp: float | None, log_z: str) -> None:
@@ -157,9 +151,7 @@ def _check_parameters(method: str, tau: float, beta: float, clamp: float | None,
     if log_z not in get_args(LogZ):
         raise ValueError(f"log_z is {log_z!r}; expected one of {', '.join(get_args(LogZ))}")
     if method.endswith("-reference") and log_z != "zero":
-        raise ValueError(
-            f"log_z is {log_z!r} with method {method!r}; the published code never centres: use 'zero'"
-        )
+        raise ValueError(f"log_z is {log_z!r} with method {method!r}; the published code never centres: use 'zero'")
     for name, value in (("tau", tau), ("beta", beta), ("clamp", clamp)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} is {value}; expected a positive finite number")

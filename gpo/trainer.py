@@ -32,6 +32,7 @@ class GPOConfig(KTOConfig):
     length_power: float = field(default=0.0, metadata={"help": "LN-GPO: divide the log-ratio by length to this power."})
     batch_prompts: int = field(default=4, metadata={"help": "Prompts a step; a step trains on all answers of each."})
     optim: str = field(default="rmsprop", metadata={"help": "Optimizer; RMSProp is the paper's."})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the rows; 1 is the paper's."})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade speed for memory."})
     max_length: int | None = field(default=None, metadata={"help": "None: rows are used as they are."})
     loss_type: str = field(default="apo_zero_unpaired", metadata={"help": "Leave: it keeps KTO's KL rows away."})
@@ -109,6 +110,7 @@ class GPOTrainer(KTOTrainer):
     `prompt_id`, which keeps the answers of a prompt in one batch. Raises ValueError naming a missing column.
     """
 
+    args: GPOConfig
     _tag_names = ["trl", "gpo"]
     _name = "GPO"
 
@@ -147,7 +149,7 @@ class GPOTrainer(KTOTrainer):
         return dataset.add_column("row", list(range(len(dataset))))
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = [*ROW_COLUMNS, "ref_logps", "row"]
+        self._signature_columns: Any = [*ROW_COLUMNS, "ref_logps", "row"]
 
     def _batches(self, dataset: Dataset) -> PromptBatches:
         columns = dataset.column_names
@@ -183,9 +185,9 @@ class GPOTrainer(KTOTrainer):
     def _answer_logps(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         """log p [N] of each row's answer in nats, summed over its tokens."""
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
-        return model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], answer_labels=labels
-        ).sum(-1)
+        return model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], answer_labels=labels).sum(
+            -1
+        )
 
     def _compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False) -> Any:
         policy_logps = self._answer_logps(model, inputs)
@@ -205,7 +207,7 @@ class GPOTrainer(KTOTrainer):
         log_ratio = policy_logps - inputs["ref_logps"].to(policy_logps)
         gathered = self.accelerator.gather(torch.stack([log_ratio, inputs["target"].to(log_ratio)], dim=-1))
         ratio_N, target_N = gathered[:, 0].float(), gathered[:, 1].float()
-        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics = self._metrics["train" if torch.is_grad_enabled() else "eval"]
         metrics["log_ratio_mean"].append(ratio_N.mean().item())
         metrics["log_ratio_max_abs"].append(ratio_N.abs().max().item())
         if len(ratio_N) > 1 and ratio_N.std() > 0 and target_N.std() > 0:

@@ -32,16 +32,12 @@ class TransformersBackend:
 
     def __init__(self, model: GeneralPreferenceModel, tokens_per_batch: int = 8192) -> None:
         if tokens_per_batch < 1:
-            raise RewardInputError(
-                f"tokens_per_batch is {tokens_per_batch}, expected at least 1 padded token"
-            )
+            raise RewardInputError(f"tokens_per_batch is {tokens_per_batch}, expected at least 1 padded token")
         self.model = model.eval()
         self.tokens_per_batch = tokens_per_batch
 
     @torch.no_grad()
-    def hidden_states(
-        self, rows: Sequence[EncodedConversation], progress: Progress | None = None
-    ) -> HiddenStates:
+    def hidden_states(self, rows: Sequence[EncodedConversation], progress: Progress | None = None) -> HiddenStates:
         """States of each row, in order, in the backbone's type."""
         place_of = _places(rows)
         unique = list({place: row for row, place in zip(rows, place_of, strict=True)}.values())

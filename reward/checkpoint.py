@@ -64,9 +64,7 @@ def check_directory(directory: Path) -> None:
             f"{directory} holds its weights as {pickles[0]}: unpickling runs code from the file, so only "
             "safetensors are read. Convert it first, where you trust the file (load it, then save_pretrained)"
         )
-    raise RewardInputError(
-        f"{directory} has neither {SINGLE_FILE} nor {INDEX_FILE}; expected safetensors weights"
-    )
+    raise RewardInputError(f"{directory} has neither {SINGLE_FILE} nor {INDEX_FILE}; expected safetensors weights")
 
 
 def write_tensors(tensors: dict[str, Tensor], directory: Path, max_shard_size: str) -> None:

@@ -46,17 +46,11 @@ class EncodedConversation:
 class ConversationEncoder:
     """Turns conversations into rows under one set of policies; keeps no state but a warning given once."""
 
-    def __init__(
-        self, tokenizer: "PreTrainedTokenizerBase", settings: RewardSettings, max_length: int
-    ) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", settings: RewardSettings, max_length: int) -> None:
         if max_length < 1:
-            raise RewardInputError(
-                f"max_length is {max_length}, expected the number of ids to keep, at least 1"
-            )
+            raise RewardInputError(f"max_length is {max_length}, expected the number of ids to keep, at least 1")
         if tokenizer.eos_token_id is None:
-            raise RewardInputError(
-                "the tokenizer has no EOS token, at which embeddings are read; set eos_token"
-            )
+            raise RewardInputError("the tokenizer has no EOS token, at which embeddings are read; set eos_token")
         self.tokenizer = tokenizer
         self.settings = settings
         self.max_length = max_length
@@ -90,14 +84,10 @@ class ConversationEncoder:
 
     def _check(self, messages: Conversation, row: int) -> None:
         if isinstance(messages, str) or not isinstance(messages, Sequence) or len(messages) == 0:
-            raise RewardInputError(
-                f"row {row} is {messages!r:.80}, expected a list of {{role, content}} messages"
-            )
+            raise RewardInputError(f"row {row} is {messages!r:.80}, expected a list of {{role, content}} messages")
         for place, message in enumerate(messages):
             if not isinstance(message, Mapping):
-                raise RewardInputError(
-                    f"row {row}, message {place} is {message!r:.80}, expected {{role, content}}"
-                )
+                raise RewardInputError(f"row {row}, message {place} is {message!r:.80}, expected {{role, content}}")
             for field in ("role", "content"):
                 if not isinstance(message.get(field), str):
                     raise RewardInputError(
@@ -109,9 +99,7 @@ class ConversationEncoder:
                 "which is what gets scored; append it"
             )
         if len(messages) == 1 and self.settings.gate_prompt == "all_but_last":
-            raise RewardInputError(
-                f"row {row} is an answer without a prompt; expected a user message before it"
-            )
+            raise RewardInputError(f"row {row} is an answer without a prompt; expected a user message before it")
 
     def _ids_by_key(self, wanted: Sequence[tuple[int, Conversation]]) -> dict[str, list[int]]:
         """Ids of (row, messages) by content, each content rendered and tokenised once."""

@@ -151,9 +151,7 @@ def train_heads(
         loss=loss,
         seconds=time.perf_counter() - started,
         head_seconds=head_seconds,
-        heldout_correct=[
-            {"group": pair.group, "correct": c} for pair, c in zip(heldout, correct, strict=True)
-        ],
+        heldout_correct=[{"group": pair.group, "correct": c} for pair, c in zip(heldout, correct, strict=True)],
     )
     _write_json(Path(output_dir) / METRICS_FILE, dataclasses.asdict(report))
     return report
@@ -217,9 +215,7 @@ def fit_heads(
     target_N, margin_N = _targets(pairs, settings)
     tau = settings.reward_settings().tau
     generator = torch.Generator().manual_seed(settings.seed)
-    optimizer = torch.optim.AdamW(
-        heads.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     steps = settings.epochs * math.ceil(len(pairs) / settings.batch_pairs)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     for _ in range(settings.epochs):
@@ -239,9 +235,9 @@ def fit_heads(
 def _widen_start(heads: PreferenceHeads) -> None:
     """From the published 1 / (H + 1) to 1 / sqrt(H), so that embeddings start with a spread of about 1.
 
-    The published start is smaller than one step of AdamW at this learning rate: all rows of the value head
-    would take the same first steps and stay alike, and fewer cycles are learned. Length 1 hides the change
-    from the scores; without it, the small start is the right one (a random reward is only noise).
+    The published start is smaller than one step of AdamW at this learning rate, so that the first steps wipe
+    it out; on the quick start's data far fewer cycles were learned from it. Length 1 hides the change from
+    the scores; without it the small start is the right one (a random reward is only noise).
     """
     if heads.l2_normalize:
         hidden_size = heads.value_head.in_features

@@ -45,9 +45,7 @@ class PreferenceHeads(nn.Module):
         if self.prompt_head is None:
             return None
         if prompt_NH is None:
-            raise RewardInputError(
-                "this model has a gate, but no hidden states of the prompt's end were given"
-            )
+            raise RewardInputError("this model has a gate, but no hidden states of the prompt's end were given")
         return torch.softmax(F.linear(prompt_NH.float(), self.prompt_head.weight.float()), dim=-1)
 
     @torch.no_grad()

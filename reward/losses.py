@@ -20,9 +20,7 @@ def logistic_loss(score_N: Tensor, tau: float | Tensor, margin_N: Tensor | None 
 def soft_label_loss(score_N: Tensor, tau: float | Tensor, target_prob_N: Tensor) -> Tensor:
     """Cross entropy, in nats, of sigmoid(s / tau) with the probability that the first answer is preferred."""
     if bool(((target_prob_N < 0) | (target_prob_N > 1)).any()):
-        raise RewardInputError(
-            "target_prob_N has entries outside [0, 1], expected the probability of the first answer"
-        )
+        raise RewardInputError("target_prob_N has entries outside [0, 1], expected the probability of the first answer")
     odds_N = _log_odds(score_N, tau, None)
     return -(target_prob_N * F.logsigmoid(odds_N) + (1 - target_prob_N) * F.logsigmoid(-odds_N))
 
@@ -36,8 +34,7 @@ def _log_odds(score_N: Tensor, tau: float | Tensor, margin_N: Tensor | None) -> 
     if margin_N is not None:
         if margin_N.shape != score_N.shape:
             raise RewardInputError(
-                f"margins have shape {tuple(margin_N.shape)}, scores {tuple(score_N.shape)}; "
-                "expected one margin a pair"
+                f"margins have shape {tuple(margin_N.shape)}, scores {tuple(score_N.shape)}; expected one margin a pair"
             )
         score_N = score_N - margin_N
     return score_N / tau

@@ -91,9 +91,7 @@ class GeneralPreferenceModel(nn.Module):
         raw_config = json.loads((source / "config.json").read_text("utf-8"))
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         tensors = read_head_tensors(source, _hidden_size(config))
-        settings = RewardSettings.from_config(
-            raw_config, tensors[VALUE_HEAD].shape[0], PROMPT_HEAD in tensors
-        )
+        settings = RewardSettings.from_config(raw_config, tensors[VALUE_HEAD].shape[0], PROMPT_HEAD in tensors)
         backbone = _load_backbone(source, config, dtype, attn_implementation, trust_remote_code)
         model = cls(backbone, settings)
         model.heads.load(tensors)

@@ -88,9 +88,7 @@ def pair_of_row(row: Mapping[str, Any], where: str) -> PreferencePair:
             f"{where}: chosen ({len(chosen)} messages) and rejected ({len(rejected)}) differ before their "
             "last message; expected two answers to the same prompt"
         )
-    return PreferencePair(
-        chosen, rejected, _group(row, where), _target_prob(row, where), _number(row, "margin", where)
-    )
+    return PreferencePair(chosen, rejected, _group(row, where), _target_prob(row, where), _number(row, "margin", where))
 
 
 def _conversations(row: Mapping[str, Any], where: str) -> tuple[list[Message], list[Message]]:
@@ -114,21 +112,15 @@ def _conversations(row: Mapping[str, Any], where: str) -> tuple[list[Message], l
 
 def _answer(row: Mapping[str, Any], field: str, where: str) -> Message:
     if not isinstance(row[field], str):
-        raise RewardInputError(
-            f"{where}: {field} is {row[field]!r:.60}, expected a string next to `instruction`"
-        )
+        raise RewardInputError(f"{where}: {field} is {row[field]!r:.60}, expected a string next to `instruction`")
     return {"role": "assistant", "content": row[field]}
 
 
 def _messages(value: Any, field: str, where: str) -> list[Message]:
     if not isinstance(value, list) or len(value) < 2:
         found = f"a list of {len(value)}" if isinstance(value, list) else f"{value!r:.60}"
-        raise RewardInputError(
-            f"{where}: {field} is {found}, expected at least two messages: a prompt and its answer"
-        )
-    messages = [
-        _message(message, f"{where}, {field}, message {place}") for place, message in enumerate(value)
-    ]
+        raise RewardInputError(f"{where}: {field} is {found}, expected at least two messages: a prompt and its answer")
+    messages = [_message(message, f"{where}, {field}, message {place}") for place, message in enumerate(value)]
     if messages[-1]["role"] != "assistant":
         raise RewardInputError(
             f"{where}: {field} ends with a {messages[-1]['role']!r} message, expected the assistant's answer"
@@ -175,9 +167,7 @@ def _number(row: Mapping[str, Any], field: str, where: str) -> float | None:
 def _read_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(where, row) of every row of the file."""
     if not path.is_file():
-        raise RewardInputError(
-            f"{path}: no such file; expected preference pairs as .json, .jsonl or .parquet"
-        )
+        raise RewardInputError(f"{path}: no such file; expected preference pairs as .json, .jsonl or .parquet")
     if path.suffix == ".parquet":
         yield from _parquet_rows(path)
     elif path.suffix in (".json", ".jsonl"):

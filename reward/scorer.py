@@ -75,9 +75,7 @@ class PreferenceScorer:
     ) -> "PreferenceScorer":
         """Open a checkpoint directory; `policies` override single settings that were saved with it."""
         _choose_backend(backend)
-        model = GeneralPreferenceModel.from_pretrained(
-            directory, dtype, attn_implementation, trust_remote_code
-        )
+        model = GeneralPreferenceModel.from_pretrained(directory, dtype, attn_implementation, trust_remote_code)
         settings = model.settings.with_policies(**policies)
         model.heads.l2_normalize = settings.l2_normalize
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
@@ -113,9 +111,7 @@ class PreferenceScorer:
         if isinstance(responses, str) or len(responses) == 0:
             raise RewardInputError(f"responses is {responses!r:.80}, expected a list of at least one string")
         if isinstance(prompt_messages, str):
-            raise RewardInputError(
-                'the prompt is a string, expected messages: [{"role": "user", "content": ...}]'
-            )
+            raise RewardInputError('the prompt is a string, expected messages: [{"role": "user", "content": ...}]')
         answers = [{"role": "assistant", "content": response} for response in responses]
         found = self.embed([[*prompt_messages, answer] for answer in answers])
         # The rows' gates agree unless truncation cut the prompt differently; the mean favours no answer.

@@ -51,9 +51,7 @@ class RewardSettings:
     def __post_init__(self) -> None:
         for field, allowed in _CHOICES.items():
             if getattr(self, field) not in allowed:
-                raise RewardInputError(
-                    f"{field} is {getattr(self, field)!r}, expected one of: {', '.join(allowed)}"
-                )
+                raise RewardInputError(f"{field} is {getattr(self, field)!r}, expected one of: {', '.join(allowed)}")
         self._check_head()
         for field in ("l2_normalize", "gated"):
             if not isinstance(getattr(self, field), bool):
@@ -65,13 +63,9 @@ class RewardSettings:
     def _check_head(self) -> None:
         width = self.value_head_dim
         if not isinstance(width, int) or width < 1 or (width > 1 and width % 2):
-            raise RewardInputError(
-                f"value_head_dim is {width!r}, expected an even number, or 1 for Bradley-Terry"
-            )
+            raise RewardInputError(f"value_head_dim is {width!r}, expected an even number, or 1 for Bradley-Terry")
         if (self.head == "bt") != (width == 1):
-            raise RewardInputError(
-                f"head {self.head!r} with value_head_dim {width}: width 1 is bt, all others are gpm"
-            )
+            raise RewardInputError(f"head {self.head!r} with value_head_dim {width}: width 1 is bt, all others are gpm")
         if self.head == "bt" and (self.gated or self.l2_normalize):
             raise RewardInputError(
                 "a Bradley-Terry reward has neither gate nor normalisation (of length 1 it would be +-1); "

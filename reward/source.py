@@ -151,9 +151,7 @@ class FunctionSource:
         return float(score)
 
 
-def open_source(
-    spec: str, *, max_length: int, batch_tokens: int, tau: float | None = None
-) -> PreferenceSource:
+def open_source(spec: str, *, max_length: int, batch_tokens: int, tau: float | None = None) -> PreferenceSource:
     """The source that `spec` names; `tau` overrides the one of the model, or of functions (0.1)."""
     check_source(spec)
     kind, _, rest = spec.partition(":")
@@ -163,9 +161,7 @@ def open_source(
     from reward.scorer import PreferenceScorer
 
     policies: dict[str, Any] = {} if tau is None else {"tau": tau}
-    scorer = PreferenceScorer.from_pretrained(
-        rest, max_length=max_length, tokens_per_batch=batch_tokens, **policies
-    )
+    scorer = PreferenceScorer.from_pretrained(rest, max_length=max_length, tokens_per_batch=batch_tokens, **policies)
     return ModelSource(scorer)
 
 

@@ -51,7 +51,7 @@ class Sampling:
     """0 = all tokens."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class SampleRequest:
     """One prompt for the engine."""
 
@@ -108,10 +108,11 @@ class PolicyEngine:
         prompts = [TokensPrompt(prompt_token_ids=ids) for ids in sequences]
         parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
         outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
-        return [
-            [position[token].logprob for token, position in zip(ids[1:], output.prompt_logprobs[1:], strict=True)]
-            for ids, output in zip(sequences, outputs, strict=True)
-        ]
+        found: list[list[float]] = []
+        for ids, output in zip(sequences, outputs, strict=True):
+            positions: Any = output.prompt_logprobs
+            found.append([position[token].logprob for token, position in zip(ids[1:], positions[1:], strict=True)])
+        return found
 
     def reload(self, model: Path) -> None:
         """Replace the weights by those of another directory of the same architecture.

@@ -90,24 +90,26 @@ def read_rows(source: str) -> Iterator[Mapping[str, Any]]:
 def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     """A list in one document, or an object a line (some `.json` files hold JSON Lines)."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise RolloutInputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     if text.lstrip().startswith("["):
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise RolloutInputError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+        rows = _parsed(text, path, first_line=1)
         yield from (_as_mapping(row, f"{path}, row {n}") for n, row in enumerate(rows, start=1))
         return
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise RolloutInputError(f"{path}, line {number}: not valid JSON ({error.msg})") from None
-        yield _as_mapping(row, f"{path}, line {number}")
+        if line.strip():
+            yield _as_mapping(_parsed(line, path, first_line=number), f"{path}, line {number}")
+
+
+def _parsed(text: str, path: Path, first_line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = first_line + error.lineno - 1
+        raise RolloutInputError(f"{path}, line {line}: not valid JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:  # an endless number, or brackets without end
+        raise RolloutInputError(f"{path}, line {first_line}: not valid JSON ({error})") from None
 
 
 def _as_mapping(row: Any, where: str) -> Mapping[str, Any]:
@@ -121,12 +123,11 @@ def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise RolloutInputError(f"{path}: not a readable Parquet file ({error})") from None
-    with file:
-        for batch in file.iter_batches():
-            yield from batch.to_pylist()
 
 
 def _hub_rows(source: str) -> Iterator[Mapping[str, Any]]:
@@ -148,7 +149,10 @@ def prompt_of_row(row: Mapping[str, Any], *, column: str, where: str) -> Prompt:
     if not messages or not messages[-1]["content"].strip():
         raise RolloutInputError(f"{where}: the prompt is empty; expected text in {COLUMNS}")
     turns = tuple((message["role"], message["content"]) for message in messages)
-    digest = hashlib.sha256(json.dumps(turns, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+    try:
+        digest = hashlib.sha256(json.dumps(turns, ensure_ascii=False).encode()).hexdigest()
+    except UnicodeEncodeError:
+        raise RolloutInputError(f"{where}: half a surrogate pair, which no tokenizer reads; mend the text") from None
     return Prompt(prompt_id=digest[:16], messages=turns)
 
 

@@ -89,9 +89,7 @@ def _kl_to_start(run: RunContext, iteration: int) -> Any:
     answers = str(run.directory.heldout(iteration).absolute())
     prompts = run.config.evaluation.kl_prompts
     logps = [
-        wait_for(
-            actor.answer_logps.remote(model, answers, prompts), run.config.cluster.wait_seconds, "the KL estimate"
-        )
+        wait_for(actor.answer_logps.remote(model, answers, prompts), run.config.cluster.wait_seconds, "the KL estimate")
         for model in (run.weights_after(iteration).directory, str(Path(run.config.policy.model).absolute()))
     ]
     end_actor(actor)

@@ -50,9 +50,7 @@ class AccuracyDifference:
     n_groups: int
 
 
-def win_rate(
-    probability: Sequence[ArrayLike] | NDArray[Any], *, hard: bool = False, seed: int = 0
-) -> WinRate:
+def win_rate(probability: Sequence[ArrayLike] | NDArray[Any], *, hard: bool = False, seed: int = 0) -> WinRate:
     """Win rate from one array `[K, M]` a prompt (sizes may differ) of P(candidate preferred to opponent).
 
     Each prompt counts the same: (1/B) sum_b mean_km p_bkm. With `hard`, p counts 1 above 0.5, 0 below, and
@@ -104,9 +102,7 @@ def kl_nats(logp_policy: ArrayLike, logp_start: ArrayLike) -> Divergence:
         )
     difference_N = policy_N - start_N
     if not np.isfinite(difference_N).all():
-        raise ValueError(
-            f"answer {int(np.argmin(np.isfinite(difference_N)))} has a log-probability that is not finite"
-        )
+        raise ValueError(f"answer {int(np.argmin(np.isfinite(difference_N)))} has a log-probability that is not finite")
     count = len(difference_N)
     error = float(difference_N.std(ddof=1) / np.sqrt(count)) if count > 1 else None
     return Divergence(float(difference_N.mean()), error, count)
@@ -125,8 +121,7 @@ def accuracy_difference_ci(
     a_N, b_N = np.asarray(correct_a, dtype=np.float64), np.asarray(correct_b, dtype=np.float64)
     if a_N.ndim != 1 or a_N.shape != b_N.shape or len(groups) != len(a_N) or len(a_N) == 0:
         raise ValueError(
-            f"found {list(a_N.shape)} and {list(b_N.shape)} outcomes and {len(groups)} groups; "
-            "expected one N >= 1"
+            f"found {list(a_N.shape)} and {list(b_N.shape)} outcomes and {len(groups)} groups; expected one N >= 1"
         )
     _check_unit_interval(a_N, "correct_a")
     _check_unit_interval(b_N, "correct_b")

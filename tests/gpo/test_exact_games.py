@@ -77,9 +77,7 @@ def test_optimistic_play_brings_the_last_policy_to_the_nash_policy(
 ) -> None:
     last = play(table, starts, "optimistic")[-1]
     assert (exploitability(table, last) < 0.02).all()
-    torch.testing.assert_close(
-        last, torch.tensor([nash], dtype=torch.float64).expand_as(last), rtol=0, atol=1e-3
-    )
+    torch.testing.assert_close(last, torch.tensor([nash], dtype=torch.float64).expand_as(last), rtol=0, atol=1e-3)
 
 
 def test_optimistic_weights_are_twice_the_samples_minus_the_previous_answers() -> None:

@@ -37,9 +37,7 @@ def masked_sum(row: dict[str, list[float]], field: str) -> float:
 
 
 def row_tensors(rows: list[dict[str, Any]], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    policy_N = torch.tensor(
-        [masked_sum(row, "policy_token_logps") for row in rows], dtype=dtype, requires_grad=True
-    )
+    policy_N = torch.tensor([masked_sum(row, "policy_token_logps") for row in rows], dtype=dtype, requires_grad=True)
     ref_N = torch.tensor([masked_sum(row, "reference_token_logps") for row in rows], dtype=dtype)
     return policy_N, ref_N, torch.tensor([sum(row["mask"]) for row in rows])
 
@@ -211,9 +209,7 @@ def test_pair_losses_of_the_published_trainer_and_their_gradients_match(
     assert policy_N.grad.tolist() == pytest.approx(gradient, rel=10 * relative)
     for b in range(count):
         rows = torch.tensor([b, count + b])
-        pair = gpo_loss(
-            policy_N[rows], ref_N[rows], target_N[rows], lengths_N=lengths_N[rows], length_power=power
-        )
+        pair = gpo_loss(policy_N[rows], ref_N[rows], target_N[rows], lengths_N=lengths_N[rows], length_power=power)
         assert pair.item() == pytest.approx(expected["loss_per_pair"][b], rel=relative)
     if "reward_chosen" not in expected:  # ln_gpo was never published as code and so has no logged rewards
         return
@@ -224,9 +220,7 @@ def test_pair_losses_of_the_published_trainer_and_their_gradients_match(
 @needs_fixture
 @precisions
 @pytest.mark.parametrize("index", range(len(DATA.get("all_k", []))))
-def test_the_objective_of_the_paper_over_all_answers_matches(
-    index: int, dtype: torch.dtype, relative: float
-) -> None:
+def test_the_objective_of_the_paper_over_all_answers_matches(index: int, dtype: torch.dtype, relative: float) -> None:
     case = DATA["all_k"][index]
     targets, rows = [], []
     for group, expected in zip(case["groups"], case["expected"]["target"], strict=True):
@@ -236,9 +230,7 @@ def test_the_objective_of_the_paper_over_all_answers_matches(
         targets.append(target_K)
         rows += group["rows"]
     policy_N, ref_N, lengths_N = row_tensors(rows, dtype)
-    loss = gpo_loss(
-        policy_N, ref_N, torch.cat(targets), lengths_N=lengths_N, length_power=case["gamma"] or 0.0
-    )
+    loss = gpo_loss(policy_N, ref_N, torch.cat(targets), lengths_N=lengths_N, length_power=case["gamma"] or 0.0)
     loss.backward()
     assert loss.item() == pytest.approx(case["expected"]["loss"], rel=relative)
     gradient = [value for group in case["expected"]["grad_policy"] for value in group]

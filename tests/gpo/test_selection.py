@@ -39,9 +39,7 @@ def test_best_and_worst_match_a_slow_loop(values: list[int]) -> None:
 
 
 @given(few_values, st.data())
-def test_top_and_bottom_are_ordered_disjoint_and_bound_the_rest(
-    values: list[int], data: st.DataObject
-) -> None:
+def test_top_and_bottom_are_ordered_disjoint_and_bound_the_rest(values: list[int], data: st.DataObject) -> None:
     n = data.draw(st.integers(1, len(values) // 2))
     top, bottom = top_and_bottom(torch.tensor(values, dtype=torch.float64), n)
     assert len(set(top) | set(bottom)) == 2 * n
@@ -97,9 +95,7 @@ def test_targets_of_the_picks_match_what_the_published_loss_regresses_on() -> No
         ]
         for method, clamp, variant in checks:
             pick = case["expected"]["pick"]
-            target_K = preference_targets(
-                score_KK, method=method, tau=case["tau"], beta=case["beta"], clamp=clamp
-            )
+            target_K = preference_targets(score_KK, method=method, tau=case["tau"], beta=case["beta"], clamp=clamp)
             found = [target_K[pick["chosen"]].item(), target_K[pick["rejected"]].item()]
             expected = [pick[variant]["target_win"], pick[variant]["target_lose"]]
             assert found == pytest.approx(expected, rel=1e-9, abs=1e-7), case["id"]
@@ -115,8 +111,6 @@ def test_best_and_worst_lie_in_the_sets_of_extremes_for_every_ranking() -> None:
             (raw_KK, "sppo", "corrected_prob"),
         ]
         for score_KK, method, field in checks:
-            best, worst = best_and_worst(
-                preference_targets(score_KK, method=method, tau=case["tau"], beta=1.0)
-            )
+            best, worst = best_and_worst(preference_targets(score_KK, method=method, tau=case["tau"], beta=1.0))
             assert best in expected[f"{field}_top_set"], case["id"]
             assert worst in expected[f"{field}_bottom_set"], case["id"]

@@ -44,9 +44,7 @@ def slow_targets(
             if exclude_self and i == m:
                 continue
             log_odds = (2 * s if "reference" in method else s) / tau
-            total += weight[m] * (
-                log_odds if method.startswith("gpo") else 1 / (1 + math.exp(-log_odds)) - 0.5
-            )
+            total += weight[m] * (log_odds if method.startswith("gpo") else 1 / (1 + math.exp(-log_odds)) - 0.5)
             weights += weight[m]
         targets.append(total / weights / beta)
     return targets
@@ -59,9 +57,7 @@ def test_targets_match_a_slow_double_loop(
     answers = samples if exclude_self else samples + 2
     score_KM = random_table(seed, samples, answers)
     weight_M = random_table(seed + 1, 1, answers)[0].abs() + 0.01 if weighted else None
-    found = preference_targets(
-        score_KM, method=method, tau=0.3, beta=0.7, weight_M=weight_M, exclude_self=exclude_self
-    )
+    found = preference_targets(score_KM, method=method, tau=0.3, beta=0.7, weight_M=weight_M, exclude_self=exclude_self)
     weight = [1.0] * answers if weight_M is None else weight_M.tolist()
     expected = slow_targets(score_KM.tolist(), method, 0.3, 0.7, weight, exclude_self)
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=1e-12)
@@ -94,9 +90,7 @@ def test_shifting_all_bradley_terry_rewards_leaves_the_targets(
 
 
 @given(seeds, sizes, st.sampled_from(["gpo", "sppo"]))
-def test_excluding_the_self_score_of_a_skew_table_only_rescales(
-    seed: int, samples: int, method: Method
-) -> None:
+def test_excluding_the_self_score_of_a_skew_table_only_rescales(seed: int, samples: int, method: Method) -> None:
     score_KK = skew_table(seed, samples)
     with_self_K = preference_targets(score_KK, method=method, tau=0.1, beta=1.0)
     without_K = preference_targets(score_KK, method=method, tau=0.1, beta=1.0, exclude_self=True)
@@ -104,9 +98,7 @@ def test_excluding_the_self_score_of_a_skew_table_only_rescales(
 
 
 @given(seeds, sizes, st.sampled_from(["gpo", "sppo"]))
-def test_log_z_mean_makes_targets_against_any_baseline_sum_to_zero(
-    seed: int, samples: int, method: Method
-) -> None:
+def test_log_z_mean_makes_targets_against_any_baseline_sum_to_zero(seed: int, samples: int, method: Method) -> None:
     score_KM = random_table(seed, samples, 4) - 3.0  # a baseline stronger than the policy
     target_K = preference_targets(score_KM, method=method, tau=0.1, beta=0.1, log_z="mean")
     assert abs(target_K.sum().item()) < 1e-9
@@ -116,9 +108,7 @@ def test_log_z_mean_makes_targets_against_any_baseline_sum_to_zero(
 
 @given(seeds, sizes)
 def test_log_z_logmeanexp_makes_the_wanted_ratios_average_to_one(seed: int, samples: int) -> None:
-    target_K = preference_targets(
-        random_table(seed, samples, 3), method="gpo", tau=0.5, beta=1.0, log_z="logmeanexp"
-    )
+    target_K = preference_targets(random_table(seed, samples, 3), method="gpo", tau=0.5, beta=1.0, log_z="logmeanexp")
     assert target_K.exp().mean().item() == pytest.approx(1.0)
 
 
@@ -138,9 +128,7 @@ def test_weights_count_by_their_ratio_and_equal_ones_change_nothing() -> None:
     score_KM = random_table(1, 4, 3)
     plain_K = preference_targets(score_KM, method="gpo", tau=0.1, beta=1.0)
     equal_K = preference_targets(score_KM, method="gpo", tau=0.1, beta=1.0, weight_M=torch.full((3,), 7.0))
-    one_K = preference_targets(
-        score_KM, method="gpo", tau=0.1, beta=1.0, weight_M=torch.tensor([0.0, 0.2, 0.0])
-    )
+    one_K = preference_targets(score_KM, method="gpo", tau=0.1, beta=1.0, weight_M=torch.tensor([0.0, 0.2, 0.0]))
     torch.testing.assert_close(equal_K, plain_K)
     torch.testing.assert_close(one_K, score_KM[:, 1] / 0.1)
 
@@ -186,9 +174,7 @@ def test_dtype_out_is_dtype_in_with_float32_arithmetic_for_half_precision(dtype:
 
 
 @given(seeds, sizes, st.sampled_from(["gpo", "sppo"]))
-def test_optimistic_is_twice_the_self_target_minus_the_previous_one(
-    seed: int, samples: int, method: Method
-) -> None:
+def test_optimistic_is_twice_the_self_target_minus_the_previous_one(seed: int, samples: int, method: Method) -> None:
     self_KK, previous_KM = skew_table(seed, samples), random_table(seed + 1, samples, 3)
     weight_M = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     found_K = preference_targets(

@@ -23,9 +23,7 @@ def ragged(seed: int, prompts: int) -> list[np.ndarray]:
 
 
 @given(seeds, st.integers(1, 12), st.booleans())
-def test_win_rate_is_the_mean_over_prompts_of_the_mean_over_pairs(
-    seed: int, prompts: int, hard: bool
-) -> None:
+def test_win_rate_is_the_mean_over_prompts_of_the_mean_over_pairs(seed: int, prompts: int, hard: bool) -> None:
     tables = ragged(seed, prompts)
     means = []
     for table in tables:

@@ -128,8 +128,7 @@ def test_prompt_truncation_of_many_turns_falls_back_to_the_last_prompt_token() -
     cut = encode_one(encoder_for(len(whole.input_ids) - drop, truncation="prompt"), messages)
     assert cut.prompt_end == before.prompt_end - drop
     assert (
-        cut.input_ids[: cut.prompt_end + 1]
-        == whole.input_ids[:2] + whole.input_ids[2 + drop : before.prompt_end + 1]
+        cut.input_ids[: cut.prompt_end + 1] == whole.input_ids[:2] + whole.input_ids[2 + drop : before.prompt_end + 1]
     )
 
 

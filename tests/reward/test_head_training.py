@@ -67,9 +67,7 @@ def forward_counter(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def test_a_gpm_learns_the_cycles_that_a_scalar_reward_cannot(
-    backbone: Path, cache: Path, tmp_path: Path
-) -> None:
+def test_a_gpm_learns_the_cycles_that_a_scalar_reward_cannot(backbone: Path, cache: Path, tmp_path: Path) -> None:
     for changes in ({}, {"gated": True}):
         report = train(backbone, tmp_path / "gpm", cache, **changes)
         assert (report.train.accuracy, report.train.cyclic_accuracy) == (1.0, 1.0)

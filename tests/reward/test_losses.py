@@ -66,9 +66,7 @@ def test_pair_losses_and_gradients_agree_with_the_published_ones(case: dict[str,
 def test_gradients_through_the_heads_agree_with_the_published_ones(case: dict[str, Any]) -> None:
     gated = case["prompt_head"] is not None
     value = torch.tensor(case["value_head"])
-    heads = PreferenceHeads(
-        value.shape[1], case["value_head_dim"], gated=gated, l2_normalize=case["l2_normalize"]
-    )
+    heads = PreferenceHeads(value.shape[1], case["value_head_dim"], gated=gated, l2_normalize=case["l2_normalize"])
     tensors = {"value_head.weight": value}
     if gated:
         tensors["prompt_head.weight"] = torch.tensor(case["prompt_head"])
@@ -106,9 +104,7 @@ def test_whole_training_batches_agree_with_the_published_ones(case: dict[str, An
     directory = published.checkpoint(case["checkpoint"])
     model = GeneralPreferenceModel.from_pretrained(directory)
     assert model.settings.tau == case["tau"]
-    encoder = ConversationEncoder(
-        AutoTokenizer.from_pretrained(directory), model.settings, case["max_length"]
-    )
+    encoder = ConversationEncoder(AutoTokenizer.from_pretrained(directory), model.settings, case["max_length"])
     chosen = encoder.encode([row["chosen"] for row in case["rows"]])
     rejected = encoder.encode([row["rejected"] for row in case["rows"]])
     expected = case["expected"]

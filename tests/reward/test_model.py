@@ -58,9 +58,7 @@ def slow_embedding(directory: Path, one: EncodedConversation) -> tuple[Tensor, T
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
-def test_every_architecture_agrees_with_its_own_causal_model_row_by_row(
-    model_type: str, tmp_path: Path
-) -> None:
+def test_every_architecture_agrees_with_its_own_causal_model_row_by_row(model_type: str, tmp_path: Path) -> None:
     directory = save_reward_model(tmp_path, model_type=model_type, tied=model_type.startswith("gemma"))
     v_ND, gate_NL = outputs(GeneralPreferenceModel.from_pretrained(directory))
     for place, one in enumerate(ROWS):
@@ -123,9 +121,7 @@ def test_saving_and_reloading_is_bit_equal_in_the_published_layout(
 
 
 def all_tensors(directory: Path) -> dict[str, Tensor]:
-    return {
-        name: tensor for path in directory.glob("*.safetensors") for name, tensor in load_file(path).items()
-    }
+    return {name: tensor for path in directory.glob("*.safetensors") for name, tensor in load_file(path).items()}
 
 
 def test_a_saved_model_names_the_published_class_and_brings_its_tokenizer(tmp_path: Path) -> None:
@@ -146,9 +142,7 @@ def test_saving_over_a_sharded_checkpoint_leaves_no_old_shard(tmp_path: Path) ->
     assert (tmp_path / "out" / "model.safetensors.index.json").exists()
     model.save_pretrained(tmp_path / "out", tokenizer=make_tokenizer())
     assert [path.name for path in (tmp_path / "out").glob("model*")] == ["model.safetensors"]
-    assert torch.equal(
-        outputs(model)[0], outputs(GeneralPreferenceModel.from_pretrained(tmp_path / "out"))[0]
-    )
+    assert torch.equal(outputs(model)[0], outputs(GeneralPreferenceModel.from_pretrained(tmp_path / "out"))[0])
 
 
 def test_a_loaded_causal_model_keeps_its_language_head(tmp_path: Path) -> None:

@@ -37,9 +37,7 @@ ROWS = [
 @pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.json", "pairs.parquet"])
 def test_every_file_form_gives_the_same_pairs(tmp_path: Path, name: str) -> None:
     found = read_pairs(write(tmp_path, ROWS, name))
-    assert [(pair.chosen, pair.rejected) for pair in found.pairs] == [
-        (row["chosen"], row["rejected"]) for row in ROWS
-    ]
+    assert [(pair.chosen, pair.rejected) for pair in found.pairs] == [(row["chosen"], row["rejected"]) for row in ROWS]
     assert (found.duplicates, found.ties) == (0, 0)
 
 

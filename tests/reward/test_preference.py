@@ -78,9 +78,7 @@ def test_two_answers_make_the_pair(size: tuple[int, int, int]) -> None:
     emb_2D, gate_L = draw((2, *size[1:]), torch.float64)
     score = preference_score(emb_2D[:1], emb_2D[1:], None if gate_L is None else gate_L[None])
     torch.testing.assert_close(preference_table(emb_2D, gate_L=gate_L)[0, 1], score[0])
-    assert torch.equal(
-        score, -preference_score(emb_2D[1:], emb_2D[:1], None if gate_L is None else gate_L[None])
-    )
+    assert torch.equal(score, -preference_score(emb_2D[1:], emb_2D[:1], None if gate_L is None else gate_L[None]))
 
 
 @given(SIZES)

@@ -51,9 +51,7 @@ def close(found: torch.Tensor, expected: Any, tolerance: float) -> None:
 @published.present
 @pytest.mark.parametrize("case", published.cases())
 def test_embeddings_gates_and_tables_agree_with_the_published_ones(case: dict[str, Any]) -> None:
-    scorer = PreferenceScorer.from_pretrained(
-        published.checkpoint(case["checkpoint"]), max_length=case["max_length"]
-    )
+    scorer = PreferenceScorer.from_pretrained(published.checkpoint(case["checkpoint"]), max_length=case["max_length"])
     if case.get("expect_template_error"):
         return
     allowed = published.load("cases.json")["tolerance_absolute"]
@@ -92,9 +90,7 @@ def test_other_policies_agree_with_the_published_alternatives(case: dict[str, An
         directory = published.checkpoint(case["checkpoint"])
         scorer = PreferenceScorer.from_pretrained(directory, max_length=case["max_length"], **policy)
         messages, expected = case["conversations"], case[field]
-        close(
-            scorer.table(messages[0][:-1], [one[-1]["content"] for one in messages]), expected["score"], 1e-5
-        )
+        close(scorer.table(messages[0][:-1], [one[-1]["content"] for one in messages]), expected["score"], 1e-5)
         if "gate" in expected:
             gate_NL = scorer.embed(messages).gate_NL
             assert gate_NL is not None
@@ -178,9 +174,7 @@ def test_truncation_is_counted_and_said(tiny: Path, caplog: pytest.LogCaptureFix
     lengths = [len(one.input_ids) for one in PreferenceScorer.from_pretrained(tiny).encoder.encode(talks(4))]
     assert found.truncated_N.tolist() == [length > 110 for length in lengths]
     assert 0 < int(found.truncated_N.sum()) < 4
-    assert (
-        f"{int(found.truncated_N.sum())} of 4 conversations are longer than max_length = 110" in caplog.text
-    )
+    assert f"{int(found.truncated_N.sum())} of 4 conversations are longer than max_length = 110" in caplog.text
 
 
 def test_policies_override_what_the_checkpoint_says(tiny: Path) -> None:

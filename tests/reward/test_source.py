@@ -135,9 +135,7 @@ def test_a_group_without_answers_is_refused(file: Path) -> None:
         ("gpm:{file}", "no config.json"),
     ],
 )
-def test_a_source_that_does_not_exist_is_refused_by_the_check_and_by_opening(
-    file: Path, spec: str, told: str
-) -> None:
+def test_a_source_that_does_not_exist_is_refused_by_the_check_and_by_opening(file: Path, spec: str, told: str) -> None:
     for attempt in (check_source, lambda spec: open_source(spec, **BUDGET)):
         with pytest.raises(RewardInputError, match=told):
             attempt(spec.format(file=file))
@@ -157,9 +155,7 @@ def test_a_file_that_cannot_be_imported_says_why(tmp_path: Path) -> None:
         check_source(f"python:{path}:prefer")
 
 
-def test_the_check_accepts_a_model_and_loads_neither_torch_nor_the_function(
-    model_dir: Path, file: Path
-) -> None:
+def test_the_check_accepts_a_model_and_loads_neither_torch_nor_the_function(model_dir: Path, file: Path) -> None:
     file.write_text("raise SystemExit('executed')\n" + PREFER, "utf-8")
     program = (
         "import sys; from reward.source import check_source\n"

@@ -1,0 +1,67 @@
+"""The quick start from nothing to an aligned model: `make quickstart` runs this after set-up.
+
+Each step is a command that is printed before it runs and can be typed by hand; finished steps are not done again.
+Arguments are handed to `gpo run`, for example `preference.train_on=oracle --run-dir runs/upper-bound`.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+MODELS = Path("models")
+CONFIG = "configs/quickstart.yaml"
+REWARD = "configs/quickstart_reward.yaml"
+GPM, BT = MODELS / "quickstart-gpm", MODELS / "quickstart-bt"
+METRICS = "training_metrics.json"
+
+
+def step(*command: str) -> None:
+    """Run a command in its own process; ends this program with its status when it fails."""
+    print(f"\n$ {shlex.join(command)}", flush=True)
+    words = {"python": [sys.executable], "gpo": [sys.executable, "-m", "gpo"]}[command[0]]
+    finished = subprocess.run([*words, *command[1:]], env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    if finished.returncode:
+        sys.exit(finished.returncode)
+
+
+def reward_table() -> str:
+    """GPM against its Bradley-Terry twin on the same pairs, with the paired interval."""
+    from gpo.evaluation.winrate import accuracy_difference_ci
+
+    gpm, bt = (json.loads((folder / METRICS).read_text()) for folder in (GPM, BT))
+    groups = [entry["group"] for entry in gpm["heldout_correct"]]
+    correct = [[entry["correct"] for entry in model["heldout_correct"]] for model in (gpm, bt)]
+    difference = accuracy_difference_ci(*correct, groups)
+    low, high = difference.ci95
+    rows = [f"{'reward model':<14}{'held-out pairs':>16}{'cyclic triples, in sample':>28}"]
+    rows += [
+        f"{name:<14}{model['heldout']['accuracy']:>16.1%}{model['train']['cyclic_accuracy']:>28.1%}"
+        for name, model in (("GPM", gpm), ("Bradley-Terry", bt))
+    ]
+    rows.append(
+        f"GPM minus Bradley-Terry on {len(groups)} held-out pairs: {difference.difference:+.1%} "
+        f"[{low:+.1%}, {high:+.1%}]; no scalar reward can exceed 66.7% on cyclic triples"
+    )
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """All steps in order."""
+    started = time.monotonic()
+    step("python", "scripts/smollm2.py", str(MODELS / "smollm2-135m-instruct"))
+    step("python", "scripts/quickstart_preferences.py", CONFIG, str(MODELS / "quickstart-preferences"))
+    if not (GPM / METRICS).is_file():
+        step("gpo", "reward", "train", REWARD)
+    if not (BT / METRICS).is_file():
+        step("gpo", "reward", "train", REWARD, "head=bt", "value_head_dim=1", "gated=false", f"output={BT}")
+    step("gpo", "run", CONFIG, *sys.argv[1:])
+    print(f"\n{reward_table()}")
+    print(f"\nquick start: {time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

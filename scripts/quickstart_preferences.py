@@ -1,0 +1,125 @@
+"""Preference pairs for the quick start: the starting policy answers, the oracle compares.
+
+Writes train.jsonl and heldout.jsonl (one pair a line) and cycles.json (the share of decided triples that are cycles):
+
+    python scripts/quickstart_preferences.py configs/quickstart.yaml models/quickstart-preferences
+"""
+
+import argparse
+import importlib.util
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ANSWERS = 5
+"""A prompt; every pair of them is compared."""
+
+
+def load_oracle(path: Path) -> Any:
+    """The module with `prefer`."""
+    spec = importlib.util.spec_from_file_location("quickstart_oracle", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def sample_answers(config: Any, target: Path) -> dict[str, list[Any]]:
+    """K answers of the starting policy to every training and held-out prompt."""
+    from gpo.logs import Progress
+    from rollout.engine import EngineSettings, PolicyEngine, SampleRequest, Sampling, prepare_environment
+    from rollout.prompts import Prompt, load_prompts, render_prompt_ids
+    from rollout.seeds import request_seed
+
+    settings = EngineSettings(max_model_len=512, threads=len(os.sched_getaffinity(0)))
+    prepare_environment(settings)
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(config.policy.model)
+    engine = PolicyEngine(Path(config.policy.model), settings)
+    sampling = Sampling(samples=ANSWERS, max_tokens=config.rollout.max_tokens, top_k=config.rollout.top_k)
+    found: dict[str, list[Any]] = {}
+    for split, source in {"train": config.prompts.train, "heldout": config.prompts.heldout}.items():
+        prompts = load_prompts(source).prompts
+        requests = []
+        for prompt in prompts:
+            asked = Prompt(prompt.prompt_id, (("system", config.prompts.system), *prompt.messages))
+            ids = render_prompt_ids(tokenizer, asked)
+            seed = request_seed(config.seed, 0, prompt.prompt_id, "preferences")
+            requests.append(SampleRequest(prompt.prompt_id, asked.as_messages(), ids, seed))
+        progress = Progress(f"answers of the starting policy, {split}", len(requests), "prompts")
+        found[split] = []
+        for start in range(0, len(requests), 64):
+            found[split] += engine.sample(requests[start : start + 64], sampling, "start")
+            progress.update(len(found[split]))
+    return found
+
+
+def label(oracle: Any, sample: Any) -> tuple[list[dict[str, Any]], int, int]:
+    """Pairs of one prompt, and its decided and cyclic triples."""
+    from gpo.scoring import answer_group
+
+    group = answer_group(sample)
+    answers = group.answers
+    sign = {
+        (i, j): oracle.prefer(group.messages, answers[i], answers[j])
+        for i, j in itertools.permutations(range(len(answers)), 2)
+    }
+    pairs = [
+        {
+            "chosen": [*sample.prompt, {"role": "assistant", "content": answers[i].text}],
+            "rejected": [*sample.prompt, {"role": "assistant", "content": answers[j].text}],
+            "group": sample.prompt_id,
+        }
+        for (i, j), value in sign.items()
+        if value > 0
+    ]
+    decided = cyclic = 0
+    for i, j, k in itertools.combinations(range(len(answers)), 3):
+        signs = {sign[i, j], sign[j, k], sign[k, i]}
+        decided += 0.0 not in signs
+        cyclic += len(signs) == 1 and 0.0 not in signs
+    return pairs, decided, cyclic
+
+
+def label_all(oracle: Any, samples: list[Any]) -> tuple[list[dict[str, Any]], int, int]:
+    """All pairs, and counts of triples."""
+    labelled = [label(oracle, sample) for sample in samples]
+    pairs = list(itertools.chain.from_iterable(pairs for pairs, _, _ in labelled))
+    return pairs, sum(decided for _, decided, _ in labelled), sum(cyclic for _, _, cyclic in labelled)
+
+
+def lines(pairs: list[dict[str, Any]]) -> Iterator[str]:
+    """JSON Lines."""
+    return (json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("target", type=Path)
+    options = parser.parse_args()
+    if (options.target / "cycles.json").is_file():
+        print(f"{options.target} is there already")
+        return
+    from gpo.config import RunConfig
+    from gpo.files import write_json, write_text
+    from gpo.settings import read_settings
+
+    config = read_settings(RunConfig, options.config)
+    oracle = load_oracle(Path("configs/quickstart_oracle.py"))
+    counts = {}
+    for split, samples in sample_answers(config, options.target).items():
+        pairs, decided, cyclic = label_all(oracle, samples)
+        write_text(options.target / f"{split}.jsonl", "".join(lines(pairs)))
+        counts[split] = {"pairs": len(pairs), "decided_triples": decided, "cyclic_triples": cyclic}
+        print(f"{split}: {len(pairs)} pairs; {cyclic} of {decided} decided triples are cycles ({cyclic / decided:.1%})")
+    write_json(options.target / "cycles.json", counts)
+
+
+if __name__ == "__main__":
+    main()
