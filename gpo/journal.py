@@ -80,8 +80,11 @@ class RunDirectory:
 
     def lock(self) -> None:
         """Hold the directory against a second driver; raises UserError when one is at work."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.root / ".lock").open("w")
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.root / ".lock").open("w")
+        except OSError as error:
+            raise UserError(f"{self.root}: cannot be a run directory ({error.strerror}); use --run-dir") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -128,7 +131,7 @@ def _clear(root: Path) -> None:
     children = [child for child in root.iterdir() if child.name != ".lock"]
     if children and not any((root / name).exists() for name in OWN):
         raise UserError(
-            f"{root}: --fresh would delete what is in it, but it holds no run; leave --fresh out or use another --run-dir"
+            f"{root}: --fresh would delete what is in it, but it holds no run; leave --fresh out or change --run-dir"
         )
     for child in sorted(children, key=lambda child: (child.name == "run.json", child.name != "journal.jsonl")):
         if child.is_dir() and not child.is_symlink():

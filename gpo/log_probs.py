@@ -86,7 +86,8 @@ def logit_transform(config: Any) -> tuple[float, float]:
     cap = float(getattr(text, "final_logit_softcapping", None) or 0.0)
     scale = getattr(text, "logit_scale", None)
     if scale is None and getattr(text, "logits_scaling", None) is not None:
-        scale = 1.0 / text.logits_scaling
+        # Granite and MiniCPM3 divide by it, HyperCLOVA X multiplies.
+        scale = text.logits_scaling if text.model_type == "hyperclovax" else 1.0 / text.logits_scaling
     for unknown in ("output_multiplier", "lm_head_multiplier"):
         if getattr(text, unknown, None) not in (None, 1.0):
             raise ValueError(f"{text.model_type}: config.{unknown} is not supported by gpo.log_probs")
@@ -101,6 +102,8 @@ def add_log_prob_head(model: Any) -> None:
     """
     own_forward = model.forward
     scale, cap = logit_transform(model.config)
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        raise ValueError(f"{model.config.model_type}: an LM head with a bias is not supported by gpo.log_probs")
 
     @functools.wraps(own_forward)
     def forward(*args: Any, answer_labels: Tensor | None = None, **kwargs: Any) -> Any:

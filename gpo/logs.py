@@ -21,10 +21,18 @@ def log_to_file(folder: Path, name: str) -> None:
         logging.getLogger(package).setLevel(logging.INFO)
 
 
+class Sentence(logging.Formatter):
+    """The message alone; tracebacks are for the log files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The sentence."""
+        return record.getMessage()
+
+
 def log_to_terminal() -> None:
     """Our own sentences on standard error, without ornament."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(Sentence())
     for package in OURS:
         logger = logging.getLogger(package)
         logger.setLevel(logging.INFO)

@@ -15,6 +15,7 @@ from gpo.context import TokenizedPrompt
 from gpo.errors import UserError
 from gpo.modelfiles import context_length, has_chat_template, parameter_count, read_model_config
 from reward.errors import RewardInputError
+from rollout.canary import canary_rows
 from rollout.errors import RolloutInputError
 from rollout.prompts import LoadedPrompts, Prompt, load_prompts, render_prompt_ids, split_over_iterations
 
@@ -71,10 +72,11 @@ def _prepare(config: RunConfig) -> Prepared:
         seed=config.seed,
     )
     longest = max(len(item.prompt_ids) for item in [*train_ids, *heldout_ids])
+    canary = max(len(prompt) + len(answer) for prompt, answer in canary_rows(tokenizer))
     return Prepared(
         prompts=[[known[prompt.prompt_id] for prompt in prompts] for prompts in split],
         heldout=heldout_ids,
-        max_model_len=longest + config.rollout.max_tokens + 8,
+        max_model_len=max(longest + config.rollout.max_tokens, canary) + 8,
         data_sha256=_data_hashes(config),
         versions=installed_versions(),
         notes=notes,
@@ -99,6 +101,11 @@ def _load(config: RunConfig, notes: list[str]) -> tuple[list[Prompt], list[Promp
         heldout = _read(config, config.prompts.heldout, "prompts.heldout", notes)[:count]
         ids = {prompt.prompt_id for prompt in heldout}
         kept = [prompt for prompt in train if prompt.prompt_id not in ids]
+        if not kept:
+            raise UserError(
+                f"prompts.heldout = {config.prompts.heldout}: it holds every prompt of prompts.train, none is left to "
+                "train on; give it other prompts, lower prompts.heldout_count, or leave it out"
+            )
         if len(kept) < len(train):
             notes.append(f"{len(train) - len(kept)} training prompts are held-out prompts and were left out")
         return kept, heldout
@@ -132,7 +139,7 @@ def _load_tokenizer(model: Path, trust_remote_code: bool) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers and tokenizers raise every kind for a damaged file
         raise UserError(f"policy.model = {model}: its tokenizer cannot be loaded ({error})") from None
 
 
@@ -162,11 +169,13 @@ def _tokenize(
         message = f"{len(over_long)} of {len(items)} {kind} prompts are longer than {room} tokens: {listed}"
         if config.prompts.over_long == "refuse":
             raise UserError(f"{message}; shorten them, raise prompts.max_tokens, or set prompts.over_long=skip")
+        if len(over_long) == len(items):
+            raise UserError(
+                f"{message}; none is left: raise prompts.max_tokens (now {config.prompts.max_tokens}) or lower "
+                f"rollout.max_tokens (now {config.rollout.max_tokens}), as the model reads both together"
+            )
         notes.append(f"{message}; they were left out")
-    kept = [item for item in items if len(item.prompt_ids) <= room]
-    if not kept:
-        raise UserError(f"no {kind} prompt is left after leaving out over-long ones; raise prompts.max_tokens")
-    return kept
+    return [item for item in items if len(item.prompt_ids) <= room]
 
 
 def _render(tokenizer: Any, prompt: Prompt, kind: str) -> list[int]:

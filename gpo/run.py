@@ -42,8 +42,8 @@ def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool
         raise
     except Exception as error:
         set_status(directory, "failed")
-        logger.exception("The run failed.")
         stage = _stage_at_work(directory)
+        logging.getLogger("traceback").exception("%s failed", stage)
         raise StageError(
             f"{stage} failed: {type(error).__name__}: {_first_line(error)}\n"
             f"  details are in {relative(directory.logs)}; start the same command again to go on"

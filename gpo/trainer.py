@@ -17,6 +17,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import KTOConfig, KTOTrainer
 
 from gpo.log_probs import add_log_prob_head
@@ -103,6 +104,12 @@ class RowCollator:
         return batch
 
 
+def _pop_init(args: GPOConfig) -> dict[str, Any]:
+    """The arguments for loading a model named by its path, taken away, so that TRL does not call them unused."""
+    given, args.model_init_kwargs = args.model_init_kwargs, None
+    return dict(given) if isinstance(given, dict) else {}
+
+
 class GPOTrainer(KTOTrainer):
     """Minimises mean((log pi/pi_ref / length^p - target)^2) over rows (paper Eq. 5.3).
 
@@ -125,8 +132,16 @@ class GPOTrainer(KTOTrainer):
         args = args if args is not None else GPOConfig(output_dir="gpo-output")
         if train_dataset is None:
             raise ValueError("train_dataset is missing; expected a Dataset with columns " + ", ".join(ROW_COLUMNS))
+        if isinstance(model, str):
+            model = AutoModelForCausalLM.from_pretrained(
+                model, **{"dtype": torch.float32, "trust_remote_code": args.trust_remote_code, **_pop_init(args)}
+            )
+        if processing_class is None:
+            processing_class = AutoTokenizer.from_pretrained(
+                model.config.name_or_path, trust_remote_code=args.trust_remote_code
+            )
         collator = kwargs.pop("data_collator", None)
-        if collator is None and processing_class is not None:
+        if collator is None:
             pad = processing_class.pad_token_id
             collator = RowCollator(processing_class.eos_token_id if pad is None else pad)
         add_log_prob_head(model)

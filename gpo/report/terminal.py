@@ -21,7 +21,13 @@ def closing_table(directory: RunDirectory) -> str:
     if not evaluations:
         return "no iteration is finished yet"
     judges = list(evaluations[0]["judges"])
-    header = ["iteration", *(f"{printable(judge)} win rate vs start" for judge in judges), "tokens", "ended", "KL (nats)"]
+    header = [
+        "iteration",
+        *(f"{printable(judge)} win rate vs start" for judge in judges),
+        "tokens",
+        "ended",
+        "KL (nats)",
+    ]
     header += [f"{stage} s" for stage in STAGES]
     rows = [
         [

@@ -141,6 +141,12 @@ def test_the_lock_is_held_as_long_as_the_directory_is_open(root: Path) -> None:
     start(root)
 
 
+def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert "cannot be a run directory" in refusal(path)
+
+
 @pytest.mark.parametrize("torn", ['{"format_version": 1, "eve', "{", '{"event": "stage", "stage": "ge\u00e4'])
 def test_a_torn_last_line_is_no_line_and_spoils_no_later_one(root: Path, torn: str) -> None:
     directory = start(root)

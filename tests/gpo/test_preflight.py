@@ -1,0 +1,100 @@
+"""What a run is prepared with, and the mistakes that only the tokenizer or two files together show.
+
+Run: python -m pytest tests/gpo/test_preflight.py
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpo.errors import UserError
+from gpo.preflight import Prepared, prepare
+from tests.gpo.small_runs import run_config
+from tests.tiny import GEMMA_TEMPLATE, save_tiny_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_tiny_model(tmp_path / "policy", layers=1)
+    write_prompts(tmp_path, [f"Name {number} seas." for number in range(10)])
+    (tmp_path / "taste.py").write_text("def prefer(messages, a, b):\n    return 0\n")
+    return tmp_path
+
+
+def write_prompts(folder: Path, texts: list[str], name: str = "prompts.jsonl") -> str:
+    (folder / name).write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts), "utf-8")
+    return str(folder / name)
+
+
+def refusal(folder: Path, **changes: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        prepare(run_config(folder, **changes))
+    return str(caught.value)
+
+
+def texts_of(prepared: Prepared) -> tuple[list[str], list[str]]:
+    train = [item.prompt.messages[-1][1] for prompts in prepared.prompts for item in prompts]
+    return train, [item.prompt.messages[-1][1] for item in prepared.heldout]
+
+
+def test_held_out_prompts_are_the_last_ones_and_never_trained_on(folder: Path) -> None:
+    prepared = prepare(run_config(folder))
+    train, heldout = texts_of(prepared)
+    assert heldout == ["Name 8 seas.", "Name 9 seas."] and [len(prompts) for prompts in prepared.prompts] == [4, 4]
+    assert sorted(train) == [f"Name {number} seas." for number in range(8)] and prepared.notes == []
+    assert prepared.max_model_len > max(len(item.prompt_ids) for item in prepared.heldout) + 8
+    assert set(prepared.data_sha256) == {"prompts.train"} and "torch" in prepared.versions
+
+
+def test_a_held_out_prompt_that_is_also_a_training_prompt_is_left_out_and_counted(folder: Path) -> None:
+    heldout = write_prompts(folder, ["Name 0 seas.", "Another.", "Name 1 seas."], "heldout.jsonl")
+    prepared = prepare(run_config(folder, prompts={"heldout": heldout, "heldout_count": 3}))
+    train, held = texts_of(prepared)
+    assert not set(train) & set(held) and len(train) == 8 and len(held) == 3
+    assert prepared.notes == ["2 training prompts are held-out prompts and were left out"]
+    assert set(prepared.data_sha256) == {"prompts.train", "prompts.heldout"}
+
+
+def test_the_training_file_as_held_out_file_is_refused_for_what_it_is(folder: Path) -> None:
+    message = refusal(folder, prompts={"heldout": str(folder / "prompts.jsonl"), "heldout_count": 10})
+    assert "prompts.heldout" in message and "holds every prompt of prompts.train" in message
+
+
+def test_over_long_prompts_are_left_out_counted_and_quoted(folder: Path) -> None:
+    write_prompts(folder, ["long " * 50, *(f"Name {number} seas." for number in range(10))])
+    prepared = prepare(run_config(folder, prompts={"max_tokens": 100}))
+    assert len(prepared.notes) == 1
+    assert prepared.notes[0].startswith("1 of 9 training prompts are longer than 100 tokens: 'long long")
+    assert all("long" not in text for text in texts_of(prepared)[0])
+
+
+def test_a_prompt_and_an_answer_that_the_model_cannot_read_together_are_refused(folder: Path) -> None:
+    message = refusal(folder, rollout={"max_tokens": 512})
+    assert "rollout.max_tokens = 512 leaves no room" in message and "512 tokens" in message
+    message = refusal(folder, rollout={"max_tokens": 505})
+    assert "8 of 8 training prompts" in message and "lower rollout.max_tokens (now 505)" in message
+
+
+def test_a_system_message_is_put_before_each_prompt_and_a_template_without_that_role_is_told(folder: Path) -> None:
+    prepared = prepare(run_config(folder, prompts={"system": "Be brief."}))
+    assert prepared.heldout[0].prompt.messages == (("system", "Be brief."), ("user", "Name 8 seas."))
+    (folder / "policy" / "chat_template.jinja").write_text(GEMMA_TEMPLATE)
+    message = refusal(folder, prompts={"system": "Be brief."})
+    assert "'Name 0 seas.'" in message and "System role not supported" in message
+
+
+@pytest.mark.parametrize("content", ["{}", "garbage", '{"added_tokens": 5}', None])
+def test_a_damaged_tokenizer_is_refused_by_the_name_of_the_policy(folder: Path, content: str | None) -> None:
+    (folder / "policy" / "tokenizer.json").unlink()
+    if content is not None:
+        (folder / "policy" / "tokenizer.json").write_text(content)
+    message = refusal(folder)
+    assert "policy.model" in message and "its tokenizer cannot be loaded" in message
+
+
+def test_the_split_follows_the_seed_and_ids_are_those_of_the_template(folder: Path) -> None:
+    first, same, other = (prepare(run_config(folder, seed=seed)) for seed in (0, 0, 1))
+    assert texts_of(first) == texts_of(same) != texts_of(other)
+    assert first.prompts == same.prompts
