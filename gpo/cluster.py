@@ -65,11 +65,17 @@ def threads_for(config: RunConfig, processes: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // max(1, processes))
 
 
-def make_actor(kind: type, *arguments: Any, threads: int, gpus: float = 0) -> Any:
+def make_actor(
+    kind: type, *arguments: Any, threads: int, gpus: float = 0, environment: dict[str, str] | None = None
+) -> Any:
     """Start an actor process of a plain class; it never restarts by itself, the stage that uses it decides."""
     import ray
 
-    environment = {"OMP_NUM_THREADS": str(threads), **{name: os.environ.get(name, QUIET[name]) for name in QUIET}}
+    environment = {
+        "OMP_NUM_THREADS": str(threads),
+        **{name: os.environ.get(name, QUIET[name]) for name in QUIET},
+        **(environment or {}),
+    }
     if "HF_HUB_OFFLINE" in os.environ:
         environment["HF_HUB_OFFLINE"] = os.environ["HF_HUB_OFFLINE"]
     options = {

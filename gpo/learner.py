@@ -42,6 +42,8 @@ def train_worker(values: dict[str, Any]) -> None:
     log_to_file(Path(task.logs), f"learner-{os.getpid()}")
     use_threads(task.threads)
     config = RunConfig.model_validate(task.config)
+    if config.train.workers == 1:
+        _work_alone()
     started = time.perf_counter()
     trainer, tokenizer = _make_trainer(task, config)
     prepared = time.perf_counter()
@@ -63,6 +65,12 @@ def train_worker(values: dict[str, Any]) -> None:
             "last_loss": losses[-1] if losses else None,
         }
         write_json(Path(task.training) / "report.json", report | timings)
+
+
+def _work_alone() -> None:
+    """A single learner needs no DDP around its model, which costs a copy of all gradients and a pass over the graph."""
+    for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        os.environ.pop(name, None)
 
 
 def training_rows(shards: list[str]) -> Iterator[dict[str, Any]]:

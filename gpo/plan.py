@@ -60,11 +60,11 @@ def _scorer_weights(config: RunConfig) -> float:
 
 
 def _activations(config: RunConfig) -> float:
-    """GiB for a step's rows: measured at about 0.9 MiB a token for a 135M model, growing with the square root."""
+    """GiB for a step's rows: measured at about 1.8 MiB a token for a 135M model, growing with the square root."""
     tokens = config.train.batch_prompts * config.rollout.samples * (config.rollout.max_tokens + 64)
     scale = (parameter_count(Path(config.policy.model)) / 135e6) ** 0.5
     share = 0.15 if config.train.gradient_checkpointing else 1.0
-    return tokens * 0.9 * share * scale / 1024
+    return tokens * 1.8 * share * scale / 1024
 
 
 def check_fits(plan: Plan, run_directory: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from gpo.cluster import end_actor, make_actor, threads_for, wait_for, wait_for_any
 from gpo.config import RunConfig
+from gpo.cpu import allocator_environment
 from gpo.errors import StageError
 from gpo.scoring import ShardScorer, ShardSummary
 from rollout.engine import EngineSettings, SampleRequest, Sampling
@@ -90,7 +91,15 @@ class Pool:
         preference = self._config.preference.model_dump(mode="json")
         preference["sources"] = {name: _absolute(spec) for name, spec in preference["sources"].items()}
         target = self._config.target.model_dump(mode="json")
-        return make_actor(ShardScorer, preference, target, self._logs, self._threads, threads=self._threads)
+        return make_actor(
+            ShardScorer,
+            preference,
+            target,
+            self._logs,
+            self._threads,
+            threads=self._threads,
+            environment=allocator_environment(),
+        )
 
     def run(
         self,

@@ -25,6 +25,7 @@ def measure_noise_floor(run: RunContext, iteration: int) -> dict[str, Any]:
     Raises StageError when that is more than noise: then they do not compute the same model at all.
     """
     started = time.monotonic()
+    logger.info("canary: starting the trainer's forward and the engines, about half a minute")
     trainer = _start_logps(run)
     engine = _engine_logps(run, iteration)
     floor = gap(trainer, engine)

@@ -11,6 +11,7 @@ from typing import Any
 
 from gpo.cluster import threads_for
 from gpo.context import RunContext
+from gpo.cpu import allocator_environment
 from gpo.errors import StageError
 from gpo.files import read_json_lines
 from gpo.learner import LearnerTask, train_worker
@@ -85,6 +86,12 @@ def _torch_trainer(run: RunContext, task: LearnerTask) -> Any:
 
     gpus = ray.cluster_resources().get("GPU", 0) > 0
     seconds = int(min(run.config.cluster.wait_seconds, LARGEST_COLLECTIVE_SECONDS))
+    settings: dict[str, Any] = {
+        "name": f"iteration-{task.iteration:03d}-{time.time_ns()}",
+        "storage_path": str(_ray_folder(task)),
+        "failure_config": FailureConfig(max_failures=LARGEST_WORKER_DEATHS),
+        "worker_runtime_env": {"env_vars": {} if gpus else allocator_environment()},
+    }
     return TorchTrainer(
         train_worker,
         train_loop_config=asdict(task),
@@ -94,11 +101,7 @@ def _torch_trainer(run: RunContext, task: LearnerTask) -> Any:
             use_gpu=gpus,
             resources_per_worker={"CPU": 0.01, "GPU": 1} if gpus else {"CPU": 0.01},
         ),
-        run_config=TrainRunConfig(
-            name=f"iteration-{task.iteration:03d}-{time.time_ns()}",
-            storage_path=str(_ray_folder(task)),
-            failure_config=FailureConfig(max_failures=LARGEST_WORKER_DEATHS),
-        ),
+        run_config=TrainRunConfig(**settings),
     )
 
 

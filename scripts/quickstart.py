@@ -17,13 +17,20 @@ CONFIG = "configs/quickstart.yaml"
 REWARD = "configs/quickstart_reward.yaml"
 GPM, BT = MODELS / "quickstart-gpm", MODELS / "quickstart-bt"
 METRICS = "training_metrics.json"
+QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+"""Everything is local, and each step draws its own progress line."""
 
 
 def step(*command: str) -> None:
     """Run a command in its own process; ends this program with its status when it fails."""
     print(f"\n$ {shlex.join(command)}", flush=True)
     words = {"python": [sys.executable], "gpo": [sys.executable, "-m", "gpo"]}[command[0]]
-    finished = subprocess.run([*words, *command[1:]], env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    finished = subprocess.run([*words, *command[1:]], env={**os.environ, **QUIET})
     if finished.returncode:
         sys.exit(finished.returncode)
 

@@ -23,6 +23,8 @@ def answer_heldout(run: RunContext, iteration: int) -> dict[str, Any]:
     """Draw and keep the held-out answers of a checkpoint (0 = the start)."""
     started = time.monotonic()
     path = run.directory.heldout(iteration)
+    answers = len(run.heldout) * run.config.evaluation.samples
+    logger.info("iteration %d: %d held-out answers are drawn", iteration, answers)
     seconds = run.config.cluster.wait_seconds
     sampler = run.pool.samplers(run.weights_after(iteration))[0]
     requests = run.requests(run.heldout, iteration, "heldout")

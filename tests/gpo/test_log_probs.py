@@ -100,6 +100,7 @@ def test_the_labels_own_logit_is_not_rounded_to_bfloat16() -> None:
     hidden = torch.full((1, 64), 0.99609375, dtype=torch.bfloat16)
     weight = torch.zeros(3, 64, dtype=torch.bfloat16)
     weight[0] = 0.25390625  # the exact product is 16.1865; bfloat16 knows 16.125 and 16.25 there
+    weight[1] = 0.5  # 31.875 exactly, which alone decides the normaliser
     logp = ChunkedLogProbs.apply(hidden, weight, torch.tensor([0]), 1.0, 0.0)
     torch.testing.assert_close(logp, plainly(hidden.float(), weight.float(), torch.tensor([0]), 1.0, 0.0))
 
