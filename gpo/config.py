@@ -150,6 +150,8 @@ class TrainConfig(Settings):
     """Passes over an iteration's rows."""
     batch_prompts: Count = 4
     """Prompts a step; a step trains on all K answers of each."""
+    gradient_accumulation_steps: Count = 1
+    """Forward passes a step; each takes its share of the step's prompts, so more passes need less memory."""
     max_grad_norm: Positive = 1.0
     """Gradients are scaled down to this norm."""
     length_power: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -160,6 +162,15 @@ class TrainConfig(Settings):
     """Steps between checkpoints inside an iteration; 0 = only its end (placement)."""
     workers: Count = 1
     """Learner processes (placement)."""
+
+    @model_validator(mode="after")
+    def _passes_share_a_step(self) -> "TrainConfig":
+        if self.batch_prompts % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"train.gradient_accumulation_steps = {self.gradient_accumulation_steps} does not divide "
+                f"train.batch_prompts = {self.batch_prompts}; choose a divisor"
+            )
+        return self
 
 
 class EvaluationConfig(Settings):

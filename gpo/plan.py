@@ -61,7 +61,8 @@ def _scorer_weights(config: RunConfig) -> float:
 
 def _activations(config: RunConfig) -> float:
     """GiB for a step's rows: measured at about 1.8 MiB a token for a 135M model, growing with the square root."""
-    tokens = config.train.batch_prompts * config.rollout.samples * (config.rollout.max_tokens + 64)
+    prompts = config.train.batch_prompts // config.train.gradient_accumulation_steps
+    tokens = prompts * config.rollout.samples * (config.rollout.max_tokens + 64)
     scale = (parameter_count(Path(config.policy.model)) / 135e6) ** 0.5
     share = 0.15 if config.train.gradient_checkpointing else 1.0
     return tokens * 1.8 * share * scale / 1024

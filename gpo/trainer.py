@@ -31,7 +31,7 @@ class GPOConfig(KTOConfig):
     """TRL and transformers training arguments, with those of GPO and defaults that suit it."""
 
     length_power: float = field(default=0.0, metadata={"help": "LN-GPO: divide the log-ratio by length to this power."})
-    batch_prompts: int = field(default=4, metadata={"help": "Prompts a step; a step trains on all answers of each."})
+    batch_prompts: int = field(default=4, metadata={"help": "Prompts a forward pass, with all answers of each."})
     optim: str = field(default="rmsprop", metadata={"help": "Optimizer; RMSProp is the paper's."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the rows; 1 is the paper's."})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade speed for memory."})
