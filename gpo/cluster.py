@@ -5,6 +5,7 @@ A Ray that is started here is this run's alone, listens on loopback only, and en
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
     import ray
 
+    on_terminate = signal.getsignal(signal.SIGTERM)
     if config.address is None:
         ray.init(
             num_cpus=os.cpu_count(),
@@ -52,6 +54,8 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
         )
     else:
         ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
+    # Ray 2.60 puts a handler on SIGTERM that aborts the process; ours unwinds and leaves a resumable run.
+    signal.signal(signal.SIGTERM, on_terminate)
     try:
         yield
     finally:

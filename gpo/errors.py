@@ -5,9 +5,5 @@ class UserError(Exception):
     """The caller's mistake: one message with field, value, expectation and next step. Exit status 2."""
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived; unwinds like an interrupt, so that Ray is shut down."""
-
-
 class StageError(Exception):
     """A stage that cannot go on; the message names it and how to go on. Exit status 1."""

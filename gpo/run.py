@@ -7,7 +7,7 @@ from pathlib import Path
 from gpo.cluster import ray_session, relative, threads_for
 from gpo.config import RunConfig
 from gpo.context import RunContext
-from gpo.errors import StageError, Terminated
+from gpo.errors import StageError
 from gpo.journal import RunDirectory, open_run, set_status
 from gpo.logs import log_to_file
 from gpo.loop import self_play
@@ -34,7 +34,7 @@ def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool
         with ray_session(config.cluster):
             pool = Pool(config, engine_settings(config, prepared), str(directory.logs.absolute()))
             self_play(RunContext(config, directory, pool, prepared.prompts, prepared.heldout))
-    except (KeyboardInterrupt, Terminated):
+    except KeyboardInterrupt:
         set_status(directory, "interrupted")
         raise
     except StageError:
