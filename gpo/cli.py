@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from gpo.errors import StageError, Terminated, UserError
+from gpo.errors import StageError, UserError
 
 OK, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
@@ -28,11 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"gpo: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print("gpo: interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return INTERRUPTED
-    except Terminated:
-        print("gpo: terminated; the same command goes on where this one stopped", file=sys.stderr)
-        return TERMINATED
+        how, status = ("terminated", TERMINATED) if _terminations else ("interrupted", INTERRUPTED)
+        print(f"gpo: {how}; the same command goes on where this one stopped", file=sys.stderr)
+        return status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
@@ -49,8 +47,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def _terminate(_signal: int, _frame: object) -> NoReturn:
-    raise Terminated
+_terminations: list[int] = []
+"""SIGTERMs received. They unwind as KeyboardInterrupt, the one exception that Ray lets through its waits."""
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    _terminations.append(number)
+    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,6 +92,35 @@ def _add_reward(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     train.add_argument("config", type=Path, help="YAML file of the training")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="dotted settings that replace the file's")
     train.set_defaults(verb=_reward_train)
+    _add_reward_score(reward)
+
+
+def _add_reward_score(reward: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    score = reward.add_parser(
+        "score",
+        help="score pairs, or groups of answers, from a file",
+        description="One line out for each row in. A row is a pair (`chosen` and `rejected` as message lists; "
+        "`instruction` with the texts `chosen` and `reject` is read without chat template) or a group (`prompt`, "
+        "`responses`). A row that cannot be scored gets a line with `error`, and the status is 1. A start that was "
+        "stopped goes on where it was.",
+        epilog="example: gpo reward score --model models/quickstart-gpm --data pairs.jsonl --output scores.jsonl",
+    )
+    score.add_argument("--model", type=Path, required=True, metavar="DIR", help="GPM or Bradley-Terry model")
+    score.add_argument("--data", type=Path, required=True, metavar="FILE", help=".jsonl, .json or .parquet")
+    score.add_argument("--output", type=Path, required=True, metavar="FILE", help=".parquet, else JSON Lines")
+    score.add_argument("--strict", action="store_true", help="stop at the first row that cannot be scored")
+    score.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+    score.add_argument("--backend", choices=("auto", "transformers", "vllm"), default="auto")
+    score.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: as stored")
+    score.add_argument("--max-length", type=_count, metavar="N", help="tokens kept (default: 4096 or the context)")
+    score.add_argument("--batch-rows", type=_count, default=64, metavar="N", help="rows at a time (default: 64)")
+    score.set_defaults(verb=_reward_score)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -126,6 +158,17 @@ def _reward_train(options: argparse.Namespace) -> int:
     config = read_settings(RewardTrainConfig, options.config, options.overrides)
     _quiet_libraries()
     return train_reward_model(config)
+
+
+def _reward_score(options: argparse.Namespace) -> int:
+    from dataclasses import fields
+
+    from gpo.reward_scoring import ScoreRequest, score_rewards
+
+    names = (field.name for field in fields(ScoreRequest))
+    request = ScoreRequest(**{name: getattr(options, name) for name in names})
+    _quiet_libraries()
+    return score_rewards(request)
 
 
 def _quiet_libraries() -> None:

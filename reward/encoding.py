@@ -56,16 +56,20 @@ class ConversationEncoder:
         self.max_length = max_length
         self._warned = False
 
-    def encode(self, conversations: Sequence[Conversation]) -> list[EncodedConversation]:
-        """A row for each conversation, in order; equal prompts are rendered and tokenised once."""
-        for row, messages in enumerate(conversations):
-            self._check(messages, row)
-        wanted = [(row, part) for row, messages in enumerate(conversations) for part in self._parts(messages)]
+    def encode(self, conversations: Sequence[Conversation], row: int | None = None) -> list[EncodedConversation]:
+        """A row for each conversation, in order; equal prompts are rendered and tokenised once.
+
+        Messages name a conversation by its place, or by `row` where all of them stand in one row of a file.
+        """
+        named = [(place if row is None else row, messages) for place, messages in enumerate(conversations)]
+        for number, messages in named:
+            self._check(messages, number)
+        wanted = [(number, part) for number, messages in named for part in self._parts(messages)]
         ids = self._ids_by_key(wanted)
         encoded = []
-        for row, messages in enumerate(conversations):
+        for number, messages in named:
             whole, gate_prompt, *before = [ids[_key(part)] for part in self._parts(messages)]
-            encoded.append(self._row(whole, gate_prompt, len(before[0]) if before else 0, row))
+            encoded.append(self._row(whole, gate_prompt, len(before[0]) if before else 0, number))
         return encoded
 
     def encode_custom(self, instruction: str, answer: str, row: int = 0) -> EncodedConversation:

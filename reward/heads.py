@@ -6,6 +6,7 @@ runs no backbone.
 Shape suffixes: N rows, H hidden size, D embedding width, L = D / 2 blocks.
 """
 
+import json
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from reward.checkpoint import read_tensors
 from reward.errors import RewardInputError
+from reward.settings import RewardSettings
 
 VALUE_HEAD = "value_head.weight"
 PROMPT_HEAD = "prompt_head.weight"
@@ -91,3 +93,15 @@ def _check_head_rows(tensors: dict[str, Tensor], directory: Path) -> None:
             f"{PROMPT_HEAD} in {directory} has {tensors[PROMPT_HEAD].shape[0]} rows next to a value head of "
             f"{width}; expected half as many, one weight a block"
         )
+
+
+def open_heads(directory: Path, hidden_size: int) -> tuple[PreferenceHeads, RewardSettings]:
+    """Heads and settings of a checkpoint without its backbone."""
+    tensors = read_head_tensors(directory, hidden_size)
+    raw_config = json.loads((directory / "config.json").read_text("utf-8"))
+    settings = RewardSettings.from_config(raw_config, tensors[VALUE_HEAD].shape[0], PROMPT_HEAD in tensors)
+    heads = PreferenceHeads(
+        hidden_size, settings.value_head_dim, gated=settings.gated, l2_normalize=settings.l2_normalize
+    )
+    heads.load(tensors)
+    return heads, settings

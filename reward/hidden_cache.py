@@ -57,6 +57,7 @@ class HiddenStateCache:
             return _read(path)
         model.to(choose_device(None))
         found = TransformersBackend(model, batch_tokens).hidden_states(rows, progress)
+        assert found.prompt_NH is not None  # This back end always reads both.
         states = RowStates(found.answer_NH.float().cpu(), found.prompt_NH.float().cpu())
         _write(states, path)
         return states

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LM_HEAD = "lm_head.weight"
-_DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _TOKENIZER_FILES = (
     "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json chat_template.jinja "
     "tokenizer.model vocab.json merges.txt"
@@ -223,10 +223,10 @@ def _is_tied(config: "PretrainedConfig") -> bool:
 def _load_backbone(
     source: Path, config: "PretrainedConfig", dtype: str, attention: str | None, trust_remote_code: bool
 ) -> PreTrainedModel:
-    if dtype not in _DTYPES:
-        raise RewardInputError(f"dtype is {dtype!r}, expected one of: {', '.join(_DTYPES)}")
+    if dtype not in DTYPES:
+        raise RewardInputError(f"dtype is {dtype!r}, expected one of: {', '.join(DTYPES)}")
     options: dict[str, Any] = {
-        "dtype": _DTYPES[dtype],
+        "dtype": DTYPES[dtype],
         "attn_implementation": choose_attention(config, attention),
     }
     verbosity = transformers_logging.get_verbosity()

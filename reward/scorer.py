@@ -10,17 +10,19 @@ size.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from reward.backend_transformers import HiddenStates, TransformersBackend
+from reward.checkpoint import check_directory
 from reward.encoding import Conversation, ConversationEncoder, EncodedConversation
 from reward.errors import RewardInputError
-from reward.heads import PreferenceHeads
+from reward.heads import PreferenceHeads, open_heads
 from reward.model import GeneralPreferenceModel
 from reward.preference import preference_table
 from reward.settings import RewardSettings
@@ -73,15 +75,26 @@ class PreferenceScorer:
         trust_remote_code: bool = False,
         **policies: Any,
     ) -> "PreferenceScorer":
-        """Open a checkpoint directory; `policies` override single settings that were saved with it."""
-        _choose_backend(backend)
-        model = GeneralPreferenceModel.from_pretrained(directory, dtype, attn_implementation, trust_remote_code)
-        settings = model.settings.with_policies(**policies)
-        model.heads.l2_normalize = settings.l2_normalize
+        """Open a checkpoint directory; `policies` override single settings that were saved with it.
+
+        `device` and `attn_implementation` None: chosen, and logged with the reason. `tokens_per_batch` bounds
+        what is computed at once.
+        """
+        chosen = choose_backend(backend, device, attn_implementation)
+        common: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+        engine: Backend
+        if chosen == "vllm":
+            engine, heads, saved = _open_vllm(
+                Path(directory), max_length=max_length, tokens_per_batch=tokens_per_batch, device=device, **common
+            )
+        else:
+            model = GeneralPreferenceModel.from_pretrained(directory, attn_implementation=attn_implementation, **common)
+            heads, saved = model.heads, model.settings
+            engine = TransformersBackend(model.to(choose_device(device)), tokens_per_batch)
+        settings = saved.with_policies(**policies)
+        heads.l2_normalize = settings.l2_normalize
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
-        encoder = ConversationEncoder(tokenizer, settings, max_length)
-        model.to(choose_device(device))
-        return cls(encoder, TransformersBackend(model, tokens_per_batch), model.heads, settings)
+        return cls(ConversationEncoder(tokenizer, settings, max_length), engine, heads, settings)
 
     @property
     def tau(self) -> float:
@@ -124,13 +137,59 @@ class PreferenceScorer:
         return Embeddings(torch.zeros(0, width), gate_NL, torch.zeros(0, dtype=torch.bool))
 
 
-def _choose_backend(asked: str) -> None:
+def choose_backend(asked: str, device: str | None, attn_implementation: str | None) -> str:
+    """'transformers' or 'vllm'; a choice made for the caller is logged with its reason."""
     if asked not in BACKENDS:
         raise RewardInputError(f"backend is {asked!r}, expected one of: {', '.join(BACKENDS)}")
-    if asked == "vllm":
-        raise RewardInputError("backend 'vllm' does not exist yet; expected 'transformers' or 'auto'")
-    if asked == "auto":
-        logger.info("back end: transformers, because it is the only one so far")
+    if asked == "vllm" and attn_implementation is not None:
+        raise RewardInputError(
+            f"attn_implementation is {attn_implementation!r}, which backend 'vllm' chooses itself; leave it out"
+        )
+    if asked != "auto":
+        return asked
+    against = _reason_against_vllm(device, attn_implementation)
+    if against is None:
+        logger.info("back end: vllm, because torch finds a GPU and vllm is installed")
+        return "vllm"
+    logger.info("back end: transformers, because %s", against)
+    return "transformers"
+
+
+def _reason_against_vllm(device: str | None, attn_implementation: str | None) -> str | None:
+    if attn_implementation is not None:
+        return "attn_implementation is one of its options"
+    if device == "cpu" or not torch.cuda.is_available():
+        return "on a CPU it starts faster; backend='vllm' pays for many conversations"
+    return None if find_spec("vllm") else "vllm is not installed"
+
+
+def _open_vllm(
+    directory: Path,
+    *,
+    dtype: str,
+    max_length: int,
+    tokens_per_batch: int,
+    device: str | None,
+    trust_remote_code: bool,
+) -> tuple["Backend", PreferenceHeads, RewardSettings]:
+    """Heads are read here and the backbone by the engine only."""
+    from reward.backend_vllm import VllmBackend, require_vllm
+
+    require_vllm()
+    check_directory(directory)
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+    heads, settings = open_heads(directory, int(config.get_text_config().hidden_size))
+    engine = VllmBackend(
+        directory,
+        config,
+        gated=settings.gated,
+        dtype=dtype,
+        max_length=max_length,
+        tokens_per_batch=tokens_per_batch,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
+    return engine, heads, settings
 
 
 def choose_device(asked: str | None) -> str:

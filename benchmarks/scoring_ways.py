@@ -1,0 +1,205 @@
+"""The four ways of scoring that `benchmarks/scoring.py` compares, each run in a process that it starts.
+
+card          as the model card of the published GPMs does it, in our own words: one left-padded batch a prompt, the
+              value head over all positions, each prompt tokenised again to find where the gate is read
+transformers  reward.PreferenceScorer with its transformers back end
+vllm          reward.PreferenceScorer with its vLLM back end, cache emptied before every repeat
+limit         no scoring at all: the backbone over as many tokens as are left when every common beginning is computed
+              once, in dense rows of 512 without padding, one at a time
+
+Not meant to be run by hand: python benchmarks/scoring.py
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from gpo.cpu import use_threads
+from reward.heads import read_head_tensors
+from reward.model import GeneralPreferenceModel
+from reward.packing import common_length
+from reward.preference import preference_table
+from reward.scorer import PreferenceScorer
+from reward.settings import RewardSettings
+
+Conversation = list[dict[str, str]]
+Group = list[Conversation]
+"""K answers to one prompt, each with the prompt."""
+Tables = list[list[list[float]]]
+Score = Callable[[list[Group]], Tables]
+DENSE_ROW = 512
+
+
+class CardWay:
+    """A batch a prompt."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.backbone = AutoModel.from_pretrained(checkpoint, dtype=torch.bfloat16).eval()
+        heads = read_head_tensors(checkpoint, self.backbone.config.hidden_size)
+        self.value_DH, self.prompt_LH = (heads[f"{name}_head.weight"].bfloat16() for name in ("value", "prompt"))
+        self.tokenizer = AutoTokenizer.from_pretrained(checkpoint, padding_side="left")
+
+    @torch.no_grad()
+    def score(self, groups: list[Group]) -> Tables:
+        return [self._table(group) for group in groups]
+
+    def _table(self, group: Group) -> list[list[float]]:
+        texts = [self.tokenizer.apply_chat_template(talk, tokenize=False) for talk in group]
+        batch = self.tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=4096)
+        ids_KT, mask_KT = batch["input_ids"], batch["attention_mask"]
+        ids_KT[:, -1], mask_KT[:, -1] = self.tokenizer.eos_token_id, 1
+        positions_KT = (mask_KT.cumsum(-1) - 1).masked_fill(mask_KT == 0, 1)
+        hidden_KTH = self.backbone(ids_KT, attention_mask=mask_KT, position_ids=positions_KT).last_hidden_state
+        values_KTD = hidden_KTH @ self.value_DH.T
+        emb_KD = torch.nn.functional.normalize(values_KTD[:, -1], dim=-1)
+        gates = []
+        for place, talk in enumerate(group):
+            prompt = self.tokenizer.apply_chat_template(talk[:1], tokenize=False)
+            prompt_tokens = self.tokenizer(prompt, return_tensors="pt")["input_ids"].shape[1]
+            padding = ids_KT.shape[1] - int(mask_KT[place].sum())
+            gates.append(torch.softmax(hidden_KTH[place, padding + prompt_tokens - 1] @ self.prompt_LH.T, dim=-1))
+        return preference_table(emb_KD.float(), gate_L=torch.stack(gates).float().mean(0)).tolist()
+
+
+class OurWay:
+    """All groups at once."""
+
+    def __init__(self, checkpoint: Path, backend: str) -> None:
+        self.scorer = PreferenceScorer.from_pretrained(checkpoint, backend=backend)
+        self.engine: Any = getattr(self.scorer.backend, "_llm", None)
+
+    def score(self, groups: list[Group]) -> Tables:
+        if self.engine is not None:
+            self.engine.reset_prefix_cache()
+        found = self.scorer.embed([talk for group in groups for talk in group])
+        assert found.gate_NL is not None
+        bounds = itertools.pairwise(itertools.accumulate(map(len, groups), initial=0))
+        return [
+            preference_table(found.v_ND[start:stop], gate_L=found.gate_NL[start:stop].mean(0)).tolist()
+            for start, stop in bounds
+        ]
+
+
+class Limit:
+    """A dense forward pass over the tokens that cannot be saved."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.scorer = PreferenceScorer.from_pretrained(checkpoint, backend="transformers")
+        self.backbone = self.scorer.backend.model.backbone  # type: ignore[attr-defined]
+
+    def tokens(self, groups: list[Group]) -> dict[str, int]:
+        rows = sorted({tuple(row.input_ids) for row in self._rows(groups)})
+        saved = sum(itertools.starmap(common_length, itertools.pairwise(rows)))
+        return {"all": sum(map(len, rows)), "after_sharing": sum(map(len, rows)) - saved}
+
+    @torch.no_grad()
+    def score(self, groups: list[Group]) -> Tables:
+        stream = [token for row in self._rows(groups) for token in row.input_ids]
+        left = torch.tensor(stream[: self.tokens(groups)["after_sharing"]])
+        for row_T in left.split(DENSE_ROW):
+            self.backbone(input_ids=row_T[None], use_cache=False)
+        return []
+
+    def _rows(self, groups: list[Group]) -> list[Any]:
+        return self.scorer.encoder.encode([talk for group in groups for talk in group])
+
+
+def open_way(name: str, checkpoint: Path) -> Score:
+    """The function that scores all groups in this way."""
+    if name in ("transformers", "vllm"):
+        return OurWay(checkpoint, name).score
+    return {"card": CardWay, "limit": Limit}[name](checkpoint).score
+
+
+def timed(score: Callable[[], Any]) -> tuple[float, Any]:
+    started = time.perf_counter()
+    found = score()
+    return time.perf_counter() - started, found
+
+
+def interleaved(names: list[str], checkpoint: Path, groups: list[Group], repeats: int) -> dict[str, Any]:
+    """Seconds of every repeat and the tables of the last, the ways taking turns."""
+    ways = {name: open_way(name, checkpoint) for name in names}
+    found: dict[str, Any] = {name: {"seconds": []} for name in names}
+    for score in ways.values():
+        score(groups[:4])
+    for _ in range(repeats):
+        for name, score in ways.items():
+            seconds, tables = timed(lambda score=score: score(groups))  # type: ignore[misc]
+            found[name]["seconds"].append(seconds)
+            found[name]["tables"] = tables
+    return found
+
+
+def growth(checkpoint: Path, group: Group, repeats: int) -> list[dict[str, Any]]:
+    """Seconds for the table of K answers to one prompt, and for asking about each pair by itself."""
+    scorer = PreferenceScorer.from_pretrained(checkpoint, backend="transformers")
+    answers = [talk[-1]["content"] for talk in group]
+    prompt = group[0][:-1]
+    scorer.table(prompt, answers[:8])
+    rows: list[dict[str, Any]] = []
+    answer_count = 2
+    while answer_count <= len(answers):
+        kept = answers[:answer_count]
+        seconds = statistics.median(timed(lambda kept=kept: scorer.table(prompt, kept))[0] for _ in range(repeats))  # type: ignore[misc]
+        pairs = list(itertools.combinations(kept, 2))
+        if measured := answer_count <= 8:
+            by_pair, _ = timed(lambda pairs=pairs: [scorer.table(prompt, pair) for pair in pairs])  # type: ignore[misc]
+            a_pair = by_pair / len(pairs)
+        rows.append({"k": answer_count, "seconds": seconds, "pairs": a_pair * len(pairs), "pairs_measured": measured})
+        answer_count *= 2
+    return rows
+
+
+def peak_mib() -> float:
+    """The process's largest resident memory so far."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def prepare(backbone: Path, checkpoint: Path) -> None:
+    settings = RewardSettings.published(6, gated=True)
+    GeneralPreferenceModel.from_backbone(backbone, settings, dtype="bfloat16").save_pretrained(checkpoint)
+
+
+def main() -> None:
+    """Do one role and write what was found as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("role", choices=("prepare", "together", "vllm", "memory"))
+    parser.add_argument("--way", help="for the role memory")
+    parser.add_argument("--backbone", type=Path)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--workload", type=Path, required=True)
+    parser.add_argument("--result", type=Path, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--repeats", type=int, required=True)
+    options = parser.parse_args()
+    use_threads(options.threads)
+    workload = json.loads(options.workload.read_text("utf-8"))
+    found: dict[str, Any] = {}
+    if options.role == "prepare":
+        prepare(options.backbone, options.checkpoint)
+        found["tokens"] = Limit(options.checkpoint).tokens(workload["groups"])
+    elif options.role == "memory":
+        open_way(options.way, options.checkpoint)(workload["groups"])
+        found["peak_mib"] = peak_mib()
+    elif options.role == "vllm":
+        found = interleaved(["vllm"], options.checkpoint, workload["groups"], options.repeats)
+        found["vllm"]["peak_mib"] = peak_mib()
+    else:
+        names = ["card", "transformers", "limit"]
+        found = interleaved(names, options.checkpoint, workload["groups"], options.repeats)
+        found["growth"] = growth(options.checkpoint, workload["growth"], options.repeats)
+    options.result.write_text(json.dumps(found), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

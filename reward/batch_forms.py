@@ -1,0 +1,139 @@
+"""What a row of a file asks a reward model to compare: the forms of batch scoring.
+What it is: pairs (as the training reads them, or in the authors' custom form) and groups of answers to one
+prompt, every field checked. What it is not: it renders and tokenises nothing and needs neither torch nor
+transformers, so that a whole file can be looked through before a model is loaded.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reward.errors import RewardInputError
+from reward.pairs import Message, pair_of_row
+from reward.row_files import FileRow, read_rows
+
+if TYPE_CHECKING:
+    from reward.encoding import ConversationEncoder, EncodedConversation
+
+FORMS = (
+    "a pair (`chosen` and `rejected` as message lists; or `instruction`, `chosen`, `reject`) or a group "
+    "(`prompt` as text or messages, `responses` as a list of texts)"
+)
+_PAIR_FIELDS = ("instruction", "chosen", "rejected", "reject")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Answers of one row that are compared with each other."""
+
+    number: int
+    """Of the row in its file."""
+    is_pair: bool
+    conversations: tuple[list[Message], ...] = ()
+    """Rendered with the model's template; the answer last."""
+    custom: tuple[tuple[str, str], ...] = ()
+    """(instruction, answer) instead of conversations: joined by spaces, without a template."""
+
+    def encode(self, encoder: "ConversationEncoder") -> "list[EncodedConversation]":
+        """Token rows, in order; raises RewardInputError that names the row."""
+        if self.custom:
+            return [encoder.encode_custom(instruction, answer, self.number) for instruction, answer in self.custom]
+        return encoder.encode(self.conversations, self.number)
+
+
+def check_rows(path: Path, strict: bool) -> int:
+    """Look through the file and count its rows; raises RewardInputError if it has none, or a bad one and `strict`."""
+    count = 0
+    for row in read_rows(path):
+        count += 1
+        if strict:
+            try:
+                comparison_of_row(row)
+            except RewardInputError as error:
+                raise RewardInputError(f"{path}, {error}") from None
+    if not count:
+        raise RewardInputError(f"{path}: there are no rows in it; expected {FORMS}")
+    return count
+
+
+def comparison_of_row(row: FileRow) -> Comparison:
+    """The checked row; raises RewardInputError that begins with `row N`."""
+    where = f"row {row.number}"
+    if row.value is None:
+        raise RewardInputError(f"{where}: {row.fault}; expected {FORMS}")
+    if row.value.get("responses") is not None:
+        found = _group(row.number, row.value, where)
+    elif _is_custom(row.value):
+        found = _custom_pair(row.number, row.value, where)
+    elif row.value.get("chosen") is not None:
+        given = {field: row.value[field] for field in _PAIR_FIELDS if field in row.value}
+        pair = pair_of_row(given, where)
+        found = Comparison(row.number, True, (pair.chosen, pair.rejected))
+    else:
+        columns = ", ".join(map(repr, row.value)) or "no fields"
+        raise RewardInputError(f"{where}: neither `chosen` nor `responses`, found {columns:.200}; expected {FORMS}")
+    _check_characters(found, where)
+    return found
+
+
+def _is_custom(row: Mapping[str, Any]) -> bool:
+    """The authors' form says `reject`; `rejected` is a row of our training, which has a template."""
+    if isinstance(row.get("chosen"), list) or row.get("rejected") is not None:
+        return False
+    return row.get("instruction") is not None and row.get("reject") is not None
+
+
+def _custom_pair(number: int, row: Mapping[str, Any], where: str) -> Comparison:
+    instruction = _text(row["instruction"], f"{where}: instruction")
+    chosen, reject = (_custom_answer(row.get(field), f"{where}: {field}") for field in ("chosen", "reject"))
+    return Comparison(number, True, custom=((instruction, chosen), (instruction, reject)))
+
+
+def _custom_answer(value: Any, what: str) -> str:
+    if isinstance(value, dict):
+        return _text(value.get("response"), f"{what}.response")
+    if not isinstance(value, str):
+        raise RewardInputError(f'{what} is {value!r:.60}, expected text or {{"response": text}}')
+    return value
+
+
+def _group(number: int, row: Mapping[str, Any], where: str) -> Comparison:
+    responses = row["responses"]
+    if not isinstance(responses, list) or not responses:
+        raise RewardInputError(f"{where}: responses is {responses!r:.60}, expected a list of at least one text")
+    prompt = _prompt(row.get("prompt"), where)
+    texts = [_text(text, f"{where}: response {place}") for place, text in enumerate(responses)]
+    return Comparison(number, False, tuple([*prompt, {"role": "assistant", "content": text}] for text in texts))
+
+
+def _prompt(value: Any, where: str) -> list[Message]:
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    if not isinstance(value, list) or not value:
+        raise RewardInputError(f"{where}: prompt is {value!r:.60}, expected text or a list of messages")
+    return [_message(message, f"{where}: message {place} of prompt") for place, message in enumerate(value)]
+
+
+def _message(value: Any, what: str) -> Message:
+    if not isinstance(value, dict):
+        raise RewardInputError(f"{what} is {value!r:.60}, expected {{role, content}}")
+    return {field: _text(value.get(field), f"{what}: {field}") for field in ("role", "content")}
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise RewardInputError(f"{what} is {value!r:.60}, expected text")
+    return value
+
+
+def _check_characters(found: Comparison, where: str) -> None:
+    """JSON can spell half a surrogate pair, which no tokenizer takes."""
+    texts: Iterable[str] = [text for messages in found.conversations for one in messages for text in one.values()]
+    for text in [*texts, *(text for pair in found.custom for text in pair)]:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise RewardInputError(
+                f"{where}: {text[error.start]!r} is half of a surrogate pair and no character; expected Unicode text"
+            ) from None

