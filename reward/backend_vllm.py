@@ -148,6 +148,8 @@ def _prepare_environment(device: str | None) -> dict[str, Any]:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    # Without it vLLM lowers torch to one thread.
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     from vllm.platforms import current_platform
 
     found = current_platform.device_type

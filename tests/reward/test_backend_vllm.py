@@ -9,6 +9,7 @@ The engine runs in a process of its own: it replaces `torch.set_num_threads` and
 import importlib.metadata
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,11 +35,13 @@ needs_vllm = pytest.mark.skipif(not vllm_is_installed(), reason="vLLM is not ins
 WORKER = """
 import json, sys
 from pathlib import Path
+import torch
 from safetensors.torch import save_file
 from reward.errors import RewardInputError
 from reward.scorer import PreferenceScorer
 
 directory, conversations, result = map(Path, sys.argv[1:4])
+threads = torch.get_num_threads()
 scorer = PreferenceScorer.from_pretrained(directory, backend="vllm")
 engine, cached = scorer.backend._llm, []
 encode = engine.encode
@@ -60,7 +63,8 @@ try:
 except RewardInputError as error:
     refused = str(error)
 save_file(tensors, result)
-result.with_suffix(".json").write_text(json.dumps({"cached": cached[0], "refused": refused}))
+notes = {"cached": cached[0], "refused": refused, "threads": [threads, torch.get_num_threads()]}
+result.with_suffix(".json").write_text(json.dumps(notes))
 """
 
 
@@ -88,7 +92,10 @@ def run_engine(folder: Path, settings: RewardSettings, dtype: torch.dtype, shard
     GeneralPreferenceModel.from_backbone(base, settings, seed=1).save_pretrained(directory, max_shard_size=shard_size)
     (folder / "talks.json").write_text(json.dumps(talks()))
     command = [sys.executable, "-c", WORKER, directory, folder / "talks.json", folder / "found.safetensors"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT, timeout=300)
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, cwd=ROOT, timeout=300, env=environment
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return Case(directory, talks(), load_file(folder / "found.safetensors"), read_json(folder / "found.json"))
 
@@ -149,6 +156,12 @@ def test_answers_find_their_prompt_in_the_cache(float32: Case) -> None:
     cached = float32.notes["cached"]
     assert isinstance(cached, list) and len(cached) == 6 + 1 + 2 + 1
     assert sum(tokens >= 96 for tokens in cached) == 6
+
+
+@needs_vllm
+def test_the_engine_leaves_torch_its_threads(float32: Case) -> None:
+    before, after = float32.notes["threads"]  # type: ignore[misc]
+    assert before == after
 
 
 @needs_vllm
