@@ -161,7 +161,7 @@ def open_source(spec: str, *, max_length: int, batch_tokens: int, tau: float | N
     from reward.scorer import PreferenceScorer
 
     policies: dict[str, Any] = {} if tau is None else {"tau": tau}
-    # Not `auto`: a run's scorer shares its devices with the samplers' engines, and a second vLLM would take their memory.
+    # Not `auto`: a run's scorer shares its devices with the samplers' engines; a second vLLM would take their memory.
     scorer = PreferenceScorer.from_pretrained(
         rest, backend="transformers", max_length=max_length, tokens_per_batch=batch_tokens, **policies
     )
