@@ -3,12 +3,11 @@
 import argparse
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
+from gpo import interrupts
 from gpo.errors import StageError, UserError
 
 OK, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -18,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status (see DESIGN: 0 done, 1 failed, 2 mistake, 130 and 143 interrupted)."""
     options = _parse(arguments)
     verb: Callable[[argparse.Namespace], int] = options.verb
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupts.install()
     try:
         return verb(options)
     except UserError as error:
@@ -28,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"gpo: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        how, status = ("terminated", TERMINATED) if _terminations else ("interrupted", INTERRUPTED)
+        how, status = ("terminated", TERMINATED) if interrupts.terminated() else ("interrupted", INTERRUPTED)
         print(f"gpo: {how}; the same command goes on where this one stopped", file=sys.stderr)
         return status
     except BrokenPipeError:
@@ -45,15 +44,6 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     if rest:
         options.overrides = [*options.overrides, *rest]
     return options
-
-
-_terminations: list[int] = []
-"""SIGTERMs received. They unwind as KeyboardInterrupt, the one exception that Ray lets through its waits."""
-
-
-def _terminate(number: int, _frame: object) -> NoReturn:
-    _terminations.append(number)
-    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

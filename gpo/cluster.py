@@ -5,13 +5,13 @@ A Ray that is started here is this run's alone, listens on loopback only, and en
 
 import logging
 import os
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpo import interrupts
 from gpo.config import ClusterConfig, RunConfig
 from gpo.errors import StageError
 
@@ -42,7 +42,6 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
     import ray
 
-    on_terminate = signal.getsignal(signal.SIGTERM)
     if config.address is None:
         ray.init(
             num_cpus=os.cpu_count(),
@@ -55,7 +54,7 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
     else:
         ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
     # Ray 2.60 puts a handler on SIGTERM that aborts the process; ours unwinds and leaves a resumable run.
-    signal.signal(signal.SIGTERM, on_terminate)
+    interrupts.install()
     try:
         yield
     finally:
@@ -98,6 +97,7 @@ def wait_for(reference: "ObjectRef", seconds: float, what: str) -> Any:
     """
     import ray
 
+    interrupts.check()
     try:
         return ray.get(reference, timeout=seconds)
     except ray.exceptions.GetTimeoutError:
@@ -110,6 +110,7 @@ def wait_for_any(references: Sequence["ObjectRef"], seconds: float, what: str) -
     """The first reference that is ready; raises StageError at the deadline."""
     import ray
 
+    interrupts.check()
     ready, _ = ray.wait(list(references), num_returns=1, timeout=seconds)
     if not ready:
         raise StageError(f"nothing finished within {seconds:.0f} s of {what}; start the same command again to go on")

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from gpo import interrupts
 from gpo.context import RunContext
 from gpo.evaluation.heldout import answer_heldout, evaluate
 from gpo.publishing import measure_noise_floor, publish
@@ -31,6 +32,7 @@ def once(run: RunContext, stage: str, iteration: int, work: Callable[[RunContext
     """Do a stage unless the journal says that it is finished; its line is written after its files."""
     if run.directory.finished(stage, iteration):
         return
+    interrupts.check()
     run.directory.record("begin", stage=stage, iteration=iteration)
     result = work(run, iteration)
     run.directory.record("stage", stage=stage, iteration=iteration, **result)

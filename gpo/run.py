@@ -4,6 +4,7 @@ import logging
 import os
 from pathlib import Path
 
+from gpo import interrupts
 from gpo.cluster import ray_session, relative, threads_for
 from gpo.config import RunConfig
 from gpo.context import RunContext
@@ -41,6 +42,10 @@ def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool
         set_status(directory, "failed")
         raise
     except Exception as error:
+        if interrupts.received:
+            # Ray turns an interrupt inside some of its calls into an error of its own.
+            set_status(directory, "interrupted")
+            raise KeyboardInterrupt from error
         set_status(directory, "failed")
         stage = _stage_at_work(directory)
         logging.getLogger("traceback").exception("%s failed", stage)

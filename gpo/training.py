@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gpo import interrupts
 from gpo.cluster import threads_for
 from gpo.context import RunContext
 from gpo.cpu import allocator_environment
@@ -112,6 +113,7 @@ def _follow(run: RunContext, iteration: int, outcome: "queue.Queue[BaseException
     progress: Progress | None = None
     shown = 0
     while time.monotonic() < deadline:
+        interrupts.check()
         try:
             error = outcome.get(timeout=1.0)
         except queue.Empty:
