@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from reward.backend_transformers import TransformersBackend
 from reward.encoding import ConversationEncoder
 from reward.errors import RewardInputError
 from reward.head_training import METRICS_FILE, HeadTrainingSettings, encode_pairs, train_heads
@@ -56,14 +57,15 @@ def train(backbone: Path, output: Path, cache: Path, train_pairs: Any = TRAIN, *
 
 
 def forward_counter(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of each pass through the back end; whether it packs or pads them is its own affair."""
     seen: list[int] = []
-    original = GeneralPreferenceModel.hidden_states
+    original = TransformersBackend.hidden_states
 
-    def hidden_states(self: GeneralPreferenceModel, ids_NT: torch.Tensor, *rest: Any) -> Any:
-        seen.append(len(ids_NT))
-        return original(self, ids_NT, *rest)
+    def hidden_states(self: TransformersBackend, rows: Any, *rest: Any) -> Any:
+        seen.append(len(rows))
+        return original(self, rows, *rest)
 
-    monkeypatch.setattr(GeneralPreferenceModel, "hidden_states", hidden_states)
+    monkeypatch.setattr(TransformersBackend, "hidden_states", hidden_states)
     return seen
 
 
