@@ -125,11 +125,6 @@ def end_actor(actor: Any) -> None:
     time.sleep(0.2)
 
 
-def process_of(actor: Any) -> str:
-    """A short name of an actor for messages."""
-    return str(getattr(actor, "_actor_id", actor))[:24]
-
-
 def relative(path: Path) -> str:
     """Path for people: below the working directory where possible."""
     try:
