@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gpo.files import read_json_lines
 from gpo.journal import RunDirectory
 
 STAGES = ("generate", "train", "publish", "evaluate")
@@ -86,3 +87,9 @@ def _shown(prompt: dict[str, Any]) -> str:
 def printable(text: str) -> str:
     """Text of a model on one line and without control characters: it must not steer a terminal."""
     return "".join(character if character.isprintable() else " " for character in " ".join(text.split()))
+
+
+def last_metrics(directory: RunDirectory) -> dict[str, Any] | None:
+    """The newest logged training step."""
+    lines = read_json_lines(directory.metrics)
+    return lines[-1] if lines else None
