@@ -44,6 +44,7 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
 
     if config.address is None:
         ray.init(
+            address="local",
             num_cpus=os.cpu_count(),
             include_dashboard=False,
             log_to_driver=False,

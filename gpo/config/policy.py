@@ -1,0 +1,42 @@
+"""The model that is aligned, and what it is asked."""
+
+from typing import Literal
+
+from gpo.config.types import Count
+from gpo.settings import Settings
+
+
+class PolicyConfig(Settings):
+    """The language model that is aligned."""
+
+    model: str
+    """Plain Hugging Face directory with a chat template."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Compute and publishing type; master weights are float32 always."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """For the learner. auto: sdpa, or eager for models with attention soft-capping."""
+    trust_remote_code: bool = False
+    """Run Python code that lies in the model directory. Off unless you have read that code."""
+
+
+class PromptsConfig(Settings):
+    """What the policy is asked."""
+
+    train: str
+    """.json, .jsonl or .parquet file, or hub:NAME[:SPLIT]; columns `messages`, `prompt`, or `instruction`/`input`."""
+    heldout: str | None = None
+    """The same form, never trained on. None: the last `heldout_count` prompts of `train`."""
+    heldout_count: Count = 64
+    """Held-out prompts used in an evaluation."""
+    column: str = "auto"
+    """Column that holds the prompt; auto tries the known names."""
+    per_iteration: Count | None = None
+    """Prompts an iteration. None: all, shared out equally when disjoint."""
+    split: Literal["disjoint", "whole"] = "disjoint"
+    """disjoint: each prompt at most once in a run; whole: each iteration draws from all."""
+    system: str | None = None
+    """System message put before every prompt that has none."""
+    max_tokens: Count = 1024
+    """Longest rendered prompt in tokens."""
+    over_long: Literal["skip", "refuse"] = "skip"
+    """What happens with a longer one: it is counted, listed and left out, or the run is refused."""

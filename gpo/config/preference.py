@@ -1,0 +1,59 @@
+"""Who says what is better, and what follows from it for the policy."""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from gpo.config.types import Count, Positive
+from gpo.settings import Settings
+
+Method = Literal["gpo", "sppo", "gpo-reference", "sppo-reference"]
+
+
+class PreferenceConfig(Settings):
+    """Who says what is better."""
+
+    sources: dict[str, str]
+    """Name -> `gpm:DIR` (GPM or Bradley-Terry model) or `python:FILE.py:FUNCTION`."""
+    train_on: str
+    """Name of the source that fills the table the policy is trained on."""
+    judges: list[str] = []
+    """Names of the sources that judge held-out answers; empty: the one trained on."""
+    max_length: Count = 2048
+    """Longest conversation in tokens that an embedding model reads."""
+    batch_tokens: Count = 8192
+    """Padded tokens a scoring batch (placement)."""
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> "PreferenceConfig":
+        for name in [self.train_on, *self.judges]:
+            if name not in self.sources:
+                raise ValueError(f"{name!r} is not among preference.sources ({', '.join(self.sources) or 'empty'})")
+        for name, spec in self.sources.items():
+            kind, _, rest = spec.partition(":")
+            if kind not in ("gpm", "python") or not rest:
+                raise ValueError(f"preference.sources.{name} = {spec!r}: expected gpm:DIR or python:FILE.py:FUNCTION")
+        return self
+
+    def judge_names(self) -> list[str]:
+        """The judges, the source trained on first."""
+        return list(dict.fromkeys([*self.judges])) or [self.train_on]
+
+
+class TargetConfig(Settings):
+    """From a score table to the wanted log-ratio in nats."""
+
+    method: Method = "gpo"
+    """gpo: mean score/tau/beta; sppo: (mean probability - 1/2)/beta; `-reference`: as the published code."""
+    beta: Positive
+    """Strength of the pull to the sampling policy. No default: it sets the scale of everything."""
+    tau: Positive | None = None
+    """Temperature of the preference; None: the one saved with the model, 1 for a Python function."""
+    clamp: Positive | None = None
+    """Targets are cut to +-clamp nats."""
+    exclude_self: bool = False
+    """Leave an answer's comparison with itself out of its mean; only rescales beta by K/(K-1)."""
+    log_z: Literal["zero", "mean", "logmeanexp"] = "zero"
+    """What stands for log Z; zero is the paper's."""
+    largest_nats: Positive = 50.0
+    """A run whose targets exceed this is refused (the `-reference` recipes need more than 1000)."""

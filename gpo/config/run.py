@@ -1,0 +1,75 @@
+"""The whole config of a run, and what of it is the run's identity."""
+
+import hashlib
+import json
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from gpo.config.cluster import ClusterConfig
+from gpo.config.evaluation import CanaryConfig, EvaluationConfig
+from gpo.config.policy import PolicyConfig, PromptsConfig
+from gpo.config.preference import PreferenceConfig, TargetConfig
+from gpo.config.rollout import RolloutConfig
+from gpo.config.train import TrainConfig
+from gpo.config.types import Count
+from gpo.settings import Settings
+
+
+class RunConfig(Settings):
+    """An iterative self-play run."""
+
+    name: str
+    """Names the run directory: runs/NAME."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """All randomness follows from it."""
+    iterations: Count = 3
+    """Rounds of generate, score, train, publish, evaluate."""
+    policy: PolicyConfig
+    prompts: PromptsConfig
+    rollout: RolloutConfig = RolloutConfig()
+    preference: PreferenceConfig
+    target: TargetConfig
+    train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    canary: CanaryConfig = CanaryConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _methods_agree(self) -> "RunConfig":
+        if self.target.method.endswith("-reference") and self.target.log_z != "zero":
+            raise ValueError(f"target.log_z = {self.target.log_z!r}: the -reference methods never centre; use zero")
+        return self
+
+
+PLACEMENT = ("cluster", "rollout.engine", "train.save_steps", "train.workers", "preference.batch_tokens")
+
+
+def identity_values(config: RunConfig) -> dict[str, Any]:
+    """The resolved config without its placement keys."""
+    values = config.model_dump(mode="json")
+    for dotted in PLACEMENT:
+        *parents, last = dotted.split(".")
+        owner = values
+        for parent in parents:
+            owner = owner[parent]
+        owner.pop(last)
+    return values
+
+
+def identity_hash(config: RunConfig) -> str:
+    """Hash of all that makes this run this run."""
+    text = json.dumps(identity_values(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def changed_identity(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted `key: old -> new` of every identity value that differs."""
+    changes: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            changes += changed_identity(a, b, f"{prefix}{key}.")
+        elif a != b:
+            changes.append(f"{prefix}{key}: {a!r} -> {b!r}")
+    return changes

@@ -1,0 +1,9 @@
+"""The verbs of the command line, a file each; `add_to` of each adds its arguments and its handler.
+
+A handler takes the parsed options and returns the exit status. Heavy imports happen inside handlers.
+"""
+
+from gpo.verbs import reward, run
+
+ALL = (run, reward)
+"""In the order of `gpo --help`."""

@@ -1,0 +1,69 @@
+"""`gpo reward …`: train and use reward models."""
+
+import argparse
+from pathlib import Path
+
+from gpo.verbs.parts import Verbs, count, quiet_libraries
+
+
+def add_to(verbs: Verbs) -> None:
+    """`gpo reward` and its verbs."""
+
+    reward = verbs.add_parser("reward", help="train and use reward models").add_subparsers(
+        required=True, metavar="VERB"
+    )
+    _add_train(reward)
+    _add_score(reward)
+
+
+def _add_train(reward: Verbs) -> None:
+    train = reward.add_parser(
+        "train",
+        help="train a GPM or a Bradley-Terry model on preference pairs",
+        epilog="example: gpo reward train configs/quickstart_reward.yaml head=bt output=models/quickstart-bt",
+    )
+    train.add_argument("config", type=Path, help="YAML file of the training")
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="dotted settings that replace the file's")
+    train.set_defaults(verb=_train)
+
+
+def _add_score(reward: Verbs) -> None:
+    score = reward.add_parser(
+        "score",
+        help="score pairs, or groups of answers, from a file",
+        description="One line out for each row in. A row is a pair (`chosen` and `rejected` as message lists; "
+        "`instruction` with the texts `chosen` and `reject` is read without chat template) or a group (`prompt`, "
+        "`responses`). A row that cannot be scored gets a line with `error`, and the status is 1. A start that was "
+        "stopped goes on where it was.",
+        epilog="example: gpo reward score --model models/quickstart-gpm --data pairs.jsonl --output scores.jsonl",
+    )
+    score.add_argument("--model", type=Path, required=True, metavar="DIR", help="GPM or Bradley-Terry model")
+    score.add_argument("--data", type=Path, required=True, metavar="FILE", help=".jsonl, .json or .parquet")
+    score.add_argument("--output", type=Path, required=True, metavar="FILE", help=".parquet, else JSON Lines")
+    score.add_argument("--strict", action="store_true", help="stop at the first row that cannot be scored")
+    score.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+    score.add_argument("--backend", choices=("auto", "transformers", "vllm"), default="auto")
+    score.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: as stored")
+    score.add_argument("--max-length", type=count, metavar="N", help="tokens kept (default: 4096 or the context)")
+    score.add_argument("--batch-rows", type=count, default=64, metavar="N", help="rows at a time (default: 64)")
+    score.set_defaults(verb=_score)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from gpo.reward_training import RewardTrainConfig, train_reward_model
+    from gpo.settings import read_settings
+
+    config = read_settings(RewardTrainConfig, options.config, options.overrides)
+    quiet_libraries()
+    return train_reward_model(config)
+
+
+def _score(options: argparse.Namespace) -> int:
+    from dataclasses import fields
+
+    from gpo.reward_scoring import ScoreRequest, score_rewards
+
+    names = (field.name for field in fields(ScoreRequest))
+    request = ScoreRequest(**{name: getattr(options, name) for name in names})
+    quiet_libraries()
+    return score_rewards(request)

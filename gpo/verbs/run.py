@@ -1,0 +1,49 @@
+"""`gpo run`: start, or go on with, a run."""
+
+import argparse
+from pathlib import Path
+
+from gpo.verbs.parts import Verbs, quiet_libraries
+
+
+def add_to(verbs: Verbs) -> None:
+    """`gpo run`."""
+    run = verbs.add_parser(
+        "run",
+        help="start, or go on with, an iterative self-play run",
+        epilog="example: gpo run configs/quickstart.yaml preference.train_on=oracle --run-dir runs/upper-bound",
+    )
+    run.add_argument("config", type=Path, help="YAML file of the run")
+    run.add_argument("overrides", nargs="*", metavar="key=value", help="dotted settings that replace the file's")
+    run.add_argument("--run-dir", type=Path, help="where the run lives (default: runs/NAME)")
+    run.add_argument("--dry-run", action="store_true", help="check everything, print config and plan, start nothing")
+    run.add_argument("--fresh", action="store_true", help="throw away what is in the run directory")
+    run.set_defaults(verb=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from gpo.config import RunConfig
+    from gpo.settings import dump_yaml, read_settings
+
+    config = read_settings(RunConfig, options.config, options.overrides)
+    root: Path = options.run_dir or Path("runs") / config.name
+    from gpo.plan import check_fits, make_plan
+    from gpo.preflight import prepare
+
+    prepared = prepare(config)
+    plan = make_plan(config)
+    check_fits(plan, root)
+    if options.dry_run:
+        print(dump_yaml(config))
+        print(f"# {plan.parameters / 1e6:.1f} M parameters; run directory {root}, about {plan.disk_gib:.1f} GiB")
+        for name, value in plan.memory_gib.items():
+            print(f"# memory, {name}: {value:.1f} GiB")
+        for note in prepared.notes:
+            print(f"# {note}")
+        counts = ", ".join(str(len(prompts)) for prompts in prepared.prompts)
+        print(f"# prompts an iteration: {counts}; held out: {len(prepared.heldout)}")
+        return 0
+    from gpo.run import run_to_end
+
+    quiet_libraries()
+    return run_to_end(config, root, prepared, fresh=options.fresh)
