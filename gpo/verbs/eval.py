@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from gpo.verbs.parts import Verbs, add_reading_options, quiet_libraries, request_of
+from gpo.verbs.parts import Verbs, add_chat_options, add_reading_options, quiet_libraries, request_of
 
 
 def add_to(verbs: Verbs) -> None:
@@ -19,12 +19,13 @@ def add_to(verbs: Verbs) -> None:
     )
     evaluate.add_argument("--outputs", type=Path, required=True, metavar="FILE", help="answers that are evaluated")
     evaluate.add_argument("--baseline", type=Path, required=True, metavar="FILE", help="answers they are compared with")
-    evaluate.add_argument("--judge", required=True, metavar="SPEC", help="gpm:DIR")
+    evaluate.add_argument("--judge", required=True, metavar="SPEC", help="gpm:DIR or openai:MODEL")
     evaluate.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
     evaluate.add_argument("--cache", type=Path, metavar="DIR", help="what was judged is kept here (default: DIR/cache)")
     evaluate.add_argument("--difficulties", type=Path, metavar="CSV", help="AlpacaEval's instruction_difficulty.csv")
     evaluate.add_argument("--gamed", type=Path, metavar="CSV", help="AlpacaEval's df_gamed.csv")
-    add_reading_options(evaluate)
+    add_reading_options(evaluate.add_argument_group("judge gpm:DIR"))
+    add_chat_options(evaluate.add_argument_group("judge openai:MODEL (key in OPENAI_API_KEY)"))
     evaluate.set_defaults(verb=_eval)
 
 

@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -38,10 +39,22 @@ def quiet_libraries() -> None:
     log_to_terminal()
 
 
-def add_reading_options(parser: argparse.ArgumentParser) -> None:
+def add_reading_options(parser: argparse._ActionsContainer) -> None:
     """How a reward model reads answers."""
     parser.add_argument("--system", metavar="TEXT", help="system message before prompts that have none")
     parser.add_argument("--backend", choices=("auto", "transformers", "vllm"), default="auto")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: as stored")
     parser.add_argument("--max-length", type=count, metavar="N", help="tokens kept (default: 4096 or the context)")
     parser.add_argument("--batch-rows", type=count, default=64, metavar="N", help="answers at a time (default: 64)")
+
+
+def add_chat_options(parser: argparse._ActionsContainer) -> None:
+    """Where and how a chat model is asked."""
+    parser.add_argument("--base-url", metavar="URL", help="OpenAI-compatible server, such as http://127.0.0.1:8000/v1")
+    parser.add_argument("--template", type=Path, metavar="FILE", help="what is asked (default: AlpacaEval 2's)")
+    parser.add_argument("--top-logprobs", type=count, default=5, metavar="N", help="default: 5, as AlpacaEval 2")
+    parser.add_argument("--concurrency", type=count, default=8, metavar="N", help="questions at a time (default: 8)")
+    parser.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds of a try (default: 120)")
+    parser.add_argument("--tries", type=count, default=5, metavar="N", help="of a question (default: 5)")
+    parser.add_argument("--price-prompt", type=float, metavar="USD", help="a million prompt tokens, for the costs")
+    parser.add_argument("--price-completion", type=float, metavar="USD", help="a million answer tokens")
