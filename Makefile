@@ -7,7 +7,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart upper-bound test bench-scoring lint types clean
+.PHONY: help setup quickstart upper-bound test alpaca-eval bench-scoring lint types clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' $(MAKEFILE_LIST)
@@ -38,6 +38,16 @@ upper-bound: setup ## the same run with the oracle itself as judge of the traini
 
 test: setup ## the whole default suite
 	$(VENV)/bin/python -m pytest
+
+ALPACA_EVAL := build/alpaca-eval
+
+$(ALPACA_EVAL)/.installed: Makefile
+	test -x $(ALPACA_EVAL)/bin/python || $(PYTHON) -m venv $(ALPACA_EVAL)
+	$(ALPACA_EVAL)/bin/python -m pip --disable-pip-version-check install -q alpaca-eval==0.6.6 'setuptools<81' 'scikit-learn<1.10'
+	@touch $@
+
+alpaca-eval: setup $(ALPACA_EVAL)/.installed ## our evaluation files and numbers against the alpaca-eval package, in its own environment
+	ALPACA_EVAL_PYTHON=$(ALPACA_EVAL)/bin/python $(VENV)/bin/python -m pytest -s tests/alpaca_eval
 
 bench-scoring: setup ## the scorer against the model card's way and against the limit; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
