@@ -7,7 +7,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart upper-bound test alpaca-eval bench-scoring lint types clean
+.PHONY: help setup quickstart upper-bound test alpaca-eval bench-scoring bench-evaluation lint types clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' $(MAKEFILE_LIST)
@@ -52,6 +52,10 @@ alpaca-eval: setup $(ALPACA_EVAL)/.installed ## our evaluation files and numbers
 bench-scoring: setup ## the scorer against the model card's way and against the limit; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	$(VENV)/bin/python benchmarks/scoring.py --output runs/bench-scoring.json
+
+bench-evaluation: setup ## a tournament's cost against the number of checkpoints; needs the quick start's policy
+	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
+	$(VENV)/bin/python benchmarks/evaluation.py --output runs/bench-evaluation.json
 
 lint: setup ## ruff: rules and format
 	$(VENV)/bin/ruff check .
