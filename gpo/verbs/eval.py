@@ -27,6 +27,11 @@ def add_to(verbs: Verbs) -> None:
     evaluate.add_argument(
         "--constraints", type=Path, metavar="FILE", help="IFEval's prompts: check their constraints, without a judge"
     )
+    evaluate.add_argument(
+        "--grade", type=Path, metavar="FILE", help="MT-Bench: rate single answers with FastChat's judge_prompts.jsonl"
+    )
+    evaluate.add_argument("--questions", type=Path, metavar="FILE", help="with --grade: MT-Bench's question.jsonl")
+    evaluate.add_argument("--references", type=Path, metavar="FILE", help="with --grade: reference answers")
     add_reading_options(evaluate.add_argument_group("judge gpm:DIR"))
     add_chat_options(evaluate.add_argument_group("judge openai:MODEL (key in OPENAI_API_KEY)"))
     evaluate.set_defaults(verb=_eval)
@@ -42,9 +47,26 @@ def _eval(options: argparse.Namespace) -> int:
 
         quiet_libraries()
         return check_constraints(options.outputs, options.constraints, options.output)
+    if options.grade is not None:
+        return _grade(options)
     if options.baseline is None or options.judge is None:
-        raise UserError("expected --baseline FILE and --judge gpm:DIR or openai:MODEL (or --constraints FILE)")
+        raise UserError(
+            "expected --baseline FILE and --judge gpm:DIR or openai:MODEL (or --constraints FILE, or --grade FILE)"
+        )
     return _pairs(options)
+
+
+def _grade(options: argparse.Namespace) -> int:
+    from gpo.errors import UserError
+    from gpo.evaluation.grading import GradeRequest, grade
+    from gpo.evaluation.open_judge import cache_folder, chat_settings
+
+    kind, _, model = (options.judge or "").partition(":")
+    if kind != "openai" or not model or options.questions is None or options.baseline is not None:
+        raise UserError("--grade: expected --judge openai:MODEL and --questions FILE, and no --baseline")
+    chat = chat_settings(options, model)
+    quiet_libraries()
+    return grade(request_of(GradeRequest, options), chat, cache_folder(options))
 
 
 def _pairs(options: argparse.Namespace) -> int:
