@@ -19,10 +19,11 @@ QUESTIONS = [
     {"question_id": 81, "category": "writing", "turns": ["Write a line.", "Shorter."]},
     {"question_id": 111, "category": "math", "turns": ["Two and two?", "And two?"]},
 ]
+MATH = "Q: {question}\nR: {ref_answer_1}\nA: {answer}"
 PROMPTS = [
     {"name": "single-v1", "system_prompt": "Judge.", "prompt_template": "Q: {question}\nA: {answer}"},
-    {"name": "single-math-v1", "system_prompt": "Check.", "prompt_template": "Q: {question}\nR: {ref_answer_1}\nA: {answer}"},
-]  # fmt: skip
+    {"name": "single-math-v1", "system_prompt": "Check.", "prompt_template": MATH},
+]
 REFERENCES = [{"question_id": 111, "choices": [{"turns": ["Four.", "Six."]}]}]
 ANSWERS = [
     {"instruction": "Two and two?", "output": "4 {question}"},
