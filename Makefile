@@ -7,7 +7,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart upper-bound test alpaca-eval bench-scoring bench-evaluation lint types clean
+.PHONY: help setup quickstart upper-bound tournament test alpaca-eval bench-scoring bench-evaluation lint types clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ quickstart: setup ## align SmolLM2-135M on this machine, about 12 minutes on two
 
 upper-bound: setup ## the same run with the oracle itself as judge of the training answers
 	$(VENV)/bin/python scripts/quickstart.py preference.train_on=oracle --run-dir runs/upper-bound
+
+tournament: setup ## the quick start's checkpoints against each other, and pair by pair; after make quickstart
+	$(VENV)/bin/python scripts/quickstart_tournament.py
 
 test: setup ## the whole default suite
 	$(VENV)/bin/python -m pytest
