@@ -71,7 +71,6 @@ class Faults:
 
 def prepare(config: RunConfig) -> Prepared:
     """Check everything that the config names; raises UserError with every mistake that can be told at once."""
-    from reward.checkpoint import load_config, load_tokenizer
     from reward.source_check import check_source
 
     faults = Faults()
@@ -79,13 +78,18 @@ def prepare(config: RunConfig) -> Prepared:
     model = Path(config.policy.model)
     with faults.noted("policy.model"):
         room = _room(config, _check_model(model))
-        load_config(model, config.policy.trust_remote_code)
-        tokenizer = load_tokenizer(model, config.policy.trust_remote_code)
     for name, spec in config.preference.sources.items():
         with faults.noted(f"preference.sources.{name}"):
             check_source(spec)
     with faults.noted():
         train, heldout = _load(config, notes)
+    # What follows imports transformers, which takes seconds: the mistakes above are told at once.
+    faults.raise_found()
+    from reward.checkpoint import load_config, load_tokenizer
+
+    with faults.noted("policy.model"):
+        load_config(model, config.policy.trust_remote_code)
+        tokenizer = load_tokenizer(model, config.policy.trust_remote_code)
     faults.raise_found()
     with faults.noted():
         train_ids = _tokenize(train, tokenizer, config, room, "training", notes)
