@@ -3,7 +3,7 @@
 A handler takes the parsed options and returns the exit status. Heavy imports happen inside handlers.
 """
 
-from gpo.verbs import reward, run
+from gpo.verbs import eval, generate, reward, run, tournament
 
-ALL = (run, reward)
+ALL = (run, reward, generate, eval, tournament)
 """In the order of `gpo --help`."""
