@@ -3,7 +3,7 @@
 A handler takes the parsed options and returns the exit status. Heavy imports happen inside handlers.
 """
 
-from gpo.verbs import reward, run
+from gpo.verbs import report, reward, run, show
 
-ALL = (run, reward)
+ALL = (run, reward, report, show)
 """In the order of `gpo --help`."""
