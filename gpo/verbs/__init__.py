@@ -3,7 +3,7 @@
 A handler takes the parsed options and returns the exit status. Heavy imports happen inside handlers.
 """
 
-from gpo.verbs import reward, run
+from gpo.verbs import reward, run, submit
 
-ALL = (run, reward)
+ALL = (run, submit, reward)
 """In the order of `gpo --help`."""
