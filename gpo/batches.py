@@ -49,6 +49,7 @@ class Steps(Dataset[dict[str, Any]]):
     def __init__(self, table: Table, plan: StepPlan) -> None:
         self._table = table
         self._plan = plan
+        self.rows = len(table)
         prompts, answers = table["prompt_ids"], table["completion_ids"]
         self._sizes = [(len(prompt), len(answer)) for prompt, answer in zip(prompts, answers, strict=True)]
         names = table["prompt_id"] if "prompt_id" in table.column_names else [tuple(ids) for ids in prompts]

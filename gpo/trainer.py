@@ -134,6 +134,10 @@ class GPOTrainer(KTOTrainer):
         """Steps of whole prompts (see `gpo.batches`); they are shared out among the workers already."""
         return StepLoader(Steps(self.train_dataset, self._plan(shuffle=True)))
 
+    def num_examples(self, dataloader: Any) -> int:
+        """Answers, not the steps that the loader counts."""
+        return int(dataloader.dataset.rows)
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> StepLoader:
         """The rows of an evaluation data set in order."""
         dataset = self.eval_dataset[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
@@ -248,7 +252,8 @@ class GPOTrainer(KTOTrainer):
                     loss = self._part_loss(model, self._on_device(part), inputs["rows"])
                     self.accelerator.backward(loss, **({"scale_wrt_gas": False} if sharded else {}))
                 total += loss.detach()
-        self._watch()
+        if exchange:
+            self._watch()
         return total
 
     def _on_device(self, part: dict[str, Any]) -> dict[str, Any]:
@@ -257,7 +262,7 @@ class GPOTrainer(KTOTrainer):
         return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in part.items()}
 
     def _watch(self) -> None:
-        """Metrics of an item over all workers; one with no rows has a row that is not a number."""
+        """Metrics of a step over all workers; one with no rows has a row that is not a number."""
         nothing = torch.full((1, 3), float("nan"), device=self.accelerator.device)
         own = torch.cat(self._step_rows) if self._step_rows else nothing
         self._step_rows = []
