@@ -7,7 +7,8 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart upper-bound test kill fuzz fuzz-full soak soak-full bench-scoring lint types clean
+# Every target with a help text.
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' $(MAKEFILE_LIST))
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' $(MAKEFILE_LIST)
@@ -53,10 +54,23 @@ soak: setup ## eight tiny iterations: memory, files and sockets of every process
 
 soak-full: setup ## a hundred of them
 	$(VENV)/bin/python -m tests.proof.soak --iterations 100 --output runs/soak-full.json
+ALPACA_EVAL := build/alpaca-eval
+
+$(ALPACA_EVAL)/.installed: Makefile
+	test -x $(ALPACA_EVAL)/bin/python || $(PYTHON) -m venv $(ALPACA_EVAL)
+	$(ALPACA_EVAL)/bin/python -m pip --disable-pip-version-check install -q alpaca-eval==0.6.6 'setuptools<81' 'scikit-learn<1.10'
+	@touch $@
+
+alpaca-eval: setup $(ALPACA_EVAL)/.installed ## our evaluation files and numbers against the alpaca-eval package, in its own environment
+	ALPACA_EVAL_PYTHON=$(ALPACA_EVAL)/bin/python $(VENV)/bin/python -m pytest -s tests/alpaca_eval
 
 bench-scoring: setup ## the scorer against the model card's way and against the limit; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	$(VENV)/bin/python benchmarks/scoring.py --output runs/bench-scoring.json
+
+bench-evaluation: setup ## a tournament's cost against the number of checkpoints; needs the quick start's policy
+	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
+	$(VENV)/bin/python benchmarks/evaluation.py --output runs/bench-evaluation.json
 
 lint: setup ## ruff: rules and format
 	$(VENV)/bin/ruff check .

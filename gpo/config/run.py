@@ -41,6 +41,14 @@ class RunConfig(Settings):
             raise ValueError(f"target.log_z = {self.target.log_z!r}: the -reference methods never centre; use zero")
         return self
 
+    @model_validator(mode="after")
+    def _chooser_judges(self) -> "RunConfig":
+        judges = self.preference.judge_names()
+        if self.evaluation.choose_by not in (None, *judges):
+            raise ValueError(
+                f"evaluation.choose_by = {self.evaluation.choose_by!r}: not among the judges ({', '.join(judges)})"
+            )
+        return self
 
 PLACEMENT = (
     "cluster",
@@ -52,6 +60,8 @@ PLACEMENT = (
     "train.sharding",
     "train.workers",
     "preference.batch_tokens",
+    "evaluation.choose",
+    "evaluation.choose_by",
 )
 
 
