@@ -194,8 +194,7 @@ def _trainer_arguments(task: LearnerTask, config: RunConfig) -> Any:
         report_to=[],
         disable_tqdm=True,
         dataloader_num_workers=0,
-        use_cpu=not _cuda(),
-        **sharding,
+        **{"use_cpu": not _cuda(), **sharding},
     )
 
 

@@ -41,7 +41,22 @@ def sharding_arguments(sharding: Sharding) -> dict[str, Any]:
         return {}
     if sharding == "fsdp":
         return {"fsdp": True, "fsdp_config": {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}}
-    return {"deepspeed": deepspeed_config(int(sharding.removeprefix("zero")))}
+    _without_compiled_collectives()
+    # With use_cpu accelerate leaves DeepSpeed out without a word; on a machine without a GPU it finds the CPU itself.
+    return {"use_cpu": False, "deepspeed": deepspeed_config(int(sharding.removeprefix("zero")))}
+
+
+def _without_compiled_collectives() -> None:
+    """On a CPU let gloo move everything.
+
+    DeepSpeed 0.19 compiles shared-memory collectives when a process first needs them: a minute each time there is no
+    cache, and a process killed meanwhile leaves a lock on which every later start waits for ever.
+    """
+    import deepspeed.ops
+    import torch
+
+    if not torch.cuda.is_available():
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def deepspeed_config(stage: int) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def run_workers(folder: Path, world: int, **settings: Any) -> dict[str, Any]:
     processes = []
     for rank in range(world):
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_PORT": port}
-        environment = {**os.environ, **quiet, **place, "MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "1"}
+        environment = {**os.environ, **quiet, **place, "MASTER_ADDR": "127.0.0.1"}
         command = [sys.executable, "-m", "tests.gpo.worker_main", str(folder), json.dumps(settings)]
         with (folder / f"log-{rank}.txt").open("w") as log:
             processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
