@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
 WORDS = (HERE / "scoring.py").read_text("utf-8").split('WORDS = """')[1].split('"""')[0].split()
 TRL_TRIES = [(1, "eager"), (2, "eager"), (4, "eager"), (8, "eager"), (4, "sdpa")]
 LAYOUTS = ("packed", "shared")
@@ -59,9 +60,11 @@ def chosen_dtype(asked: str) -> str:
     """bfloat16 where the CPU is made for it."""
     import torch
 
+    from gpo.forward import computing_dtype
+
     if asked != "auto":
         return asked
-    return "bfloat16" if torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+    return computing_dtype("bfloat16", "cuda" if torch.cuda.is_available() else "cpu")
 
 
 class StepClock:
@@ -121,9 +124,7 @@ def run_ours(args: argparse.Namespace) -> dict[str, Any]:
     clock = StepClock()
     with tempfile.TemporaryDirectory() as folder:
         values = common_arguments(args, folder)
-        config = GPOConfig(
-            **values, batch_prompts=args.step_pairs, batch_tokens=args.batch_tokens, layout=args.layout
-        )
+        config = GPOConfig(**values, batch_prompts=args.step_pairs, batch_tokens=args.batch_tokens, layout=args.layout)
         passes: list[float] = []
 
         class Timed(GPOTrainer):
@@ -133,9 +134,7 @@ def run_ours(args: argparse.Namespace) -> dict[str, Any]:
                 passes.append(time.perf_counter() - started)
                 return found
 
-        trainer = Timed(
-            model, config, Dataset.from_list(rows_of(args)), tokenizer, callbacks=[clock.callback()]
-        )
+        trainer = Timed(model, config, Dataset.from_list(rows_of(args)), tokenizer, callbacks=[clock.callback()])
         steps = Steps(trainer.train_dataset, trainer._plan(shuffle=True))
         sizes = [len(row["prompt_ids"]) + len(row["completion_ids"]) for row in trainer.train_dataset]
         tokens = [sum(sizes[row] for row in steps[0, place]["row"].tolist()) for place in range(len(steps))]
@@ -170,7 +169,11 @@ def run_trl(args: argparse.Namespace) -> dict[str, Any]:
             precompute_ref_log_probs=False,
         )
         trainer = DPOTrainer(
-            model, None, config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer,
+            model,
+            None,
+            config,
+            train_dataset=Dataset.from_list(pairs),
+            processing_class=tokenizer,
             callbacks=[clock.callback()],
         )
         collate = trainer.data_collator
@@ -215,7 +218,6 @@ def run_plain(args: argparse.Namespace) -> dict[str, Any]:
 
 def part_main(args: argparse.Namespace) -> None:
     """One way in this process; its numbers as one JSON line."""
-    sys.path.insert(0, str(HERE.parent))
     from gpo.cpu import use_threads
 
     use_threads(args.threads)

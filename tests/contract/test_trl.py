@@ -101,7 +101,7 @@ def test_the_loop_says_by_sync_gradients_which_pass_ends_a_step_and_averages_the
     assert "self.accelerator.gradient_state._set_sync_gradients(do_sync_step)" in loop
     assert "self.training_step(model,inputs,num_items_in_batch)" in loop
     assert "underlying_sampler.set_epoch(epoch)" in loop and "train_dataloader.set_epoch(epoch)" in loop
-    assert 'self._nested_gather(tr_loss).mean()' in re.sub(
+    assert "nested_gather(tr_loss,self.args.parallel_mode).mean()" in re.sub(
         r"\s", "", inspect.getsource(Trainer._maybe_log_save_evaluate)
     )
 
