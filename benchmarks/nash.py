@@ -18,10 +18,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import torch
-from torch import Tensor
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
 
-from benchmarks.games import (
+from benchmarks.games import (  # noqa: E402
     PLAIN,
     SKEWED,
     UNIFORM,
@@ -32,7 +32,7 @@ from benchmarks.games import (
     running_average,
     type_chart,
 )
-from gpo.targets import optimistic_weights, preference_targets
+from gpo.targets import optimistic_weights, preference_targets  # noqa: E402
 
 COLOURS = {"self, last": "#c0392b", "self, average": "#2471a3", "optimistic, last": "#1e8449"}
 
@@ -154,10 +154,11 @@ def figure(games: dict[str, dict[str, Any]]) -> str:
             places = torch.linspace(0, steps, 240).long().tolist()
             heights = [top - height / 4 * max(-4.0, float(values[place].clamp(min=1e-9).log10())) for place in places]
             points = " ".join(f"{x0 + width * p / steps:.1f},{y:.1f}" for p, y in zip(places, heights, strict=True))
-            parts.append(f'<polyline points="{points}" fill="none" stroke="{COLOURS[curve]}" stroke-width="1.3"/>')
+            parts.append(f'<polyline points="{points}" fill="none" stroke="{COLOURS[curve]}"/>')
         parts.append(f'<text x="{x0 + width}" y="{top + height + 16}" text-anchor="end">{steps:,} steps</text>')
     for number, (curve, colour) in enumerate(COLOURS.items()):
-        parts.append(f'<text x="{left + number * 160}" y="{top + height + 38}" fill="{colour}">{curve}</text>')
+        x, y = left + number * 160, top + height + 38
+        parts.append(f'<text x="{x}" y="{y}" fill="{colour}">{curve}</text>')
     total = left + len(games) * (width + 40)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {top + height + 48}" '
     return head + 'font-family="sans-serif" font-size="11">\n' + "\n".join(parts) + "\n</svg>\n"
@@ -188,9 +189,13 @@ def main() -> None:
         own, average = exploitability(WEIGHTED, policies), exploitability(WEIGHTED, running_average(policies))
         recent = own[-max(1, args.iterations // 10) :]
         sampled[baseline] = {
-            "average": average[-1].item(), "last": own[-1].item(), "recent_mean": recent.mean().item(),
-            "recent_max": recent.max().item(), "policy": policies[-1].tolist(), "seconds": time.perf_counter() - started,
-        }  # fmt: skip
+            "average": average[-1].item(),
+            "last": own[-1].item(),
+            "recent_mean": recent.mean().item(),
+            "recent_max": recent.max().item(),
+            "policy": policies[-1].tolist(),
+            "seconds": time.perf_counter() - started,
+        }
         print(f"sampled weighted game, {baseline}: " + json.dumps(sampled[baseline]), flush=True)
     for game in exact.values():
         del game["curves"]

@@ -2,9 +2,9 @@
 
 Run: python -m pytest tests/contract/test_trl.py
 Without KTOTrainer the same overrides go on transformers.Trainer: set-up of PEFT, DeepSpeed and FSDP is then ours
-(about 250 lines). When a test fails after an upgrade, read the diff of trl/trainer/kto_trainer.py between 1.16.0 and the new version
-at the name that is told, mend `GPOTrainer` in gpo/trainer.py accordingly, and raise the version here and in
-pyproject.toml.
+(about 250 lines). When a test fails after an upgrade, read the diff of trl/trainer/kto_trainer.py between 1.16.0 and
+the new version at the name that is told, mend `GPOTrainer` in gpo/trainer.py accordingly, and raise the version here
+and in pyproject.toml.
 """
 
 import inspect

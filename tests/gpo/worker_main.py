@@ -1,6 +1,6 @@
 """One of several training workers, a process of its own: trains the tiny model and leaves what the tests look at.
 
-    RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=… python -m tests.gpo.worker_main FOLDER '[{"sharding": "zero3"}]'
+    RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=… python -m tests.gpo.worker_main FOLDER '[{}]'
 
 The list holds the settings of one training after the other, whose outcomes lie in FOLDER/0, FOLDER/1, …
 The first worker writes outcome.pt: losses, first gradients (plain workers), whole weights, and the model directory.
