@@ -24,6 +24,7 @@ def _add_train(reward: Verbs) -> None:
     )
     train.add_argument("config", type=Path, help="YAML file of the training")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="dotted settings that replace the file's")
+    train.add_argument("--fresh", action="store_true", help="throw away what is in the output directory")
     train.set_defaults(verb=_train)
 
 
@@ -55,7 +56,7 @@ def _train(options: argparse.Namespace) -> int:
 
     config = read_settings(RewardTrainConfig, options.config, options.overrides)
     quiet_libraries()
-    return train_reward_model(config)
+    return train_reward_model(config, fresh=options.fresh)
 
 
 def _score(options: argparse.Namespace) -> int:
