@@ -80,7 +80,9 @@ def _rated(value: Any, where: str) -> _Rated:
     ratings = value.get("ratings") if isinstance(value, dict) else None
     if not isinstance(ratings, dict) or not isinstance(value.get("text"), str):
         raise RewardInputError(f"{where}: {value!r:.80} is no rated answer; expected {FORM}")
-    wrong = [name for name, number in ratings.items() if isinstance(number, bool) or not isinstance(number, int | float)]
+    wrong = [
+        name for name, number in ratings.items() if isinstance(number, bool) or not isinstance(number, int | float)
+    ]
     if wrong:
         raise RewardInputError(f"{where}: rating {wrong[0]} is {ratings[wrong[0]]!r}, expected a number")
     return _Rated(value["text"], ratings)

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from gpo.verbs.parts import Verbs, count, quiet_libraries
+from gpo.verbs.reward_experiments import add_bench, add_cyclic
 
 
 def add_to(verbs: Verbs) -> None:
@@ -14,6 +15,8 @@ def add_to(verbs: Verbs) -> None:
     )
     _add_train(reward)
     _add_score(reward)
+    add_bench(reward)
+    add_cyclic(reward)
 
 
 def _add_train(reward: Verbs) -> None:

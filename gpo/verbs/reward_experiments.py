@@ -58,15 +58,12 @@ def _bench(options: argparse.Namespace) -> int:
 def _cyclic(options: argparse.Namespace) -> int:
     from gpo.config.cyclic import CyclicConfig
     from gpo.reward_cyclic import compare
-    from gpo.settings import read_settings, settings_of_overrides
+    from gpo.settings import read_settings
 
-    given = options.config
-    if given is not None and "=" in str(given):
+    path, overrides = options.config, options.overrides
+    if path is not None and "=" in str(path):
         # Without a file the first override stands in its place.
-        given, options.overrides = None, [str(given), *options.overrides]
-    if given is None:
-        config = settings_of_overrides(CyclicConfig, options.overrides)
-    else:
-        config = read_settings(CyclicConfig, given, options.overrides)
+        path, overrides = None, [str(path), *overrides]
+    config = read_settings(CyclicConfig, path, overrides)
     quiet_libraries()
     return compare(config, options.data, options.output)
