@@ -52,6 +52,11 @@ def train_reward_model(config: RewardTrainConfig, *, fresh: bool = False) -> int
 def with_defaults(config: RewardTrainConfig) -> RewardTrainConfig:
     """The config without None where `tune` has a default."""
     values = {name: value for name, value in _DEFAULTS[config.tune].items() if getattr(config, name) is None}
+    if config.dtype == "auto" and config.tune != "heads":
+        from gpo.cpu import compute_dtype
+
+        values["dtype"] = compute_dtype()
+        logger.info("dtype: %s, by the instructions of this machine; dtype=… overrides it", values["dtype"])
     return config.model_copy(update=values)
 
 
