@@ -54,6 +54,15 @@ soak: setup ## eight tiny iterations: memory, files and sockets of every process
 soak-full: setup ## a hundred of them
 	$(VENV)/bin/python -m tests.proof.soak --iterations 100 --output runs/soak-full.json
 
+TYPE_CHART ?= ../shared/data/cyclic/pokemon_gen6_typechart.json
+cyclic: setup ## GPM against Bradley-Terry on the chart of 18 types; TYPE_CHART=FILE is where it lies
+	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
+	$(VENV)/bin/gpo reward cyclic configs/reward_cyclic_chart.yaml --data $(TYPE_CHART) --output runs/cyclic-chart
+
+bench-reward-training: setup ## reward training against TRL's and the plain step; needs the quick start's policy
+	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
+	$(VENV)/bin/python benchmarks/reward_training.py --output runs/bench-reward-training.json
+
 bench-scoring: setup ## the scorer against the model card's way and against the limit; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	$(VENV)/bin/python benchmarks/scoring.py --output runs/bench-scoring.json
