@@ -67,6 +67,15 @@ $(ALPACA_EVAL)/.installed: Makefile
 alpaca-eval: setup $(ALPACA_EVAL)/.installed ## our evaluation files and numbers against the alpaca-eval package, in its own environment
 	ALPACA_EVAL_PYTHON=$(ALPACA_EVAL)/bin/python $(VENV)/bin/python -m pytest -s tests/alpaca_eval
 
+TYPE_CHART ?= ../shared/data/cyclic/pokemon_gen6_typechart.json
+cyclic: setup ## GPM against Bradley-Terry on the chart of 18 types; TYPE_CHART=FILE is where it lies
+	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
+	$(VENV)/bin/gpo reward cyclic configs/reward_cyclic_chart.yaml --data $(TYPE_CHART) --output runs/cyclic-chart
+
+bench-reward-training: setup ## reward training against TRL's and the plain step; needs the quick start's policy
+	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
+	$(VENV)/bin/python benchmarks/reward_training.py --output runs/bench-reward-training.json
+
 bench-scoring: setup ## the scorer against the model card's way and against the limit; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	$(VENV)/bin/python benchmarks/scoring.py --output runs/bench-scoring.json
