@@ -21,5 +21,9 @@ class ClusterConfig(Settings):
     """Scoring processes."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads a process; 0 = all cores, shared out among processes that work at the same time."""
+    waiting_shards: Count = 8
+    """Sampled shards that may wait for a scorer; colocated: after so many, sampling and scoring change places."""
+    waiting_mib: Positive = 128.0
+    """Memory that they may take, in MiB of the object store."""
     wait_seconds: Positive = 3600.0
-    """Deadline of a single shard or stage."""
+    """Deadline of a single shard or stage: a process that is silent for so long is replaced."""

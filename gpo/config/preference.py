@@ -53,7 +53,13 @@ class TargetConfig(Settings):
     """Targets are cut to +-clamp nats."""
     exclude_self: bool = False
     """Leave an answer's comparison with itself out of its mean; only rescales beta by K/(K-1)."""
-    log_z: Literal["zero", "mean", "logmeanexp"] = "zero"
-    """What stands for log Z; zero is the paper's."""
+    log_z: Literal["zero", "mean", "logmeanexp"] | None = None
+    """What stands for log Z. None: zero (the paper's) for the baseline self, the mean over the samples for others."""
     largest_nats: Positive = 50.0
     """A run whose targets exceed this is refused (the `-reference` recipes need more than 1000)."""
+
+    def log_z_for(self, baseline_kind: str) -> Literal["zero", "mean", "logmeanexp"]:
+        """The log Z that is used: only a skew table has targets that average to 0 by themselves."""
+        if self.log_z is not None:
+            return self.log_z
+        return "zero" if baseline_kind == "self" or self.method.endswith("-reference") else "mean"

@@ -94,7 +94,7 @@ def test_fewer_than_two_samples_are_refused(tmp_path: Path) -> None:
 def test_a_reference_method_never_centres(tmp_path: Path, method: str, log_z: str) -> None:
     message = refusal(tmp_path, f"target.method={method}", f"target.log_z={log_z}")
     assert f"target.log_z = '{log_z}'" in message and "use zero" in message
-    assert read(tmp_path, f"target.method={method}").target.log_z == "zero"
+    assert read(tmp_path, f"target.method={method}").target.log_z_for("answers") == "zero"
 
 
 def test_every_name_must_be_among_the_sources(tmp_path: Path) -> None:
