@@ -4,6 +4,7 @@ What they work on is `gpo.stream`'s business.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,28 @@ class Pool:
                 return [worker.actor for worker in self.workers("sampler")]
             logger.warning("%s; it is replaced by a new one (%d of %d tries)", failures[0], tries, LARGEST_LOADS)
         raise StageError(f"{failures[0]}; {LARGEST_LOADS} engines failed. Start the same command again to go on")
+
+    def ask_samplers(self, weights: Weights, call: Callable[[Any], Any], what: str) -> list[Any]:
+        """What each sampler answers to `call(actor)` when it holds these weights; those that die are replaced.
+
+        Raises StageError when that happens LARGEST_LOADS times.
+        """
+        import ray
+
+        for _ in range(LARGEST_LOADS):
+            self.samplers(weights)
+            asked = [(worker, call(worker.actor)) for worker in self.workers("sampler")]
+            answers, lost = [], ""
+            for worker, reference in asked:
+                try:
+                    answers.append(wait_for(reference, self.config.cluster.wait_seconds, what))
+                except (ray.exceptions.RayError, StageError) as error:
+                    lost = reason_of(error)
+                    self.drop(worker)
+            if not lost:
+                return answers
+            logger.warning("a sampler was lost at %s (%s); a new one is asked", what, lost)
+        raise StageError(f"{what}: {LARGEST_LOADS} samplers were lost ({lost}); start the same command again to go on")
 
     def _finish_load(self, worker: Worker, load: Any, weights: Weights) -> str | None:
         """What went wrong, with the worker thrown away; None when it holds the weights."""

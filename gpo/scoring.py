@@ -33,7 +33,7 @@ from rollout.records import (
 from rollout.weights import content_hash
 
 if TYPE_CHECKING:
-    from gpo.shard_rows import BaselineGroup, ScoredPrompt
+    from gpo.shard_rows import BaselineGroup
     from reward.source import AnswerGroup, PreferenceSource, ReadGroup
 
 logger = logging.getLogger(__name__)
@@ -101,18 +101,28 @@ class ShardScorer:
         self._rows(samples, parts)
 
     def _rows(self, samples: list[SampledPrompt], parts: list[BaselinePart]) -> list[RolloutRow]:
-        from gpo.shard_rows import fill_table, rows_with_targets
+        from gpo.baselines import includes_own
+        from gpo.shard_rows import rows_with_targets, scored_prompt
 
         source = self.source(self._preference.train_on)
         read = source.read([answer_group(sample) for sample in samples])
         others = [self._baseline_groups(part, samples, source) for part in parts]
         baseline = self._config.baseline
 
-        def fill(index: int) -> "ScoredPrompt":
-            return fill_table(samples[index], read[index], [groups[index] for groups in others], source, baseline)
-
+        own = [source.tables(read)] if includes_own(baseline) else []
+        against = [source.tables(read, [one.group for one in groups]) for groups in others]
+        scored = [
+            scored_prompt(
+                samples[index],
+                read[index],
+                [tables[index] for tables in [*own, *against]],
+                [groups[index] for groups in others],
+                baseline,
+            )
+            for index in range(len(samples))
+        ]
         return rows_with_targets(
-            [fill(index) for index in range(len(samples))],
+            scored,
             tau=source.tau,
             target=self._config.target,
             baseline=baseline,

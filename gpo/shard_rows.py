@@ -18,7 +18,7 @@ from rollout.degenerate import degenerate_kinds
 from rollout.records import RolloutRow, SampledPrompt
 
 if TYPE_CHECKING:
-    from reward.source import PreferenceSource, ReadGroup
+    from reward.source import ReadGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +41,15 @@ class ScoredPrompt:
     baseline_ids: list[str]
 
 
-def fill_table(
+def scored_prompt(
     sample: SampledPrompt,
     read: "ReadGroup",
+    tables: Sequence[Tensor],
     others: Sequence[BaselineGroup],
-    source: "PreferenceSource",
     baseline: BaselineConfig,
 ) -> ScoredPrompt:
-    """Compare the K samples with every baseline answer: their own, where the kind says so, and those of others."""
+    """Join the tables of a prompt: against its own samples, where the kind says so, and against those of others."""
     own = includes_own(baseline)
-    parts = [source.compare(read)] if own else []
-    parts += [source.compare(read, other.group) for other in others]
     samples = len(sample.completion)
     counts = [len(other.group.group.answers) for other in others]
     ids = [f"{sample.prompt_id}/{k}" for k in range(samples)] if own else []
@@ -60,7 +58,7 @@ def fill_table(
     return ScoredPrompt(
         sample=sample,
         read=read,
-        table_KM=torch.cat(parts, dim=1),
+        table_KM=tables[0] if len(tables) == 1 else torch.cat(list(tables), dim=1),
         weight_M=column_weights(samples, counts, [other.weight for other in others], own),
         baseline_ids=ids,
     )

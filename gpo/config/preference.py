@@ -14,7 +14,7 @@ class PreferenceConfig(Settings):
     """Who says what is better."""
 
     sources: dict[str, str]
-    """Name -> `gpm:DIR` (GPM or Bradley-Terry model) or `python:FILE.py:FUNCTION`."""
+    """Name -> `gpm:DIR` (GPM or Bradley-Terry model), `python:FILE.py:FUNCTION` or `url:http://…` (docs/rollout.md)."""
     train_on: str
     """Name of the source that fills the table the policy is trained on."""
     judges: list[str] = []
@@ -31,8 +31,10 @@ class PreferenceConfig(Settings):
                 raise ValueError(f"{name!r} is not among preference.sources ({', '.join(self.sources) or 'empty'})")
         for name, spec in self.sources.items():
             kind, _, rest = spec.partition(":")
-            if kind not in ("gpm", "python") or not rest:
-                raise ValueError(f"preference.sources.{name} = {spec!r}: expected gpm:DIR or python:FILE.py:FUNCTION")
+            if kind not in ("gpm", "python", "url") or not rest:
+                raise ValueError(
+                    f"preference.sources.{name} = {spec!r}: expected gpm:DIR, python:FILE.py:FUNCTION or url:http://…"
+                )
         return self
 
     def judge_names(self) -> list[str]:

@@ -89,8 +89,10 @@ def inner(a: list[float], b: list[float], gate: list[float] | None) -> float:
     return total
 
 
-def slow_scores(row: RolloutRow, directory: RunDirectory, iteration: int, shares: dict[str, float]) -> list[list[float]]:
-    """[K][M + 1]: for each sample, its raw score over every baseline answer, with the answer's weight."""
+def slow_scores(
+    row: RolloutRow, directory: RunDirectory, iteration: int, shares: dict[str, float]
+) -> list[list[tuple[float, float]]]:
+    """[K][M]: for each sample, its raw score over every baseline answer, with the answer's weight."""
     pairs: list[list[tuple[float, float]]] = [[] for _ in row.completion]
     assert row.embedding is not None
     own = row.baseline_kind in ("self", "optimistic")
@@ -100,15 +102,14 @@ def slow_scores(row: RolloutRow, directory: RunDirectory, iteration: int, shares
             for theirs in row.embedding:
                 pairs[i].append((inner(mine, theirs, row.gate), (2 if others else 1) / len(row.embedding)))
         for name, share in others:
-            (older,) = [
-                found for found in read_baseline(directory.baseline(iteration, name, 0)) if found.prompt_id == row.prompt_id
-            ]
+            rows = read_baseline(directory.baseline(iteration, name, 0))
+            (older,) = [found for found in rows if found.prompt_id == row.prompt_id]
             assert older.embedding is not None
             gate = None if row.gate is None else [(a + b) / 2 for a, b in zip(row.gate, older.gate or [], strict=True)]
             for theirs in older.embedding:
                 sign = -1 if own else 1
                 pairs[i].append((inner(mine, theirs, gate), sign * share / len(older.embedding)))
-    return pairs  # type: ignore[return-value]
+    return pairs
 
 
 def slow_targets(pairs: Any, kind: str, method: str) -> list[float]:
@@ -136,7 +137,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("method", ["gpo", "sppo"])
-@pytest.mark.parametrize(("settings", "iteration", "policies"), CASES, ids=[str(case[0]) + str(case[1]) for case in CASES])
+@pytest.mark.parametrize(("settings", "iteration", "policies"), CASES, ids=lambda value: str(value))
 def test_targets_are_those_of_a_slow_double_loop_over_the_files(
     tmp_path: Path, gpm: Path, settings: dict[str, Any], iteration: int, policies: int, method: str
 ) -> None:

@@ -17,7 +17,7 @@ from gpo.loss import gpo_loss
 from gpo.targets import LogZ, preference_targets
 
 COMMON, RARE = 40, 4
-PROMPTS, SAMPLES, ITERATIONS, STEPS = 64, 4, 3, 150
+PROMPTS, SAMPLES, ITERATIONS, STEPS = 64, 4, 4, 150
 QUALITY = torch.cat([torch.linspace(-1, 1, COMMON), torch.full((RARE,), -3.0)])
 ANSWERS = torch.tensor([9.0, 10.0, 11.0])
 
@@ -27,8 +27,9 @@ def start() -> Tensor:
     return torch.cat([torch.zeros(COMMON), torch.full((RARE,), math.log(1e-3))])
 
 
-def play(log_z: LogZ, seed: int) -> Tensor:
-    """The policy `[n]` at the end."""
+def play(log_z: LogZ, seed: int) -> list[Tensor]:
+    """The policy `[n]` after each iteration."""
+    policies = []
     generator = torch.Generator().manual_seed(seed)
     logits = start()
     for _ in range(ITERATIONS):
@@ -43,7 +44,8 @@ def play(log_z: LogZ, seed: int) -> Tensor:
             gpo_loss(trained.log_softmax(-1)[drawn], reference[drawn], target).backward()
             optimizer.step()
         logits = trained.detach()
-    return logits.softmax(-1)
+        policies.append(logits.softmax(-1))
+    return policies
 
 
 def texts_in_use(policy: Tensor) -> float:
@@ -56,6 +58,8 @@ def test_without_centring_a_stronger_baseline_makes_the_policy_collapse_and_with
     before = start().softmax(-1)
     bare, centred = play("zero", seed), play("mean", seed)
     assert float(before @ QUALITY) == pytest.approx(0, abs=0.02) and texts_in_use(before) > 0.9 * COMMON
-    assert texts_in_use(bare) < 1.5 * RARE and float(bare[COMMON:].sum()) > 0.9, "all mass is on what nobody sampled"
-    assert float(bare @ QUALITY) < -2.5
-    assert float(centred @ QUALITY) > 0.5 and texts_in_use(centred) > 2 * RARE
+    assert min(texts_in_use(policy) for policy in bare) < 3, "a few texts have all the mass"
+    assert float(bare[-1] @ QUALITY) < 0.4
+    qualities = [float(policy @ QUALITY) for policy in centred]
+    assert qualities == sorted(qualities) and qualities[-1] > 0.6
+    assert min(texts_in_use(policy) for policy in centred) > 12
