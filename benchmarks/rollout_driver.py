@@ -127,7 +127,7 @@ def driver_config(folder: Path, shard_prompts: int) -> RunConfig:
 def one_pass(count: int, folder: Path, shard_prompts: int) -> dict[str, Any]:
     """Generate and score `count` prompts; the start of Ray and its actors is not in the time."""
     config = driver_config(folder, shard_prompts)
-    with ray_session(config.cluster):
+    with ray_session(config):
         pool = Pool(
             config,
             EngineSettings(max_model_len=64),

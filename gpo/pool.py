@@ -4,12 +4,13 @@ What they work on is `gpo.stream`'s business.
 """
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpo.cluster import end_actor, make_actor, threads_for, wait_for
+from gpo.cluster import end_actor, make_actor, processes_now, threads_for, wait_for
 from gpo.config import RunConfig
 from gpo.cpu import allocator_environment
 from gpo.errors import StageError
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 LARGEST_LOADS = 3
 """Engines that may fail to take the same weights before the run ends."""
+LOOK_SECONDS = 2.0
+"""Between two looks for room in the cluster: each costs a round trip or two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +70,17 @@ class Pool:
         shared = config.cluster.shape == "colocated"
         self._scorer_threads = threads_for(config, config.cluster.scorers + (0 if shared else config.cluster.samplers))
         self._workers: list[Worker] = []
+        self._look_again = 0.0
 
     def workers(self, role: str) -> list[Worker]:
-        """All of a role, started where missing."""
+        """All of a role, started where missing; fewer while the cluster has no room for more."""
         found = [worker for worker in self._workers if worker.role == role]
-        wanted = self.config.cluster.samplers if role == "sampler" else self.config.cluster.scorers
-        for _ in range(wanted - len(found)):
+        cluster = self.config.cluster
+        wanted = cluster.samplers if role == "sampler" else cluster.scorers
+        if len(found) == wanted or (found and time.monotonic() < self._look_again):
+            return found
+        self._look_again = time.monotonic() + LOOK_SECONDS
+        for _ in range(processes_now(role, wanted) - len(found)):
             actor = self._new_sampler() if role == "sampler" else self._new_scorer()
             self._workers.append(Worker(actor, role))
             found.append(self._workers[-1])
@@ -134,12 +142,11 @@ class Pool:
     def drop(self, worker: Worker) -> None:
         """Throw a process away; the next use starts a new one."""
         self._workers.remove(worker)
+        self._look_again = 0.0
         end_actor(worker.actor)
 
     def _new_sampler(self) -> Any:
-        return make_actor(
-            self._kinds["sampler"], self._engine, threads=self._engine.threads, gpus=_sampler_gpus(self._engine)
-        )
+        return make_actor(self._kinds["sampler"], self._engine, threads=self._engine.threads, role="sampler")
 
     def _new_scorer(self) -> Any:
         config = self.config.model_dump(mode="json")
@@ -152,6 +159,7 @@ class Pool:
             self._logs,
             self._scorer_threads,
             threads=self._scorer_threads,
+            role="scorer",
             environment=allocator_environment(),
         )
 
@@ -172,9 +180,3 @@ def _absolute(spec: str) -> str:
     """A source's spec with an absolute path: actors have a working directory of their own."""
     kind, _, place = spec.partition(":")
     return spec if kind == "url" else f"{kind}:{Path(place).absolute()}"
-
-
-def _sampler_gpus(engine: EngineSettings) -> float:
-    import ray
-
-    return float(engine.tensor_parallel) if ray.cluster_resources().get("GPU", 0) else 0.0

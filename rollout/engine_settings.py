@@ -104,10 +104,6 @@ def prepare_environment(settings: EngineSettings, cores: Sequence[int] = ()) -> 
     # apply_model hands our own function to the worker; on the CPU the worker is this very process.
     os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     if cuda_devices_present():
-        if settings.tensor_parallel > 1:
-            bundles = range(settings.tensor_parallel)
-            os.environ["VLLM_RAY_PER_WORKER_GPUS"] = "1"
-            os.environ["VLLM_RAY_BUNDLE_INDICES"] = ",".join(str(bundle) for bundle in bundles)
         return
     # As separate processes the engine core lowers torch to one thread: 180 tokens/s instead of 900.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from gpo.cluster import ray_session
-from gpo.config import ClusterConfig
 from gpo.errors import StageError
 from gpo.pool import LARGEST_LOADS, Pool, Weights
 from gpo.stream import Job, Shard, Stream, shards_in_flight
@@ -21,11 +20,13 @@ from tests.gpo.faulty_actors import FaultySampler, FaultyScorer
 from tests.gpo.small_runs import run_config
 
 SHARD = 4
+CLUSTER = {"shape": "split", "samplers": 2, "scorers": 2, "threads": 1}
+"""Room for the largest pool of these tests."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray() -> Iterator[None]:
-    with ray_session(ClusterConfig()):
+    with ray_session(run_config(cluster=CLUSTER)):
         yield
 
 

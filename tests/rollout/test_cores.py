@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from gpo.cluster import make_actor, ray_session
-from gpo.config import ClusterConfig
 from rollout.engine_settings import EngineSettings
 from rollout.sampler import Sampler
+from tests.gpo.small_runs import run_config
 from tests.tiny import save_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def test_claims_are_disjoint_bind_the_process_and_end_with_it_however_it_ends() 
 
 @pytest.fixture()
 def _ray(tmp_path: Path) -> Iterator[None]:
-    with ray_session(ClusterConfig()):
+    with ray_session(run_config(cluster={"samplers": 2, "threads": 1})):
         yield
 
 
@@ -73,7 +73,7 @@ def test_two_engines_in_ray_actors_have_all_their_threads_on_cores_of_their_own(
     model = save_tiny_model(tmp_path / "model")
     settings = EngineSettings(max_model_len=64, threads=1, dtype="float32")
     environment = {"TMPDIR": str(tmp_path)}
-    actors = [make_actor(Sampler, settings, threads=1, environment=environment) for _ in range(2)]
+    actors = [make_actor(Sampler, settings, threads=1, role="sampler", environment=environment) for _ in range(2)]
     ray.get([actor.load.remote(str(model), None) for actor in actors], timeout=300)
     claimed = [set(cores) for cores in ray.get([actor.cores.remote() for actor in actors], timeout=60)]
     assert all(len(cores) == 1 for cores in claimed) and not claimed[0] & claimed[1]
