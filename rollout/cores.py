@@ -14,6 +14,9 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
+FOLDER_VARIABLE = "GPO_CORE_LOCKS"
+"""Another folder for the locks, for containers that share cores but not /tmp."""
+
 _held: dict[int, int] = {}
 """Core -> open file of its lock; open for the life of the process."""
 
@@ -55,7 +58,8 @@ def release_cores() -> None:
 
 
 def _folder() -> Path:
-    folder = Path(tempfile.gettempdir()) / f"gpo-cores-{os.getuid()}"
+    named = os.environ.get(FOLDER_VARIABLE)
+    folder = Path(named) if named else Path(tempfile.gettempdir()) / f"gpo-cores-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from gpo.cluster import make_actor, ray_session
+from rollout.cores import FOLDER_VARIABLE
 from rollout.engine_settings import EngineSettings
 from rollout.sampler import Sampler
 from tests.gpo.small_runs import run_config
@@ -28,7 +29,7 @@ needs_two = pytest.mark.skipif(CORES < 2, reason="this machine has one core")
 
 @pytest.fixture(autouse=True)
 def _own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "locks"))
 
 
 def claim(count: int, wait: float, then: str) -> subprocess.Popen[str]:
@@ -72,8 +73,7 @@ def test_two_engines_in_ray_actors_have_all_their_threads_on_cores_of_their_own(
 
     model = save_tiny_model(tmp_path / "model")
     settings = EngineSettings(max_model_len=64, threads=1, dtype="float32")
-    environment = {"TMPDIR": str(tmp_path)}
-    actors = [make_actor(Sampler, settings, threads=1, role="sampler", environment=environment) for _ in range(2)]
+    actors = [make_actor(Sampler, settings, threads=1, role="sampler") for _ in range(2)]
     ray.get([actor.load.remote(str(model), None) for actor in actors], timeout=300)
     claimed = [set(cores) for cores in ray.get([actor.cores.remote() for actor in actors], timeout=60)]
     assert all(len(cores) == 1 for cores in claimed) and not claimed[0] & claimed[1]
