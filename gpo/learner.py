@@ -77,18 +77,20 @@ def train_worker(values: dict[str, Any]) -> None:
 
 
 def training_rows(shards: list[str]) -> Iterator[dict[str, Any]]:
-    """A row for each answer of each prompt: ids, target, and the score that answers are ranked by."""
+    """A row for each answer that is trained on: ids, target, and the score that answers are ranked by."""
     from rollout.records import read_shard
 
     for shard in shards:
         for row in read_shard(Path(shard)):
-            for completion_ids, target, score in zip(row.completion_ids, row.target, row.score, strict=True):
+            for k, reason in enumerate(row.left_out):
+                if reason:
+                    continue
                 yield {
                     "prompt_id": row.prompt_id,
                     "prompt_ids": row.prompt_ids,
-                    "completion_ids": completion_ids,
-                    "target": target,
-                    "score": score,
+                    "completion_ids": row.completion_ids[k],
+                    "target": row.target[k],
+                    "score": row.score[k],
                 }
 
 
