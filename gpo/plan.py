@@ -60,9 +60,9 @@ def _scorer_weights(config: RunConfig) -> float:
 
 
 def _activations(config: RunConfig) -> float:
-    """GiB for a step's rows: measured at about 1.8 MiB a token for a 135M model, growing with the square root."""
-    prompts = config.train.batch_prompts // config.train.gradient_accumulation_steps
-    tokens = prompts * config.rollout.samples * (config.rollout.max_tokens + 64)
+    """GiB for a forward pass: measured at about 1.8 MiB a token for a 135M model, growing with the square root."""
+    step = config.train.batch_prompts * config.rollout.samples * (config.rollout.max_tokens + 64)
+    tokens = min(step, max(config.train.batch_tokens, config.rollout.max_tokens + config.prompts.max_tokens))
     scale = (parameter_count(Path(config.policy.model)) / 135e6) ** 0.5
     share = 0.15 if config.train.gradient_checkpointing else 1.0
     return tokens * 1.8 * share * scale / 1024
@@ -75,7 +75,7 @@ def check_fits(plan: Plan, run_directory: Path) -> None:
         parts = ", ".join(f"{name} {value:.1f}" for name, value in plan.memory_gib.items())
         raise UserError(
             f"the run needs about {plan.peak_gib:.1f} GiB of memory ({parts}), {available:.1f} GiB are free; lower "
-            "train.batch_prompts, rollout.max_tokens or rollout.engine.kv_cache_gib, or set "
+            "train.batch_tokens, rollout.max_tokens or rollout.engine.kv_cache_gib, or set "
             "train.gradient_checkpointing=true"
         )
     existing = next(

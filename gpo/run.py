@@ -32,7 +32,7 @@ def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool
         return 0
     set_status(directory, "running")
     try:
-        with ray_session(config.cluster):
+        with ray_session(config):
             pool = Pool(config, engine_settings(config, prepared), str(directory.logs.absolute()))
             self_play(RunContext(config, directory, pool, prepared.prompts, prepared.heldout))
     except KeyboardInterrupt:
