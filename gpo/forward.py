@@ -3,6 +3,7 @@
 The forward is the learner's (float32 masters, autocast, `gpo.log_probs`), never the engine's.
 """
 
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-IdRow = tuple[Sequence[int], Sequence[int]]
-"""Prompt ids and answer ids."""
+from gpo.layout import IdRow, lay_out
+
+logger = logging.getLogger(__name__)
 
 
 def choose_attention(model: Path, asked: str, trust_remote_code: bool) -> str:
@@ -52,9 +54,21 @@ def load_tokenizer(model: Path, trust_remote_code: bool = False) -> Any:
     return AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
 
 
+SLOW_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
+"""CPU capabilities, as torch names them, for which bfloat16 matrix products are tens of times slower than float32."""
+
+
+def computing_dtype(dtype: str, device_type: str) -> str:
+    """What to compute in for a policy of a type: float32 for bfloat16 on a CPU that is not made for it, with a log."""
+    if device_type == "cpu" and dtype == "bfloat16" and torch.backends.cpu.get_cpu_capability() in SLOW_BFLOAT16:
+        logger.info("computing in float32: this CPU has no bfloat16 products; weights are published in bfloat16")
+        return "float32"
+    return dtype
+
+
 def compute_context(dtype: str, device_type: str) -> AbstractContextManager[Any]:
     """The autocast that the trainer computes in; nothing for float32."""
-    if dtype == "float32":
+    if computing_dtype(dtype, device_type) == "float32":
         return nullcontext()
     return torch.autocast(device_type, dtype=getattr(torch, dtype))
 
@@ -70,24 +84,9 @@ def token_logps(model: Any, rows: Sequence[IdRow], dtype: str, batch_rows: int =
     found: dict[int, Tensor] = {}
     for start in range(0, len(order), batch_rows):
         chosen = order[start : start + batch_rows]
-        input_ids, labels, attention_mask = (tensor.to(device) for tensor in _pad([rows[index] for index in chosen]))
+        part = lay_out([rows[index] for index in chosen], "padded")
+        lengths = part.pop("lengths")
         with compute_context(dtype, device.type):
-            logps = model(input_ids=input_ids, attention_mask=attention_mask, answer_labels=labels)
-        for number, index in enumerate(chosen):
-            prompt, answer = rows[index]
-            first = len(prompt) - 1
-            found[index] = logps[number, first : first + len(answer)].float().cpu()
+            logps = model(**{name: tensor.to(device) for name, tensor in part.items()})
+        found |= dict(zip(chosen, logps.cpu().split(lengths), strict=True))
     return [found[index] for index in range(len(rows))]
-
-
-def _pad(rows: Sequence[IdRow]) -> tuple[Tensor, Tensor, Tensor]:
-    width = max(len(prompt) + len(answer) for prompt, answer in rows)
-    input_ids = torch.zeros(len(rows), width, dtype=torch.long)
-    labels = torch.full((len(rows), width), -100)
-    attention_mask = torch.zeros_like(input_ids)
-    for number, (prompt, answer) in enumerate(rows):
-        ids = torch.tensor([*prompt, *answer])
-        input_ids[number, : len(ids)] = ids
-        labels[number, len(prompt) : len(ids)] = ids[len(prompt) :]
-        attention_mask[number, : len(ids)] = 1
-    return input_ids, labels, attention_mask

@@ -60,9 +60,9 @@ def _scorer_weights(config: RunConfig) -> float:
 
 
 def _activations(config: RunConfig) -> float:
-    """GiB for a step's rows: measured at about 1.8 MiB a token for a 135M model, growing with the square root."""
-    prompts = config.train.batch_prompts // config.train.gradient_accumulation_steps
-    tokens = prompts * config.rollout.samples * (config.rollout.max_tokens + 64)
+    """GiB for a forward pass: measured at about 1.8 MiB a token for a 135M model, growing with the square root."""
+    step = config.train.batch_prompts * config.rollout.samples * (config.rollout.max_tokens + 64)
+    tokens = min(step, max(config.train.batch_tokens, config.rollout.max_tokens + config.prompts.max_tokens))
     scale = (parameter_count(Path(config.policy.model)) / 135e6) ** 0.5
     share = 0.15 if config.train.gradient_checkpointing else 1.0
     return tokens * 1.8 * share * scale / 1024
@@ -75,7 +75,7 @@ def check_fits(plan: Plan, run_directory: Path) -> None:
         parts = ", ".join(f"{name} {value:.1f}" for name, value in plan.memory_gib.items())
         raise UserError(
             f"the run needs about {plan.peak_gib:.1f} GiB of memory ({parts}), {available:.1f} GiB are free; lower "
-            "train.batch_prompts, rollout.max_tokens or rollout.engine.kv_cache_gib, or set "
+            "train.batch_tokens, rollout.max_tokens or rollout.engine.kv_cache_gib, or set "
             "train.gradient_checkpointing=true"
         )
     existing = next(
@@ -91,7 +91,7 @@ def check_fits(plan: Plan, run_directory: Path) -> None:
 
 def available_memory_gib() -> float:
     """What this machine, or its container, still has; GPO_MEMORY_GIB in the environment lowers it."""
-    available = psutil.virtual_memory().available / GIB
+    available = min(psutil.virtual_memory().available / GIB, _container_gib(Path("/sys/fs/cgroup")))
     limit = os.environ.get("GPO_MEMORY_GIB")
     if not limit:
         return available
@@ -102,3 +102,23 @@ def available_memory_gib() -> float:
     if not lowered >= 0:
         raise UserError(f"GPO_MEMORY_GIB = {limit!r}: expected a number of GiB, for example 7.5; mend or unset it")
     return min(available, lowered)
+
+
+def _container_gib(cgroup: Path) -> float:
+    """What the memory limit of a container (cgroup v2 or v1) leaves; infinite where there is none.
+
+    File cache that the kernel can drop does not count as used.
+    """
+    for limit, used, statistics in (
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    ):
+        try:
+            texts = [(cgroup / name).read_text() for name in (limit, used, statistics)]
+        except OSError:
+            continue
+        if texts[0].strip() == "max":
+            return float("inf")
+        droppable = sum(int(line.split()[1]) for line in texts[2].splitlines() if line.startswith("inactive_file "))
+        return (int(texts[0]) - int(texts[1]) + droppable) / GIB
+    return float("inf")

@@ -16,7 +16,7 @@ from gpo.loop import self_play
 from gpo.pool import Pool
 from gpo.preflight import Prepared
 from gpo.report.terminal import closing_table, samples_before_and_after
-from rollout.engine import EngineSettings
+from rollout.engine_settings import EngineSettings
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +33,9 @@ def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool
         return 0
     set_status(directory, "running")
     try:
-        with ray_session(config.cluster):
-            pool = Pool(config, engine_settings(config, prepared), str(directory.logs.absolute()))
+        with ray_session(config):
+            folders = (str(path.absolute()) for path in (directory.logs, directory.root / "iterations"))
+            pool = Pool(config, engine_settings(config, prepared), *folders)
             self_play(RunContext(config, directory, pool, prepared.prompts, prepared.heldout))
     except KeyboardInterrupt:
         set_status(directory, "interrupted")
@@ -62,7 +63,8 @@ def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool
 def engine_settings(config: RunConfig, prepared: Prepared) -> EngineSettings:
     """What each sampler's engine may use on this machine."""
     engine = config.rollout.engine
-    at_work = 1 if config.cluster.shape == "colocated" else config.cluster.samplers + config.cluster.scorers
+    shared = config.cluster.shape == "colocated"
+    at_work = config.cluster.samplers + (0 if shared else config.cluster.scorers)
     return EngineSettings(
         max_model_len=prepared.max_model_len,
         dtype=config.policy.dtype,
@@ -72,6 +74,7 @@ def engine_settings(config: RunConfig, prepared: Prepared) -> EngineSettings:
         max_sequences=engine.max_sequences,
         threads=threads_for(config, at_work),
         compile=engine.compile,
+        sleep_level=engine.sleep_level if shared else 0,
         trust_remote_code=config.policy.trust_remote_code,
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpo import interrupts
-from gpo.cluster import threads_for
+from gpo.cluster import learner_scaling, threads_for
 from gpo.context import RunContext
 from gpo.cpu import allocator_environment
 from gpo.errors import StageError
@@ -47,6 +47,7 @@ def make_task(run: RunContext, iteration: int) -> LearnerTask:
         iteration=iteration,
         policy=str(Path(run.config.policy.model).absolute()),
         start=str(start.absolute()),
+        anchor=str(_anchor(run, iteration).absolute()),
         shards=[str(shard.absolute()) for shard in shards],
         training=str(run.directory.training(iteration).absolute()),
         checkpoint=str(run.directory.checkpoint(iteration).absolute()),
@@ -54,6 +55,13 @@ def make_task(run: RunContext, iteration: int) -> LearnerTask:
         logs=str(run.directory.logs.absolute()),
         threads=threads_for(run.config, run.config.train.workers),
     )
+
+
+def _anchor(run: RunContext, iteration: int) -> Path:
+    """The starting policy, or what the last iteration that moved the anchor published."""
+    every = run.config.train.anchor_every
+    moved = (iteration - 1) // every * every if every else 0
+    return run.directory.checkpoint(moved) if moved else Path(run.config.policy.model)
 
 
 def _ray_folder(task: LearnerTask) -> Path:
@@ -80,12 +88,12 @@ def _start(run: RunContext, task: LearnerTask) -> "queue.Queue[BaseException | N
 
 
 def _torch_trainer(run: RunContext, task: LearnerTask) -> Any:
-    import ray
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as TrainRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    gpus = ray.cluster_resources().get("GPU", 0) > 0
+    scaling = learner_scaling(run.config)
+    gpus = scaling["use_gpu"]
     seconds = int(min(run.config.cluster.wait_seconds, LARGEST_COLLECTIVE_SECONDS))
     settings: dict[str, Any] = {
         "name": f"iteration-{task.iteration:03d}-{time.time_ns()}",
@@ -97,11 +105,7 @@ def _torch_trainer(run: RunContext, task: LearnerTask) -> Any:
         train_worker,
         train_loop_config=asdict(task),
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=seconds),
-        scaling_config=ScalingConfig(
-            num_workers=run.config.train.workers,
-            use_gpu=gpus,
-            resources_per_worker={"CPU": 0.01, "GPU": 1} if gpus else {"CPU": 0.01},
-        ),
+        scaling_config=ScalingConfig(**scaling),
         run_config=TrainRunConfig(**settings),
     )
 

@@ -4,24 +4,28 @@ Keys marked *placement* may change when a run goes on elsewhere; all others are 
 Nothing here imports torch, vllm or ray.
 """
 
+from gpo.config.baseline import BaselineConfig
 from gpo.config.cluster import ClusterConfig
 from gpo.config.evaluation import CanaryConfig, EvaluationConfig
 from gpo.config.policy import PolicyConfig, PromptsConfig
 from gpo.config.preference import PreferenceConfig, TargetConfig
 from gpo.config.rollout import EngineConfig, RolloutConfig
 from gpo.config.run import RunConfig, changed_identity, identity_hash, identity_values
-from gpo.config.train import TrainConfig
+from gpo.config.train import LoraSettings, StopConfig, TrainConfig
 
 __all__ = [
+    "BaselineConfig",
     "CanaryConfig",
     "ClusterConfig",
     "EngineConfig",
     "EvaluationConfig",
+    "LoraSettings",
     "PolicyConfig",
     "PreferenceConfig",
     "PromptsConfig",
     "RolloutConfig",
     "RunConfig",
+    "StopConfig",
     "TargetConfig",
     "TrainConfig",
     "changed_identity",
