@@ -7,7 +7,8 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart upper-bound test bench-scoring bench-training nash lint types clean
+# Every target with a help text.
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' $(MAKEFILE_LIST))
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' $(MAKEFILE_LIST)
@@ -42,6 +43,30 @@ upper-bound: setup ## the same run with the oracle itself as judge of the traini
 test: setup ## the whole default suite
 	$(VENV)/bin/python -m pytest
 
+kill: setup ## SIGKILL of every process in every stage of a small run, about 15 minutes
+	$(VENV)/bin/python -m pytest tests/e2e/test_kill.py -m "long or not long"
+
+fuzz: setup ## damaged configs, prompts, preference files and models: 400 cases, some minutes
+	$(VENV)/bin/python -m tests.proof.fuzz --cases 400 --log runs/fuzz.jsonl
+
+fuzz-full: setup ## the same, 5,000 cases; goes on where it stopped
+	$(VENV)/bin/python -m tests.proof.fuzz --cases 5000 --log runs/fuzz-full.jsonl
+
+soak: setup ## eight tiny iterations: memory, files and sockets of every process stay flat
+	$(VENV)/bin/python -m tests.proof.soak --iterations 8 --output runs/soak.json
+
+soak-full: setup ## a hundred of them
+	$(VENV)/bin/python -m tests.proof.soak --iterations 100 --output runs/soak-full.json
+ALPACA_EVAL := build/alpaca-eval
+
+$(ALPACA_EVAL)/.installed: Makefile
+	test -x $(ALPACA_EVAL)/bin/python || $(PYTHON) -m venv $(ALPACA_EVAL)
+	$(ALPACA_EVAL)/bin/python -m pip --disable-pip-version-check install -q alpaca-eval==0.6.6 'setuptools<81' 'scikit-learn<1.10'
+	@touch $@
+
+alpaca-eval: setup $(ALPACA_EVAL)/.installed ## our evaluation files and numbers against the alpaca-eval package, in its own environment
+	ALPACA_EVAL_PYTHON=$(ALPACA_EVAL)/bin/python $(VENV)/bin/python -m pytest -s tests/alpaca_eval
+
 bench-scoring: setup ## the scorer against the model card's way and against the limit; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	$(VENV)/bin/python benchmarks/scoring.py --output runs/bench-scoring.json
@@ -53,6 +78,10 @@ bench-training: setup ## the trainer against TRL's DPOTrainer and against the pl
 nash: setup ## self-play to the Nash policy: exact games and their figure, then samples and the real trainer
 	$(VENV)/bin/python benchmarks/nash.py --output runs/nash.json --figure docs/nash.svg \
 		--chart ../shared/data/cyclic/pokemon_gen6_typechart.json
+
+bench-evaluation: setup ## a tournament's cost against the number of checkpoints; needs the quick start's policy
+	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
+	$(VENV)/bin/python benchmarks/evaluation.py --output runs/bench-evaluation.json
 
 lint: setup ## ruff: rules and format
 	$(VENV)/bin/ruff check .

@@ -1,10 +1,12 @@
-"""Ray: start it here or join it, make actors, and wait for them with a deadline.
+"""Ray: start it here or join it, make actors in the places of a run, and wait for them with a deadline.
 
-A Ray that is started here is this run's alone, listens on loopback only, and ends with the driver, however that ends.
+A Ray that is started here is this run's alone, listens on loopback unless the config says otherwise, and ends with the
+driver, however that ends.
 """
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from gpo import interrupts
 from gpo.config import ClusterConfig, RunConfig
-from gpo.errors import StageError
+from gpo.errors import StageError, UserError
+from gpo.placement import A_LITTLE_CPU
+from gpo.reservation import Reservation
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -21,9 +25,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 512 << 20
+REACH_SECONDS = 5.0
+LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Ray's own name for it; 0 keeps the sockets of a local Ray on loopback."""
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    LOOPBACK_SWITCH: "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -36,30 +43,86 @@ QUIET = {
 """Telemetry off and Ray's sockets on loopback; read once, when ray is imported."""
 
 
+_reservation: Reservation | None = None
+"""Of the session: Ray, too, is one for a whole process."""
+
+
 @contextmanager
-def ray_session(config: ClusterConfig) -> Iterator[None]:
-    """Ray for the time of a run; joins `cluster.address` when one is given, and then leaves it running."""
+def ray_session(config: RunConfig) -> Iterator[None]:
+    """Ray for the time of a run, with its places reserved; joins `cluster.address` when one is given.
+
+    A cluster that was joined is left running. Raises UserError when it cannot be reached, or lacks what the run wants.
+    """
+    global _reservation
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    if config.cluster.listen == "all" or config.cluster.address is not None:
+        # On loopback alone this process could not be reached by other nodes. Ray reads it when it is imported.
+        os.environ.pop(LOOPBACK_SWITCH, None)
     import ray
 
-    if config.address is None:
+    _start_or_join(config.cluster)
+    # Ray 2.60 puts a handler on SIGTERM that aborts the process; ours unwinds and leaves a resumable run.
+    interrupts.install()
+    try:
+        _reservation = Reservation(config)
+        yield
+    finally:
+        _reservation = None
+        ray.shutdown()
+
+
+def _start_or_join(cluster: ClusterConfig) -> None:
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if cluster.address is None:
+        local = {"_node_ip_address": "127.0.0.1"} if cluster.listen == "loopback" else {}
         ray.init(
             address="local",
             num_cpus=os.cpu_count(),
             include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
+            **local,
+            **quiet,
         )
-    else:
-        ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
-    # Ray 2.60 puts a handler on SIGTERM that aborts the process; ours unwinds and leaves a resumable run.
-    interrupts.install()
+        return
+    _check_reachable(cluster.address)
+    use_token_where_there_is_one()
     try:
-        yield
-    finally:
-        ray.shutdown()
+        ray.init(address=cluster.address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise UserError(
+            f"cluster.address = {cluster.address}: Ray cannot join it ({error}); expected a running cluster of Ray "
+            f"{ray.__version__} of which this machine is a node (`ray status` shows one); from elsewhere use gpo submit"
+        ) from None
+
+
+def _check_reachable(address: str) -> None:
+    """Find a wrong HOST:PORT in seconds: Ray itself tries it for minutes. Raises UserError."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or "/" in host:
+        if address in ("auto", "local"):
+            return
+        raise UserError(
+            f"cluster.address = {address}: expected auto or HOST:PORT of a cluster's head; a machine outside the "
+            "cluster uses gpo submit --address http://HOST:8265"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"cluster.address = {address}: nothing answers there ({error}); is the head running (`ray start --head`), "
+            "and its port open for this machine?"
+        ) from None
+
+
+def use_token_where_there_is_one() -> None:
+    """Turn Ray's token authentication on where this user has a token, as a head that was started here does."""
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if named or (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ["RAY_AUTH_MODE"] = "token"
 
 
 def threads_for(config: RunConfig, processes: int) -> int:
@@ -70,25 +133,48 @@ def threads_for(config: RunConfig, processes: int) -> int:
 
 
 def make_actor(
-    kind: type, *arguments: Any, threads: int, gpus: float = 0, environment: dict[str, str] | None = None
+    kind: type, *arguments: Any, threads: int, role: str | None = None, environment: dict[str, str] | None = None
 ) -> Any:
-    """Start an actor process of a plain class; it never restarts by itself, the stage that uses it decides."""
+    """Start an actor process of a plain class; it never restarts by itself, the stage that uses it decides.
+
+    `role` (sampler, scorer): it goes to a reserved place of that kind; None: anywhere, without a device. Raises
+    StageError when no place is there within `cluster.placement_seconds`.
+    """
     import ray
 
+    place = _reservation.take(role) if _reservation is not None and role is not None else None
     environment = {
         "OMP_NUM_THREADS": str(threads),
-        **{name: os.environ.get(name, QUIET[name]) for name in QUIET},
+        **{name: os.environ[name] for name in (*QUIET, "HF_HUB_OFFLINE") if name in os.environ},
         **(environment or {}),
+        **(place.environment() if place else {}),
     }
-    if "HF_HUB_OFFLINE" in os.environ:
-        environment["HF_HUB_OFFLINE"] = os.environ["HF_HUB_OFFLINE"]
-    options = {
-        "num_cpus": 0.01,
-        "num_gpus": gpus,
-        "max_restarts": 0,
-        "runtime_env": {"env_vars": environment},
+    options = {"num_cpus": A_LITTLE_CPU, "num_gpus": 0, **(place.actor_options() if place else {})}
+    actor = (
+        ray.remote(kind).options(**options, max_restarts=0, runtime_env={"env_vars": environment}).remote(*arguments)
+    )
+    if place is not None and _reservation is not None:
+        _reservation.hold(place, actor)
+    return actor
+
+
+def processes_now(role: str, wanted: int) -> int:
+    """How many processes of a role may be there now: `wanted`, or fewer while the cluster has no room for all."""
+    return wanted if _reservation is None else min(wanted, _reservation.processes(role))
+
+
+def learner_scaling(config: RunConfig) -> dict[str, Any]:
+    """Arguments of Ray Train's ScalingConfig; waits for room for the learners, raises StageError without it."""
+    bundle = {"CPU": A_LITTLE_CPU}
+    if _reservation is not None:
+        _reservation.wait_for_learners()
+        bundle = _reservation.learner_bundle()
+    return {
+        "num_workers": config.train.workers,
+        "use_gpu": "GPU" in bundle,
+        "resources_per_worker": bundle,
+        "placement_strategy": config.cluster.strategy.upper(),
     }
-    return ray.remote(kind).options(**options).remote(*arguments)
 
 
 def wait_for(reference: "ObjectRef", seconds: float, what: str) -> Any:
@@ -122,6 +208,8 @@ def end_actor(actor: Any) -> None:
     """Kill an actor process and give it a moment to free its memory."""
     import ray
 
+    if _reservation is not None:
+        _reservation.leave(actor)
     ray.kill(actor)
     time.sleep(0.2)
 

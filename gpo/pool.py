@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpo.cluster import end_actor, make_actor, threads_for, wait_for, wait_for_any
+from gpo.cluster import end_actor, make_actor, processes_now, threads_for, wait_for, wait_for_any
 from gpo.config import RunConfig
 from gpo.cpu import allocator_environment
 from gpo.errors import StageError
@@ -60,9 +60,8 @@ class Pool:
 
     def samplers(self, weights: Weights) -> list[Any]:
         """All samplers, started where missing, each holding these weights."""
-        while len(self._samplers) < self._config.cluster.samplers:
-            gpus = _sampler_gpus(self._engine)
-            self._samplers.append(make_actor(Sampler, self._engine, threads=self._threads, gpus=gpus))
+        while len(self._samplers) < processes_now("sampler", self._config.cluster.samplers):
+            self._samplers.append(make_actor(Sampler, self._engine, threads=self._threads, role="sampler"))
         stale = [actor for actor in self._samplers if self._loaded.get(actor) != weights]
         loads = [(actor, actor.load.remote(weights.directory, weights.version)) for actor in stale]
         for actor, load in loads:
@@ -72,7 +71,7 @@ class Pool:
 
     def scorers(self) -> list[Any]:
         """All scorers, started where missing."""
-        while len(self._scorers) < self._config.cluster.scorers:
+        while len(self._scorers) < processes_now("scorer", self._config.cluster.scorers):
             self._scorers.append(self._new_scorer())
         return list(self._scorers)
 
@@ -98,6 +97,7 @@ class Pool:
             self._logs,
             self._threads,
             threads=self._threads,
+            role="scorer",
             environment=allocator_environment(),
         )
 
@@ -211,9 +211,3 @@ def _absolute(spec: str) -> str:
     """A source's spec with an absolute path: actors have a working directory of their own."""
     kind, _, place = spec.partition(":")
     return f"{kind}:{Path(place).absolute()}"
-
-
-def _sampler_gpus(engine: EngineSettings) -> float:
-    import ray
-
-    return float(engine.tensor_parallel) if ray.cluster_resources().get("GPU", 0) else 0.0

@@ -6,6 +6,8 @@ Reads prompts, tokenizer, model and reward-model headers; starts no engine and n
 import hashlib
 import importlib.metadata
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from gpo.config import RunConfig
 from gpo.context import TokenizedPrompt
 from gpo.errors import UserError
 from gpo.modelfiles import context_length, has_chat_template, parameter_count, read_model_config
+from gpo.workers import sharding_obstacle
 from reward.errors import RewardInputError
 from rollout.canary import canary_rows
 from rollout.errors import RolloutInputError
@@ -39,42 +42,70 @@ class Prepared:
     """Sentences for the log: counts of duplicates, over-long prompts and the like."""
 
 
+class Faults:
+    """The caller's mistakes so far: every check is made, and all that was found is said at once."""
+
+    def __init__(self) -> None:
+        self._messages: list[str] = []
+
+    @contextmanager
+    def noted(self, field: str = "") -> Iterator[None]:
+        """A mistake found inside is kept, and what stands behind the block goes on.
+
+        `reward` knows no settings: what it says gets the name of the field in front.
+        """
+        try:
+            yield
+        except (UserError, RolloutInputError) as error:
+            self._messages.append(str(error))
+        except RewardInputError as error:
+            self._messages.append(f"{field}: {error}")
+
+    def raise_found(self) -> None:
+        """Raises UserError with all of them."""
+        if len(self._messages) == 1:
+            raise UserError(self._messages[0])
+        if self._messages:
+            listed = "\n".join(f"  - {message}" for message in self._messages)
+            raise UserError(f"{len(self._messages)} mistakes:\n{listed}")
+
+
 def prepare(config: RunConfig) -> Prepared:
-    """Check everything that the config names; raises UserError with one message."""
-    try:
-        return _prepare(config)
-    except (RolloutInputError, RewardInputError) as error:
-        raise UserError(str(error)) from None
+    """Check everything that the config names; raises UserError with every mistake that can be told at once."""
+    from reward.source_check import check_source
 
-
-def _prepare(config: RunConfig) -> Prepared:
-    model = Path(config.policy.model)
-    model_config = read_model_config(model)
-    parameter_count(model)
-    if not has_chat_template(model):
-        raise UserError(
-            f"policy.model = {config.policy.model}: its tokenizer has no chat template; expected "
-            "chat_template.jinja or chat_template in tokenizer_config.json, as instruction-tuned models have"
-        )
-    _check_sources(config)
+    faults = Faults()
     notes: list[str] = []
-    train, heldout = _load(config, notes)
-    tokenizer = _load_tokenizer(model, config.policy.trust_remote_code)
-    room = _room(config, model_config)
-    train_ids = _tokenize(train, tokenizer, config, room, "training", notes)
-    heldout_ids = _tokenize(heldout, tokenizer, config, room, "held-out", notes)
-    known = {item.prompt.prompt_id: item for item in train_ids}
-    split = split_over_iterations(
-        tuple(item.prompt for item in train_ids),
-        iterations=config.iterations,
-        per_iteration=config.prompts.per_iteration,
-        disjoint=config.prompts.split == "disjoint",
-        seed=config.seed,
-    )
+    model = Path(config.policy.model)
+    with faults.noted("policy.model"):
+        room = _room(config, _check_model(model))
+    for name, spec in config.preference.sources.items():
+        with faults.noted(f"preference.sources.{name}"):
+            check_source(spec)
+    with faults.noted():
+        _check_sharding(config)
+    with faults.noted():
+        train, heldout = _load(config, notes)
+    # What follows imports transformers, which takes seconds: the mistakes above are told at once.
+    faults.raise_found()
+    from reward.checkpoint import load_config, load_tokenizer
+
+    with faults.noted("policy.model"):
+        load_config(model, config.policy.trust_remote_code)
+        tokenizer = load_tokenizer(model, config.policy.trust_remote_code)
+    faults.raise_found()
+    with faults.noted():
+        train_ids = _tokenize(train, tokenizer, config, room, "training", notes)
+    with faults.noted():
+        heldout_ids = _tokenize(heldout, tokenizer, config, room, "held-out", notes)
+    faults.raise_found()
+    with faults.noted():
+        split = _split(config, train_ids)
+    faults.raise_found()
     longest = max(len(item.prompt_ids) for item in [*train_ids, *heldout_ids])
     canary = max(len(prompt) + len(answer) for prompt, answer in canary_rows(tokenizer))
     return Prepared(
-        prompts=[[known[prompt.prompt_id] for prompt in prompts] for prompts in split],
+        prompts=split,
         heldout=heldout_ids,
         max_model_len=max(longest + config.rollout.max_tokens, canary) + 8,
         data_sha256=_data_hashes(config),
@@ -83,15 +114,35 @@ def _prepare(config: RunConfig) -> Prepared:
     )
 
 
-def _check_sources(config: RunConfig) -> None:
-    """Every preference source: files there, heads fit their backbone, functions exist."""
-    from reward.source import check_source
+def _check_model(model: Path) -> dict[str, Any]:
+    """The policy's config.json; raises UserError where weights, config or chat template are not as they must be."""
+    model_config = read_model_config(model)
+    parameter_count(model)
+    if not has_chat_template(model):
+        raise UserError(
+            f"policy.model = {model}: its tokenizer has no chat template; expected "
+            "chat_template.jinja or chat_template in tokenizer_config.json, as instruction-tuned models have"
+        )
+    return model_config
 
-    for name, spec in config.preference.sources.items():
-        try:
-            check_source(spec)
-        except RewardInputError as error:
-            raise UserError(f"preference.sources.{name}: {error}") from None
+
+def _check_sharding(config: RunConfig) -> None:
+    sharding = config.train.sharding
+    obstacle = sharding_obstacle(sharding) if config.train.workers > 1 else None
+    if obstacle:
+        raise UserError(f"train.sharding = {sharding!r}: {obstacle}; or set train.sharding=none")
+
+
+def _split(config: RunConfig, items: list[TokenizedPrompt]) -> list[list[TokenizedPrompt]]:
+    known = {item.prompt.prompt_id: item for item in items}
+    split = split_over_iterations(
+        tuple(item.prompt for item in items),
+        iterations=config.iterations,
+        per_iteration=config.prompts.per_iteration,
+        disjoint=config.prompts.split == "disjoint",
+        seed=config.seed,
+    )
+    return [[known[prompt.prompt_id] for prompt in prompts] for prompts in split]
 
 
 def _load(config: RunConfig, notes: list[str]) -> tuple[list[Prompt], list[Prompt]]:
@@ -132,15 +183,6 @@ def _with_system(prompt: Prompt, system: str) -> Prompt:
     if prompt.messages[0][0] == "system":
         return prompt
     return Prompt(prompt.prompt_id, (("system", system), *prompt.messages))
-
-
-def _load_tokenizer(model: Path, trust_remote_code: bool) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
-    except Exception as error:  # transformers and tokenizers raise every kind for a damaged file
-        raise UserError(f"policy.model = {model}: its tokenizer cannot be loaded ({error})") from None
 
 
 def _room(config: RunConfig, model_config: dict[str, Any]) -> int:

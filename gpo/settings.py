@@ -45,13 +45,29 @@ def read_settings(kind: type[SomeSettings], path: Path, overrides: Sequence[str]
         raise UserError(f"{path}: {error.error_count()} fault(s) in the settings:\n{faults}") from None
 
 
+class NoKeyTwice(yaml.SafeLoader):
+    """PyYAML's safe loader, but a key that stands twice in a mapping is an error and not silently the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping; raises ConstructorError naming the key and its line."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice; keep one of them", key.start_mark
+                )
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot read the config ({error}); expected a YAML file") from None
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, Loader=NoKeyTwice)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):

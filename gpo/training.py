@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpo import interrupts
-from gpo.cluster import threads_for
+from gpo.cluster import learner_scaling, threads_for
 from gpo.context import RunContext
 from gpo.cpu import allocator_environment
 from gpo.errors import StageError
@@ -88,12 +88,12 @@ def _start(run: RunContext, task: LearnerTask) -> "queue.Queue[BaseException | N
 
 
 def _torch_trainer(run: RunContext, task: LearnerTask) -> Any:
-    import ray
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as TrainRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    gpus = ray.cluster_resources().get("GPU", 0) > 0
+    scaling = learner_scaling(run.config)
+    gpus = scaling["use_gpu"]
     seconds = int(min(run.config.cluster.wait_seconds, LARGEST_COLLECTIVE_SECONDS))
     settings: dict[str, Any] = {
         "name": f"iteration-{task.iteration:03d}-{time.time_ns()}",
@@ -105,11 +105,7 @@ def _torch_trainer(run: RunContext, task: LearnerTask) -> Any:
         train_worker,
         train_loop_config=asdict(task),
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=seconds),
-        scaling_config=ScalingConfig(
-            num_workers=run.config.train.workers,
-            use_gpu=gpus,
-            resources_per_worker={"CPU": 0.01, "GPU": 1} if gpus else {"CPU": 0.01},
-        ),
+        scaling_config=ScalingConfig(**scaling),
         run_config=TrainRunConfig(**settings),
     )
 

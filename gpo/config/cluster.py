@@ -2,24 +2,64 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gpo.config.types import Count, Positive
 from gpo.settings import Settings
+
+Share = Annotated[float, Field(ge=0)]
 
 
 class ClusterConfig(Settings):
     """Where the processes run (placement)."""
 
     address: str | None = None
-    """Ray cluster; None starts Ray here, for this run alone, on loopback."""
+    """Ray cluster (`auto`, or HOST:PORT of its head); None starts Ray here, for this run alone."""
+    listen: Literal["loopback", "all"] = "loopback"
+    """Interfaces on which a Ray that is started here listens."""
     shape: Literal["colocated", "split"] = "colocated"
     """colocated: phases in turn on the same devices; split: samplers and scorers side by side."""
     samplers: Count = 1
-    """Engine processes."""
+    """Engine processes; the most of them where `least_samplers` is given."""
+    least_samplers: Count | None = None
+    """Begin, and go on, with as few as these; more join as the cluster grows. None: all from the start."""
     scorers: Count = 1
-    """Scoring processes."""
+    """Scoring processes; the most of them where `least_scorers` is given."""
+    least_scorers: Count | None = None
+    """The same for scorers."""
+    strategy: Literal["pack", "spread"] = "pack"
+    """pack: processes of a kind on as few nodes as hold them; spread: on as many as there are."""
+    sampler_cpus: Share = 0
+    """CPUs that Ray sets aside for a sampler; 0: none, processes share the node."""
+    scorer_cpus: Share = 0
+    """The same for a scorer."""
+    learner_cpus: Share = 0
+    """The same for a learner."""
+    sampler_gpus: Positive | None = None
+    """GPUs of one sampler, or of each of its tensor-parallel parts; below 1: a share of one. None: by the shape."""
+    scorer_gpus: Share | None = None
+    """The same for a scorer; 0 scores on the CPU."""
+    learner_gpus: Positive | None = None
+    """The same for a learner."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads a process; 0 = all cores, shared out among processes that work at the same time."""
+    placement_seconds: Positive = 60.0
+    """How long to wait for nodes and devices that the run needs and the cluster lacks; nodes may still be joining."""
+    shared_disk: Literal["auto", "yes", "no"] = "auto"
+    """Whether every node sees the run directory and the models under the same path; auto looks. Where not, they travel
+    through Ray's object store."""
+    storage: str | None = None
+    """URL (s3://, gs://, hdfs://, file://) to which every finished stage is copied, and from which a run goes on where
+    its directory is empty. None: the run directory alone."""
     wait_seconds: Positive = 3600.0
     """Deadline of a single shard or stage."""
+
+    @model_validator(mode="after")
+    def _least_is_not_more(self) -> "ClusterConfig":
+        for name, least, most in (
+            ("samplers", self.least_samplers, self.samplers),
+            ("scorers", self.least_scorers, self.scorers),
+        ):
+            if least is not None and least > most:
+                raise ValueError(f"cluster.least_{name} = {least} is more than cluster.{name} = {most}")
+        return self

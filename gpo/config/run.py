@@ -39,6 +39,20 @@ class RunConfig(Settings):
     def _methods_agree(self) -> "RunConfig":
         if self.target.method.endswith("-reference") and self.target.log_z != "zero":
             raise ValueError(f"target.log_z = {self.target.log_z!r}: the -reference methods never centre; use zero")
+        if self.train.select == "top-and-bottom" and 2 * self.train.select_n > self.rollout.samples:
+            raise ValueError(
+                f"train.select_n = {self.train.select_n} at each end of rollout.samples = {self.rollout.samples} answers; "
+                "expected at most half of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _chooser_judges(self) -> "RunConfig":
+        judges = self.preference.judge_names()
+        if self.evaluation.choose_by not in (None, *judges):
+            raise ValueError(
+                f"evaluation.choose_by = {self.evaluation.choose_by!r}: not among the judges ({', '.join(judges)})"
+            )
         return self
 
 
@@ -52,6 +66,8 @@ PLACEMENT = (
     "train.sharding",
     "train.workers",
     "preference.batch_tokens",
+    "evaluation.choose",
+    "evaluation.choose_by",
 )
 
 

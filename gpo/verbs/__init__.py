@@ -3,7 +3,7 @@
 A handler takes the parsed options and returns the exit status. Heavy imports happen inside handlers.
 """
 
-from gpo.verbs import reward, run
+from gpo.verbs import eval, generate, report, reward, run, show, submit, tournament
 
-ALL = (run, reward)
+ALL = (run, submit, reward, generate, eval, tournament, report, show)
 """In the order of `gpo --help`."""

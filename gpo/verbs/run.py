@@ -29,7 +29,9 @@ def _run(options: argparse.Namespace) -> int:
     root: Path = options.run_dir or Path("runs") / config.name
     from gpo.plan import check_fits, make_plan
     from gpo.preflight import prepare
+    from gpo.submit import check_secrets
 
+    check_secrets()
     prepared = prepare(config)
     plan = make_plan(config)
     check_fits(plan, root)

@@ -46,21 +46,50 @@ def shard_lines(out):
     return [line for line in journal(out) if line["event"] == "shard"]
 
 
-def generating(out):
+def after_a_shard(out):
     return shard_lines(out)
 
 
-def training(out):
+def learning(out):
     return list((out / "logs").glob("learner-*.log"))
 
 
-@pytest.mark.parametrize(
-    ("title", "moment"),
-    [(None, generating), ("ray::Sampler", generating), ("ray::ShardScorer", generating), ("RayTrainWorker", training)],
-    ids=["driver", "sampler", "scorer", "learner"],
-)
-def test_a_killed_process_costs_only_the_work_in_flight(config, undisturbed, title, moment):
-    out = config.parent / f"killed-{title or 'driver'}".replace(":", "-")
+def begun(stage, iteration):
+    """The moment at which a stage has begun."""
+
+    def moment(out):
+        keys = {"event": "begin", "stage": stage, "iteration": iteration}
+        return [line for line in journal(out) if keys.items() <= line.items()]
+
+    return moment
+
+
+SAMPLER, SCORER, LEARNER = "ray::Sampler", "ray::ShardScorer", "RayTrainWorker"
+CASES = {
+    "driver-generate": (None, after_a_shard),
+    "sampler-generate": (SAMPLER, after_a_shard),
+    "scorer-generate": (SCORER, after_a_shard),
+    "learner-train": (LEARNER, learning),
+    "driver-publish": (None, begun("publish", 1)),
+}
+LONG_CASES = {
+    "driver-canary": (None, begun("canary", 0)),
+    "driver-answer": (None, begun("answer", 0)),
+    "driver-train": (None, learning),
+    "driver-evaluate": (None, begun("evaluate", 1)),
+    "sampler-canary": (SAMPLER, begun("canary", 0)),
+    "sampler-answer": (SAMPLER, begun("answer", 0)),
+    "sampler-publish": (SAMPLER, begun("publish", 1)),
+    "sampler-evaluate": (SAMPLER, begun("evaluate", 1)),
+    "scorer-answer": (SCORER, begun("answer", 0)),
+    "scorer-evaluate": (SCORER, begun("evaluate", 1)),
+}
+
+
+@pytest.mark.parametrize("case", [*CASES, *(pytest.param(name, marks=pytest.mark.long) for name in LONG_CASES)])
+def test_a_killed_process_costs_only_the_work_in_flight(config, undisturbed, case):
+    title, moment = {**CASES, **LONG_CASES}[case]
+    out = config.parent / case
     process = subprocess.Popen(
         command(config, out, "iterations=1"),
         env=environment(),
@@ -70,11 +99,9 @@ def test_a_killed_process_costs_only_the_work_in_flight(config, undisturbed, tit
     )
     wait_until(lambda: moment(out), process, "the moment to kill")
     below = psutil.Process(process.pid).children(recursive=True)
-    victims = descendants(process, title) if title else [psutil.Process(process.pid)]
-    assert victims, f"no process {title}"
-    os.kill(victims[0].pid, signal.SIGKILL)
+    victim = wait_until(lambda: descendants(process, title), process, title)[0] if title else process
+    os.kill(victim.pid, signal.SIGKILL)
     written = {path: path.stat().st_mtime_ns for path in (out / "iterations/001/rollouts").glob("shard-*.parquet")}
-    assert written
     status = process.wait(timeout=300)
     starts = 1
     while status != 0 and starts < MOST_STARTS:

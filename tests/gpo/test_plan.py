@@ -13,7 +13,7 @@ import pytest
 from gpo.config import RunConfig
 from gpo.errors import UserError
 from gpo.modelfiles import parameter_count
-from gpo.plan import GIB, Plan, available_memory_gib, check_fits, make_plan
+from gpo.plan import GIB, Plan, _container_gib, available_memory_gib, check_fits, make_plan
 from tests.gpo.small_runs import run_config
 from tests.tiny import save_tiny_model
 
@@ -117,3 +117,13 @@ def test_an_unreadable_number_in_the_environment_is_the_callers_mistake(
     monkeypatch.setenv("GPO_MEMORY_GIB", value)
     with pytest.raises(UserError, match=f"GPO_MEMORY_GIB = '{value}': expected a number of GiB"):
         available_memory_gib()
+
+
+def test_a_containers_limit_counts_and_its_droppable_file_cache_does_not(tmp_path: Path) -> None:
+    assert _container_gib(tmp_path) == float("inf")
+    for name, text in {"memory.max": "max\n", "memory.current": f"{3 * GIB}\n", "memory.stat": ""}.items():
+        (tmp_path / name).write_text(text)
+    assert _container_gib(tmp_path) == float("inf")
+    (tmp_path / "memory.max").write_text(f"{8 * GIB}\n")
+    (tmp_path / "memory.stat").write_text(f"anon 7\ninactive_file {GIB}\nactive_file 9\n")
+    assert _container_gib(tmp_path) == 6.0

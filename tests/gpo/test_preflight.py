@@ -98,3 +98,12 @@ def test_the_split_follows_the_seed_and_ids_are_those_of_the_template(folder: Pa
     first, same, other = (prepare(run_config(folder, seed=seed)) for seed in (0, 0, 1))
     assert texts_of(first) == texts_of(same) != texts_of(other)
     assert first.prompts == same.prompts
+
+
+def test_all_mistakes_are_told_at_once(folder: Path) -> None:
+    (folder / "policy" / "chat_template.jinja").unlink()
+    (folder / "prompts.jsonl").write_text('{"text": "no prompt here"}\n')
+    (folder / "taste.py").write_text("def other(messages, a, b):\n    return 0\n")
+    said = refusal(folder)
+    assert said.startswith("3 mistakes:\n  - ")
+    assert "no chat template" in said and "row 1" in said and "preference.sources." in said

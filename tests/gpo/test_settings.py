@@ -283,3 +283,10 @@ def test_any_other_value_is_part_of_it_and_listed_when_it_changes(change: dict[s
     base, other = run_config(), run_config(**change)
     assert identity_hash(base) != identity_hash(other)
     assert changed_identity(identity_values(base), identity_values(other)) == [line]
+
+
+def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("name: one\ntrain:\n  epochs: 1\n  epochs: 2\n")
+    with pytest.raises(UserError, match="'epochs' stands twice(.|\n)*line 4"):
+        read_settings(RunConfig, path)
