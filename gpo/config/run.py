@@ -41,8 +41,8 @@ class RunConfig(Settings):
             raise ValueError(f"target.log_z = {self.target.log_z!r}: the -reference methods never centre; use zero")
         if self.train.select == "top-and-bottom" and 2 * self.train.select_n > self.rollout.samples:
             raise ValueError(
-                f"train.select_n = {self.train.select_n} at each end of rollout.samples = {self.rollout.samples} answers; "
-                "expected at most half of them"
+                f"train.select_n = {self.train.select_n} at each end of rollout.samples = {self.rollout.samples} "
+                "answers; expected at most half of them"
             )
         return self
 
