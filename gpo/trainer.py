@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
@@ -153,8 +153,12 @@ class GPOTrainer(KTOTrainer):
         if "ref_logps" in dataset.column_names:
             return dataset
         folder = Path(self.args.reference_folder) if self.args.reference_folder else None
-        key = reference_key(dataset, plan, str(self._precompute_model_hash), self.args.compute_dtype) if folder else ""
-        logps = read_reference(folder, key, len(dataset)) if folder else None
+        key, kept = "", None
+        if folder and self.accelerator.is_main_process:
+            key = reference_key(dataset, plan, str(self._precompute_model_hash), self.args.compute_dtype)
+            kept = read_reference(folder, key, len(dataset))
+        # The first worker decides for all: others may see another disk, or hash only their piece of the weights.
+        (logps,) = broadcast_object_list([kept], from_process=0)
         if logps is None:
             logps = self._pass(self._precompute_model(), dataset, plan)
             if folder and self.accelerator.is_main_process:
