@@ -79,9 +79,9 @@ class GPOTrainer(KTOTrainer):
         # TRL would load a live reference from where the policy was loaded; what is meant is the policy as it is now.
         if ref_model is None and not args.precompute_ref_log_probs and plain is model and not kwargs.get("peft_config"):
             ref_model = copy.deepcopy(model)
-        add_log_prob_head(plain)
-        if ref_model is not None:
-            add_log_prob_head(ref_model)
+        for one in (plain, ref_model, anchor_model):
+            if one is not None:
+                add_log_prob_head(one)
         self._layout = choose_layout(model.config, args.layout)
         self._use_flash = "flash" in str(model.config._attn_implementation) and torch.cuda.is_available()
         self._anchor = anchor_model
@@ -90,7 +90,6 @@ class GPOTrainer(KTOTrainer):
             model=model,
             ref_model=ref_model,
             args=args,
-            data_collator=kwargs.pop("data_collator", None) or list,
             train_dataset=train_dataset,
             processing_class=processing_class,
             **kwargs,
@@ -148,7 +147,6 @@ class GPOTrainer(KTOTrainer):
         """
         plan = self._plan(shuffle=name == "train")
         if self._anchor is not None and "anchor_logps" not in dataset.column_names:
-            add_log_prob_head(self._anchor)
             dataset = dataset.add_column("anchor_logps", self._pass(self._anchor, dataset, plan).tolist())
         if "ref_logps" in dataset.column_names:
             return dataset
