@@ -86,6 +86,7 @@ bench-scoring: setup ## the scorer against the model card's way and against the 
 bench-evaluation: setup ## a tournament's cost against the number of checkpoints; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	$(VENV)/bin/python benchmarks/evaluation.py --output runs/bench-evaluation.json
+
 bench-training: setup ## the trainer against TRL's DPOTrainer and against the plain step; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	$(VENV)/bin/python benchmarks/training.py --output runs/bench-training.json

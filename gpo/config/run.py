@@ -49,6 +49,11 @@ class RunConfig(Settings):
             )
         if self.target.exclude_self and self.baseline.kind != "self":
             raise ValueError(f"target.exclude_self needs baseline.kind = 'self', found {self.baseline.kind!r}")
+        if self.train.select == "top-and-bottom" and 2 * self.train.select_n > self.rollout.samples:
+            raise ValueError(
+                f"train.select_n = {self.train.select_n} at each end of rollout.samples = {self.rollout.samples} "
+                "answers; expected at most half of them"
+            )
         return self
 
     @model_validator(mode="after")
@@ -59,6 +64,7 @@ class RunConfig(Settings):
                 f"evaluation.choose_by = {self.evaluation.choose_by!r}: not among the judges ({', '.join(judges)})"
             )
         return self
+
 
 PLACEMENT = (
     "cluster",
