@@ -7,7 +7,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart upper-bound test kill fuzz fuzz-full soak soak-full bench-scoring lint types clean
+.PHONY: help setup quickstart upper-bound test kill fuzz fuzz-full soak soak-full cyclic bench-scoring bench-reward-training lint types clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' $(MAKEFILE_LIST)
