@@ -54,20 +54,29 @@ def ray_session(config: RunConfig) -> Iterator[None]:
     A cluster that was joined is left running. Raises UserError when it cannot be reached, or lacks what the run wants.
     """
     global _reservation
+    with ray_alone(config.cluster):
+        try:
+            _reservation = Reservation(config)
+            yield
+        finally:
+            _reservation = None
+
+
+@contextmanager
+def ray_alone(cluster: ClusterConfig) -> Iterator[None]:
+    """Ray without places reserved, started here or joined; raises UserError when it cannot be reached."""
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
-    if config.cluster.listen == "all" or config.cluster.address is not None:
+    if cluster.listen == "all" or cluster.address is not None:
         # On loopback alone this process could not be reached by other nodes. Ray reads it when it is imported.
         os.environ.pop(LOOPBACK_SWITCH, None)
     import ray
 
-    _start_or_join(config.cluster)
+    _start_or_join(cluster)
     # Ray 2.60 puts a handler on SIGTERM that aborts the process; ours unwinds and leaves a resumable run.
     interrupts.install()
     try:
-        _reservation = Reservation(config)
         yield
     finally:
-        _reservation = None
         ray.shutdown()
 
 
