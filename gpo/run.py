@@ -9,6 +9,7 @@ from gpo.cluster import ray_session, relative, threads_for
 from gpo.config import RunConfig
 from gpo.context import RunContext
 from gpo.errors import StageError
+from gpo.evaluation.choosing import choose_checkpoint
 from gpo.journal import RunDirectory, open_run, set_status
 from gpo.logs import log_to_file
 from gpo.loop import self_play
@@ -94,5 +95,8 @@ def _say_what_came_out(directory: RunDirectory, config: RunConfig) -> None:
     print()
     print(samples_before_and_after(directory, config.iterations))
     print()
-    print(f"checkpoint: {relative(directory.checkpoint(config.iterations))}")
+    choice = choose_checkpoint(directory, config, config.iterations)
+    print(choice.sentence())
+    chosen = directory.checkpoint(choice.iteration) if choice.iteration else Path(config.policy.model)
+    print(f"checkpoint: {relative(chosen)}")
     print(f"rollouts, evaluations, logs: {relative(directory.root)}")

@@ -51,6 +51,14 @@ class RunConfig(Settings):
             raise ValueError(f"target.exclude_self needs baseline.kind = 'self', found {self.baseline.kind!r}")
         return self
 
+    @model_validator(mode="after")
+    def _chooser_judges(self) -> "RunConfig":
+        judges = self.preference.judge_names()
+        if self.evaluation.choose_by not in (None, *judges):
+            raise ValueError(
+                f"evaluation.choose_by = {self.evaluation.choose_by!r}: not among the judges ({', '.join(judges)})"
+            )
+        return self
 
 PLACEMENT = (
     "cluster",
@@ -62,6 +70,8 @@ PLACEMENT = (
     "train.sharding",
     "train.workers",
     "preference.batch_tokens",
+    "evaluation.choose",
+    "evaluation.choose_by",
 )
 
 

@@ -22,6 +22,8 @@ from gpo.report.cycles import strongest_cycle
 COLUMNS = (
     "prompt_id prompt weight_version completion completion_ids finish_reason score target table baseline_kind".split()
 )
+OWN_FIRST = ("self", "optimistic")
+"""Baselines whose first K columns are the answers themselves."""
 DIGITS = 5
 """Significant digits of scores and targets that are shown."""
 
@@ -147,7 +149,8 @@ def _rollouts(directory: RunDirectory, wanted: set[str]) -> Iterator[Found]:
 
 def _trained_on(row: dict[str, Any], iteration: int) -> Appearance:
     columns = (row["completion"], row["finish_reason"], row["tokens"], row["score"], row["target"])
-    cycle = strongest_cycle(row["table"]) if row["baseline_kind"] == "self" else None
+    own = own_columns(row["table"], row["baseline_kind"])
+    cycle = strongest_cycle(own) if own else None
     return Appearance(
         kind="rollout",
         iteration=iteration,
@@ -160,6 +163,11 @@ def _trained_on(row: dict[str, Any], iteration: int) -> Appearance:
         baseline=row["baseline_kind"],
         cycle=cycle.answers if cycle else None,
     )
+
+
+def own_columns(table: list[list[float]], baseline: str | None) -> list[list[float]] | None:
+    """The [K][K] part of a table that compares a prompt's answers with each other; None where there is none."""
+    return [line[: len(table)] for line in table] if baseline in OWN_FIRST else None
 
 
 def _heldout(directory: RunDirectory, wanted: set[str]) -> Iterator[Found]:

@@ -18,7 +18,15 @@ from rich.text import Text
 from gpo.errors import UserError
 from gpo.journal import RunDirectory
 from gpo.report.cycles import Cycle, strongest_cycle
-from gpo.report.samples import Answer, Appearance, ShownPrompt, iterations_on_disk, prompt_ids, read_prompts
+from gpo.report.samples import (
+    Answer,
+    Appearance,
+    ShownPrompt,
+    iterations_on_disk,
+    own_columns,
+    prompt_ids,
+    read_prompts,
+)
 from gpo.report.signs import watch
 from gpo.report.story import tell
 from gpo.report.terminal import closing_table, printable, printable_lines
@@ -136,11 +144,10 @@ def _appearance(appearance: Appearance) -> list[RenderableType]:
     for index, answer in enumerate(appearance.answers):
         parts += [Text(_facts(index, answer), style="bold"), Text(printable_lines(answer.text) or "(empty)"), Text("")]
     if appearance.table:
-        own = appearance.baseline == "self"
-        parts += [Text(f"score of row against {'column' if own else f'the baseline {appearance.baseline}'}")]
-        parts.append(_table(appearance.table, own))
-        cycle = strongest_cycle(appearance.table) if own else None
-        parts.append(Text(cycle_sentence(cycle)))
+        own = own_columns(appearance.table, appearance.baseline)
+        parts += [Text(f"score of row against column; baseline: {printable(str(appearance.baseline))}")]
+        parts.append(_table(appearance.table, len(own or [])))
+        parts += [Text(cycle_sentence(strongest_cycle(own)))] if own else []
     return parts
 
 
@@ -162,11 +169,12 @@ def _facts(index: int, answer: Answer) -> str:
     return ", ".join(facts)
 
 
-def _table(scores: list[list[float]], own: bool) -> Table:
+def _table(scores: list[list[float]], own: int) -> Table:
+    """The first `own` columns are the answers themselves, the others those of the baseline."""
     table = Table(box=None, padding=(0, 1))
     table.add_column("")
     for column in range(len(scores[0])):
-        table.add_column(letter(column) if own else f"b{column + 1}", justify="right")
+        table.add_column(letter(column) if column < own else f"b{column - own + 1}", justify="right")
     largest = max((abs(value) for line in scores for value in line), default=0.0) or 1.0
     for index, line in enumerate(scores):
         table.add_row(letter(index), *(Text(f"{value:.2g}", style=heat(value / largest)) for value in line))
@@ -187,7 +195,7 @@ def present(what: RenderableType) -> None:
         return
     screen = Console()
     text = StringIO()
-    Console(file=text, force_terminal=True, width=screen.width, color_system=screen.color_system or None).print(what)
+    Console(file=text, force_terminal=True, width=screen.width, color_system="auto").print(what)
     if text.getvalue().count("\n") < screen.height:
         sys.stdout.write(text.getvalue())
     else:

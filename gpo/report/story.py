@@ -61,11 +61,8 @@ def read_evaluations(directory: RunDirectory) -> list[dict[str, Any]]:
 
 def _rollouts(directory: RunDirectory) -> dict[str, Any]:
     """Distributions of score, target and length of all training answers, by iteration, on shared edges."""
-    columns = {
-        number: _answers(directory, number)
-        for number in iterations_on_disk(directory)
-        if shard_files(directory, number)
-    }
+    columns = {number: _answers(directory, number) for number in iterations_on_disk(directory)}
+    columns = {number: answers for number, answers in columns.items() if len(answers["length"])}
     edges = {name: shared_edges([answers[name] for answers in columns.values()]) for name in ("score", "target")}
     rows = []
     for number, answers in columns.items():

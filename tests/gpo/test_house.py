@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"gpo": {"reward", "rollout"}, "reward": set(), "rollout": set()}
 """Each package, and the others that it may import."""
-FOLDERS = [*PACKAGES, "configs", "scripts", "benchmarks", "tests"]
+FOLDERS = [*PACKAGES, "configs", "scripts", "benchmarks", "examples", "tests"]
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60
 LONGER_FOR_A_REASON: dict[str, str] = {}

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpo.config import RunConfig, changed_identity, identity_hash, identity_values
+from gpo.config.cyclic import CyclicConfig
 from gpo.errors import UserError
 from gpo.reward_training import RewardTrainConfig
 from gpo.settings import Settings, dump_yaml, read_settings
@@ -20,7 +21,7 @@ from tests.gpo.small_runs import run_config, run_values, write_yaml
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
-KIND_BY_KEY: dict[str, type[Settings]] = {"policy": RunConfig, "backbone": RewardTrainConfig}
+KIND_BY_KEY: dict[str, type[Settings]] = {"policy": RunConfig, "cycles": CyclicConfig, "backbone": RewardTrainConfig}
 
 
 def read(folder: Path, *overrides: str, **changes: Any) -> RunConfig:

@@ -18,7 +18,7 @@ gpo.answerCard = (answer, index, cyclic) => gpo.el("section", { class: cyclic ? 
 
 const pictures = (appearance) => {
   if (!appearance.table) return null;
-  const square = appearance.baseline === "self" && appearance.table.length > 1;
+  const square = gpo.ownColumns(appearance) > 1;
   return gpo.el("div", { class: "pictures" }, gpo.heatMap(appearance), square ? gpo.circle(appearance) : null);
 };
 

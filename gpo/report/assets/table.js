@@ -7,23 +7,26 @@ gpo.heat = (value) => {
   return `color-mix(in oklab, ${value < 0 ? "var(--lost)" : "var(--won)"} ${share}%, var(--ground))`;
 };
 
+/** How many of the first columns are the answers themselves; the others are answers of the baseline. */
+gpo.ownColumns = ({ table, baseline }) => (["self", "optimistic"].includes(baseline) ? table.length : 0);
+
 /** K x M raw scores; `baseline` says what the columns are. */
 gpo.heatMap = ({ table, baseline }) => {
-  const own = baseline === "self";
+  const own = gpo.ownColumns({ table, baseline });
   const rows = table.map((_, i) => gpo.letter(i));
-  const columns = table[0].map((_, j) => (own ? gpo.letter(j) : `b${j + 1}`));
+  const columns = table[0].map((_, j) => (j < own ? gpo.letter(j) : `b${j - own + 1}`));
   const largest = Math.max(...table.flat().map(Math.abs), 1e-9);
   const cells = table.flatMap((line, i) => line.map((value, j) => ({ row: rows[i], column: columns[j], value })));
   const chart = gpo.plot({
     width: Math.max(220, 70 + 54 * columns.length), height: 56 + 40 * rows.length, marginLeft: 34, marginTop: 34, marginBottom: 8,
-    x: { domain: columns, axis: "top", label: own ? "against" : `against ${baseline}` }, y: { domain: rows, label: null }, color: { type: "identity" },
+    x: { domain: columns, axis: "top", label: "against" }, y: { domain: rows, label: null }, color: { type: "identity" },
     marks: [
       Plot.cell(cells, { x: "column", y: "row", fill: (cell) => gpo.heat(cell.value / largest), inset: 1, rx: 3 }),
       Plot.text(cells, { x: "column", y: "row", text: (cell) => cell.value.toPrecision(2), fill: "var(--ink)" }),
     ],
   });
   chart.classList.add("heat-map");
-  return gpo.figure("Score of row against column", own ? "Raw scores; positive: the row's answer is preferred." : `Columns: answers of the baseline "${baseline}".`, chart);
+  return gpo.figure("Score of row against column", `Raw scores; positive: the row's answer is preferred.${own < columns.length ? ` b1, b2, ...: the baseline, ${baseline}.` : ""}`, chart);
 };
 
 /** Answers on a circle, an arrow from each to those it beats; the strongest cycle stands out. */
@@ -31,7 +34,7 @@ gpo.circle = ({ table, cycle }) => {
   const names = table.map((_, i) => gpo.letter(i));
   const place = (i) => ({ x: Math.sin((2 * Math.PI * i) / names.length), y: Math.cos((2 * Math.PI * i) / names.length) });
   const inCycle = new Set((cycle ?? []).map((answer, at) => `${answer} ${cycle[(at + 1) % 3]}`));
-  const arrows = table.flatMap((line, i) => line.map((value, j) => ({ i, j, margin: (value - table[j][i]) / 2 })))
+  const arrows = table.flatMap((line, i) => line.slice(0, table.length).map((value, j) => ({ i, j, margin: (value - table[j][i]) / 2 })))
     .filter((arrow) => arrow.margin > 0)
     .map((arrow) => ({ x1: place(arrow.i).x, y1: place(arrow.i).y, x2: place(arrow.j).x, y2: place(arrow.j).y, cyclic: inCycle.has(`${arrow.i} ${arrow.j}`) }));
   const ends = { x1: "x1", y1: "y1", x2: "x2", y2: "y2", inset: 20, headLength: 9 };
