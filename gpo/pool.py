@@ -160,6 +160,11 @@ class Pool:
         self._look_again = 0.0
         end_actor(worker.actor)
 
+    def close(self) -> None:
+        """End all processes."""
+        for worker in list(self._workers):
+            self.drop(worker)
+
     def _new_sampler(self) -> Any:
         return make_actor(self._kinds["sampler"], self._engine, threads=self._engine.threads, role="sampler")
 
