@@ -49,6 +49,12 @@ test: setup ## the whole default suite
 kill: setup ## SIGKILL of every process in every stage of a small run, about 15 minutes
 	$(VENV)/bin/python -m pytest tests/e2e/test_kill.py -m "long or not long"
 
+chaos: setup ## SIGKILL of sampler, scorer, driver and Ray node, one random moment of a small run each, about 8 minutes
+	$(VENV)/bin/python -m tests.proof.chaos --moments 1 --log runs/chaos.jsonl
+
+chaos-full: setup ## twenty moments each; goes on where it stopped
+	$(VENV)/bin/python -m tests.proof.chaos --moments 20 --log runs/chaos-full.jsonl
+
 fuzz: setup ## damaged configs, prompts, preference files and models: 400 cases, some minutes
 	$(VENV)/bin/python -m tests.proof.fuzz --cases 400 --log runs/fuzz.jsonl
 
@@ -82,6 +88,13 @@ bench-reward-training: setup ## reward training against TRL's and the plain step
 bench-scoring: setup ## the scorer against the model card's way and against the limit; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	$(VENV)/bin/python benchmarks/scoring.py --output runs/bench-scoring.json
+
+bench-rollout: setup ## the pool against its engine and transformers, scoring beside sampling; needs the quick start's policy
+	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
+	$(VENV)/bin/python -m benchmarks.rollout --output runs/bench-rollout.json
+
+bench-driver: setup ## a million prompts through the driver with instant engines, about 8 minutes
+	$(VENV)/bin/python -m benchmarks.rollout_driver --output runs/bench-driver.json
 
 bench-evaluation: setup ## a tournament's cost against the number of checkpoints; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct

@@ -142,11 +142,16 @@ def threads_for(config: RunConfig, processes: int) -> int:
 
 
 def make_actor(
-    kind: type, *arguments: Any, threads: int, role: str | None = None, environment: dict[str, str] | None = None
+    kind: type,
+    *arguments: Any,
+    threads: int,
+    role: str | None = None,
+    gpus: float = 0,
+    environment: dict[str, str] | None = None,
 ) -> Any:
     """Start an actor process of a plain class; it never restarts by itself, the stage that uses it decides.
 
-    `role` (sampler, scorer): it goes to a reserved place of that kind; None: anywhere, without a device. Raises
+    `role` (sampler, scorer): it goes to a reserved place of that kind; None: anywhere, with `gpus` devices. Raises
     StageError when no place is there within `cluster.placement_seconds`.
     """
     import ray
@@ -158,7 +163,7 @@ def make_actor(
         **(environment or {}),
         **(place.environment() if place else {}),
     }
-    options = {"num_cpus": A_LITTLE_CPU, "num_gpus": 0, **(place.actor_options() if place else {})}
+    options = {"num_cpus": A_LITTLE_CPU, "num_gpus": gpus, **(place.actor_options() if place else {})}
     actor = (
         ray.remote(kind).options(**options, max_restarts=0, runtime_env={"env_vars": environment}).remote(*arguments)
     )

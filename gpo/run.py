@@ -74,6 +74,7 @@ def engine_settings(config: RunConfig, prepared: Prepared) -> EngineSettings:
         max_sequences=engine.max_sequences,
         threads=threads_for(config, at_work),
         compile=engine.compile,
+        weight_transfer=engine.weight_transfer,
         sleep_level=engine.sleep_level if shared else 0,
         trust_remote_code=config.policy.trust_remote_code,
     )
