@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gpo.layout import IdRow, lay_out
 
+
 def choose_attention(model: Path, asked: str, trust_remote_code: bool) -> str:
     """The attention implementation for the learner.
 

@@ -117,9 +117,7 @@ def add_log_prob_head(model: Any) -> None:
         return cast(Tensor, ChunkedLogProbs.apply(hidden.to(kind), weight.to(kind), answer_ids, scale, cap))
 
     @functools.wraps(own_forward)
-    def forward(
-        *args: Any, answer_at: Tensor | None = None, answer_ids: Tensor | None = None, **kwargs: Any
-    ) -> Any:
+    def forward(*args: Any, answer_at: Tensor | None = None, answer_ids: Tensor | None = None, **kwargs: Any) -> Any:
         if answer_at is None:
             return own_forward(*args, **kwargs)
         hidden = model.base_model(*args, use_cache=False, **kwargs).last_hidden_state

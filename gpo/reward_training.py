@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +10,7 @@ from pydantic import Field
 
 from gpo.cluster import relative
 from gpo.errors import UserError
+from gpo.files import write_text
 from gpo.logs import Progress
 from gpo.modelfiles import has_chat_template, parameter_count, read_model_config
 from gpo.settings import Settings
@@ -76,6 +78,7 @@ def _train(config: RewardTrainConfig) -> int:
     from reward.pairs import read_pairs
 
     train, heldout = read_pairs(config.train), read_pairs(config.heldout)
+    from gpo.cards import CARD, reward_card
     from reward.head_training import HeadTrainingSettings, train_heads
 
     use_threads(len(os.sched_getaffinity(0)))
@@ -88,6 +91,8 @@ def _train(config: RewardTrainConfig) -> int:
         bars.setdefault(total, Progress("reading the backbone's states", total, "tokens")).update(done)
 
     report = train_heads(config.backbone, train, heldout, config.output, settings, config.cache, progress)
+    measured = {name: asdict(getattr(report, name)) for name in ("train", "heldout")}
+    write_text(Path(config.output) / CARD, reward_card(config.model_dump(), measured))
     logger.info(
         "%s: accuracy %.3f on %d training pairs, %.3f on %d held-out pairs; heads took %.1f s",
         relative(Path(config.output)),

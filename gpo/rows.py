@@ -175,6 +175,4 @@ def _selected(group: list[dict[str, Any]], args: GPOConfig) -> list[dict[str, An
         pairs = zip(*top_and_bottom(rank_K, args.select_n), strict=True)
         picked = [k for pair in pairs for k in pair]
     kept = ("prompt_id", "prompt_ids", "completion_ids", "target", *KEPT)
-    return [
-        {**{name: group[k][name] for name in kept if name in group[k]}, "best": float(k == best)} for k in picked
-    ]
+    return [{**{name: group[k][name] for name in kept if name in group[k]}, "best": float(k == best)} for k in picked]

@@ -24,11 +24,11 @@ HEAD = """# Configuration reference
 <!-- Written by scripts/config_reference.py from the config classes; change those, not this page. -->
 
 A setting is a line of the YAML file or a word `key=value` on the command line, with dots between the levels
-(`train.learning_rate=1e-6`). A key that is not in this list is refused, with the nearest name. `gpo run CONFIG --dry-run`
-prints what holds.
+(`train.learning_rate=1e-6`). A key that is not in this list is refused, with the nearest name. `gpo run CONFIG
+--dry-run` prints what holds.
 
-Keys marked *placement* may change between starts of the same run; all others are the run's identity, and a run directory
-refuses a start with another value.
+Keys marked *placement* may change between starts of the same run; all others are the run's identity, and a run
+directory refuses a start with another value.
 """
 
 

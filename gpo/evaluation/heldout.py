@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gpo.cards import write_policy_card
 from gpo.cluster import end_actor, make_actor, threads_for, wait_for
 from gpo.context import RunContext
 from gpo.evaluation.winrate import cyclic_share, kl_nats, win_rate
@@ -65,6 +66,7 @@ def evaluate(run: RunContext, iteration: int) -> dict[str, Any]:
         "cyclic_share_by_judge": shares,
     }
     write_json(run.directory.evaluation(iteration), result)
+    write_policy_card(run.config, run.directory, iteration)
     return {"seconds": round(time.monotonic() - started, 3)}
 
 
