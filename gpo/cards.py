@@ -72,9 +72,9 @@ def reward_card(settings: dict[str, Any], metrics: dict[str, Any]) -> str:
     head = ModelCardData(library_name="gpo", tags=["reward-model", "general-preference-model"])
     kind = "general preference model" if settings["head"] == "gpm" else "Bradley-Terry reward model"
     rows = [
-        f"| {name} | {metrics[split]['accuracy']:.1%} | {metrics[split]['pairs']} |"
+        f"| {name} | {metrics[split]['accuracy']:.1%} | {metrics[split]['pairs']:.0f} |"
         for name, split in (("training pairs", "train"), ("held-out pairs", "heldout"))
-        if metrics.get(split)
+        if metrics.get(split) and "accuracy" in metrics[split]
     ]
     return "\n".join(
         [

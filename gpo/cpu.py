@@ -44,3 +44,11 @@ def allocator_environment() -> dict[str, str]:
         "LD_PRELOAD": str(library),
         "MALLOC_CONF": "dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0",
     }
+
+
+def compute_dtype() -> str:
+    """bfloat16 on a GPU or a CPU with matrix instructions for it, else float32: emulated, it is far slower."""
+    import torch
+
+    made_for_it = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bfloat16" if made_for_it else "float32"

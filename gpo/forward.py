@@ -3,6 +3,7 @@
 The forward is the learner's (float32 masters, autocast, `gpo.log_probs`), never the engine's.
 """
 
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from gpo.layout import IdRow, lay_out
+
+logger = logging.getLogger(__name__)
 
 
 def choose_attention(model: Path, asked: str, trust_remote_code: bool) -> str:
@@ -51,9 +54,21 @@ def load_tokenizer(model: Path, trust_remote_code: bool = False) -> Any:
     return AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
 
 
+SLOW_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
+"""CPU capabilities, as torch names them, for which bfloat16 matrix products are tens of times slower than float32."""
+
+
+def computing_dtype(dtype: str, device_type: str) -> str:
+    """What to compute in for a policy of a type: float32 for bfloat16 on a CPU that is not made for it, with a log."""
+    if device_type == "cpu" and dtype == "bfloat16" and torch.backends.cpu.get_cpu_capability() in SLOW_BFLOAT16:
+        logger.info("computing in float32: this CPU has no bfloat16 products; weights are published in bfloat16")
+        return "float32"
+    return dtype
+
+
 def compute_context(dtype: str, device_type: str) -> AbstractContextManager[Any]:
     """The autocast that the trainer computes in; nothing for float32."""
-    if dtype == "float32":
+    if computing_dtype(dtype, device_type) == "float32":
         return nullcontext()
     return torch.autocast(device_type, dtype=getattr(torch, dtype))
 

@@ -36,6 +36,10 @@ class RunDirectory:
         """Rollout file of a shard."""
         return self.iteration(iteration) / "rollouts" / f"shard-{index:05d}.parquet"
 
+    def baseline(self, iteration: int, name: str, index: int) -> Path:
+        """Answers to a shard's prompts by an older policy (named by its number), or of the data set (`answers`)."""
+        return self.iteration(iteration) / "baseline" / name / f"shard-{index:05d}.parquet"
+
     def checkpoint(self, iteration: int) -> Path:
         """Published weights of an iteration."""
         return self.iteration(iteration) / "checkpoint"

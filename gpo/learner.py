@@ -77,18 +77,20 @@ def train_worker(values: dict[str, Any]) -> None:
 
 
 def training_rows(shards: list[str]) -> Iterator[dict[str, Any]]:
-    """A row for each answer of each prompt: ids, target, and the score that answers are ranked by."""
+    """A row for each answer that is trained on: ids, target, and the score that answers are ranked by."""
     from rollout.records import read_shard
 
     for shard in shards:
         for row in read_shard(Path(shard)):
-            for completion_ids, target, score in zip(row.completion_ids, row.target, row.score, strict=True):
+            for k, reason in enumerate(row.left_out):
+                if reason:
+                    continue
                 yield {
                     "prompt_id": row.prompt_id,
                     "prompt_ids": row.prompt_ids,
-                    "completion_ids": completion_ids,
-                    "target": target,
-                    "score": score,
+                    "completion_ids": row.completion_ids[k],
+                    "target": row.target[k],
+                    "score": row.score[k],
                 }
 
 
@@ -150,10 +152,12 @@ def _adapter(config: RunConfig) -> Any:
 
 
 def _trainer_arguments(task: LearnerTask, config: RunConfig) -> Any:
+    from gpo.forward import computing_dtype
     from gpo.trainer import GPOConfig
 
     train = config.train
-    sharding = sharding_arguments(train.sharding)
+    sharding = sharding_arguments(train.sharding) if train.workers > 1 else {}
+    dtype = computing_dtype(config.policy.dtype, "cuda" if _cuda() else "cpu")
     return GPOConfig(
         output_dir=str(Path(task.training) / "steps"),
         objective=train.objective,
@@ -182,9 +186,9 @@ def _trainer_arguments(task: LearnerTask, config: RunConfig) -> Any:
         stop_length_growth=train.stop.length_growth,
         stop_collapse=train.stop.collapse,
         stop_window=train.stop.window,
-        compute_dtype="bfloat16" if sharding and config.policy.dtype == "bfloat16" else "auto",
-        bf16=config.policy.dtype == "bfloat16" and not sharding,
-        fp16=config.policy.dtype == "float16",
+        compute_dtype="bfloat16" if sharding and dtype == "bfloat16" else "auto",
+        bf16=dtype == "bfloat16" and not sharding,
+        fp16=dtype == "float16",
         seed=config.seed + task.iteration,
         save_strategy="steps" if train.save_steps else "no",
         save_steps=train.save_steps or 500,
@@ -194,8 +198,7 @@ def _trainer_arguments(task: LearnerTask, config: RunConfig) -> Any:
         report_to=[],
         disable_tqdm=True,
         dataloader_num_workers=0,
-        use_cpu=not _cuda(),
-        **sharding,
+        **{"use_cpu": not _cuda(), **sharding},
     )
 
 
@@ -231,7 +234,7 @@ def _publish(trainer: Any, tokenizer: Any, task: LearnerTask, config: RunConfig)
     from rollout.canary import canary_rows
     from rollout.weights import mark_published
 
-    training, sharded = Path(task.training), config.train.sharding != "none"
+    training, sharded = Path(task.training), config.train.sharding != "none" and config.train.workers > 1
     state = whole_state(trainer) if sharded else None
     if not trainer.is_world_process_zero():
         return

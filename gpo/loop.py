@@ -1,4 +1,4 @@
-"""The story of a run: generate, score, target, train, publish, evaluate, and again.
+"""The story of a run: draw the baseline, generate, score, target, train, publish, evaluate, and again.
 
 Each stage is done once: its line in the journal says so, and a run that is started again goes on behind the last line.
 """
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gpo import interrupts
+from gpo.baseline_stage import draw_baseline
 from gpo.context import RunContext
 from gpo.evaluation.heldout import answer_heldout, evaluate
 from gpo.publishing import measure_noise_floor, publish
@@ -22,6 +23,7 @@ def self_play(run: RunContext) -> None:
     once(run, "canary", 0, measure_noise_floor)
     once(run, "answer", 0, answer_heldout)
     for iteration in range(1, run.config.iterations + 1):
+        once(run, "baseline", iteration, draw_baseline)
         once(run, "generate", iteration, generate_and_score)
         once(run, "train", iteration, train)
         once(run, "publish", iteration, publish)

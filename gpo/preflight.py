@@ -19,7 +19,14 @@ from gpo.modelfiles import context_length, has_chat_template, parameter_count, r
 from reward.errors import RewardInputError
 from rollout.canary import canary_rows
 from rollout.errors import RolloutInputError
-from rollout.prompts import LoadedPrompts, Prompt, load_prompts, render_prompt_ids, split_over_iterations
+from rollout.prompts import (
+    ANSWER_COLUMNS,
+    LoadedPrompts,
+    Prompt,
+    load_prompts,
+    render_prompt_ids,
+    split_over_iterations,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -159,12 +166,24 @@ def _load(config: RunConfig, notes: list[str]) -> tuple[list[Prompt], list[Promp
 
 
 def _read(config: RunConfig, source: str, field: str, notes: list[str]) -> list[Prompt]:
+    answers = config.baseline.column if config.baseline.kind == "answers" and field == "prompts.train" else None
     try:
-        loaded: LoadedPrompts = load_prompts(source, column=config.prompts.column)
+        loaded: LoadedPrompts = load_prompts(
+            source, column=config.prompts.column, answers=answers, skip_empty=config.prompts.empty == "skip"
+        )
     except RolloutInputError as error:
         raise UserError(f"{field}: {error}") from None
     if loaded.duplicates:
         notes.append(f"{field}: {loaded.duplicates} rows repeat an earlier prompt and were left out")
+    if loaded.empty:
+        notes.append(f"{field}: {loaded.empty} rows have an empty prompt and were left out")
+    bare = [prompt for prompt in loaded.prompts if not prompt.answers] if answers else []
+    if bare:
+        raise UserError(
+            f"{field}: {len(bare)} of {len(loaded.prompts)} prompts have no answer for baseline.kind = 'answers', as "
+            f"{bare[0].messages[-1][1][:40]!r}; expected one of {', '.join(ANSWER_COLUMNS)}, a last assistant turn, or "
+            "the column that baseline.column names"
+        )
     system = config.prompts.system
     return [_with_system(prompt, system) for prompt in loaded.prompts] if system else list(loaded.prompts)
 
@@ -172,7 +191,7 @@ def _read(config: RunConfig, source: str, field: str, notes: list[str]) -> list[
 def _with_system(prompt: Prompt, system: str) -> Prompt:
     if prompt.messages[0][0] == "system":
         return prompt
-    return Prompt(prompt.prompt_id, (("system", system), *prompt.messages))
+    return Prompt(prompt.prompt_id, (("system", system), *prompt.messages), prompt.answers)
 
 
 def _room(config: RunConfig, model_config: dict[str, Any]) -> int:

@@ -12,7 +12,7 @@ from gpo.context import RunContext
 from gpo.errors import StageError
 from gpo.files import write_json
 from gpo.forward_actor import ForwardActor
-from rollout.canary import Gap, canary_rows, gap, judge
+from rollout.canary import Gap, canary_rows, gap, judge, movement
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +27,7 @@ def measure_noise_floor(run: RunContext, iteration: int) -> dict[str, Any]:
     started = time.monotonic()
     logger.info("canary: starting the trainer's forward and the engines, about half a minute")
     trainer = _start_logps(run)
-    engine = _engine_logps(run, iteration)
-    floor = gap(trainer, engine)
+    floor = max((gap(trainer, engine) for engine in _engine_logps(run, iteration)), key=lambda one: one.mean)
     limit = run.config.canary.largest_noise_nats
     if floor.mean > limit:
         raise StageError(
@@ -50,12 +49,12 @@ def publish(run: RunContext, iteration: int) -> dict[str, Any]:
     trainer = json.loads((run.directory.training(iteration) / "canary.json").read_text())["answer_logps"]
     floor_file = json.loads((run.directory.iteration(0) / FLOOR_FILE).read_text())
     before = floor_file["answer_logps"] if iteration == 1 else _trainer_logps(run, iteration - 1)
-    verdict = judge(
-        gap(trainer, _engine_logps(run, iteration)),
-        Gap(**floor_file["floor"]),
-        gap(trainer, before),
-        run.config.canary.factor,
-    )
+    floor, factor = Gap(**floor_file["floor"]), run.config.canary.factor
+    verdicts = [
+        judge(gap(trainer, engine), floor, gap(trainer, before), factor, movement(before, trainer, engine, floor))
+        for engine in _engine_logps(run, iteration)
+    ]
+    verdict = next((one for one in verdicts if not one.accepted), verdicts[0])
     logger.info("%s", verdict.sentence())
     if not verdict.accepted:
         raise StageError(
@@ -72,15 +71,16 @@ def _trainer_logps(run: RunContext, iteration: int) -> list[list[float]]:
     return found
 
 
-def _engine_logps(run: RunContext, iteration: int) -> list[list[float]]:
+def _engine_logps(run: RunContext, iteration: int) -> list[list[list[float]]]:
+    """The canary's numbers of every engine: one that missed an update must not hide behind the others."""
     from gpo.forward import load_tokenizer
 
     tokenizer = load_tokenizer(Path(run.config.policy.model), run.config.policy.trust_remote_code)
     rows = canary_rows(tokenizer)
-    logps: list[list[float]] = []
-    for sampler in run.pool.samplers(run.weights_after(iteration)):
-        logps = wait_for(sampler.answer_logps.remote(rows), run.config.cluster.wait_seconds, "the canary in a sampler")
-    return logps
+    found: list[list[list[float]]] = run.pool.ask_samplers(
+        run.weights_after(iteration), lambda sampler: sampler.answer_logps.remote(rows), "the canary"
+    )
+    return found
 
 
 def _start_logps(run: RunContext) -> list[list[float]]:

@@ -9,6 +9,7 @@ from gpo.cluster import ray_session, relative, threads_for
 from gpo.config import RunConfig
 from gpo.context import RunContext
 from gpo.errors import StageError
+from gpo.evaluation.choosing import choose_checkpoint
 from gpo.hub import push_when_asked
 from gpo.journal import RunDirectory, open_run, set_status
 from gpo.logs import log_to_file
@@ -17,7 +18,7 @@ from gpo.pool import Pool
 from gpo.preflight import Prepared
 from gpo.report.terminal import closing_table, samples_before_and_after
 from gpo.trackers import Trackers
-from rollout.engine import EngineSettings
+from rollout.engine_settings import EngineSettings
 
 logger = logging.getLogger(__name__)
 file_only = logging.getLogger("driver")
@@ -35,7 +36,8 @@ def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool
     set_status(directory, "running")
     try:
         with Trackers(config, directory), ray_session(config):
-            pool = Pool(config, engine_settings(config, prepared), str(directory.logs.absolute()))
+            folders = (str(path.absolute()) for path in (directory.logs, directory.root / "iterations"))
+            pool = Pool(config, engine_settings(config, prepared), *folders)
             self_play(RunContext(config, directory, pool, prepared.prompts, prepared.heldout))
     except KeyboardInterrupt:
         _close(directory, "interrupted", "interrupted; the same command goes on where this start stopped")
@@ -75,7 +77,8 @@ def _finish(directory: RunDirectory, config: RunConfig) -> int:
 def engine_settings(config: RunConfig, prepared: Prepared) -> EngineSettings:
     """What each sampler's engine may use on this machine."""
     engine = config.rollout.engine
-    at_work = 1 if config.cluster.shape == "colocated" else config.cluster.samplers + config.cluster.scorers
+    shared = config.cluster.shape == "colocated"
+    at_work = config.cluster.samplers + (0 if shared else config.cluster.scorers)
     return EngineSettings(
         max_model_len=prepared.max_model_len,
         dtype=config.policy.dtype,
@@ -85,6 +88,7 @@ def engine_settings(config: RunConfig, prepared: Prepared) -> EngineSettings:
         max_sequences=engine.max_sequences,
         threads=threads_for(config, at_work),
         compile=engine.compile,
+        sleep_level=engine.sleep_level if shared else 0,
         trust_remote_code=config.policy.trust_remote_code,
     )
 
@@ -104,6 +108,9 @@ def _say_what_came_out(directory: RunDirectory, config: RunConfig) -> None:
     print()
     print(samples_before_and_after(directory, config.iterations))
     print()
-    print(f"checkpoint: {relative(directory.checkpoint(config.iterations))}")
+    choice = choose_checkpoint(directory, config, config.iterations)
+    print(choice.sentence())
+    chosen = directory.checkpoint(choice.iteration) if choice.iteration else Path(config.policy.model)
+    print(f"checkpoint: {relative(chosen)}")
     print(f"rollouts, evaluations, logs: {relative(directory.root)}")
     print(f"to look at it: gpo show {relative(directory.root)}, or gpo report {relative(directory.root)}")

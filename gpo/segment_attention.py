@@ -1,12 +1,13 @@
 """Attention over a packed row of answers, with gradients, inside transformers' own models.
 
 What it is: one attention function, registered with transformers, that lets every segment of `gpo.layout` see its own
-conversation and nothing else. All other layers work on each token by itself and need no change. What it is not: the
-scorer's `reward.packed_attention` does the same for inference only, on kernels whose backward is slow on a CPU.
+conversation and nothing else, and the choice of a layout. All other layers work on each token by itself and need no
+change. What it is not: the scorer's `reward.packed_attention` does the same for inference only, on kernels whose
+backward is slow on a CPU.
 
-On a CPU plain matrix products are used: for rows of tens to hundreds of tokens their backward takes a third of the time
-of scaled_dot_product_attention's. On CUDA one call of flash-attn's varlen kernel serves all segments, whose causal mask
-is aligned to the end of the keys, which is what a segment behind a shared prompt needs; without flash-attn the products.
+On a CPU plain matrix products are used: for rows of tens to hundreds of tokens their backward is faster than that of
+scaled_dot_product_attention. On CUDA one call of flash-attn's varlen kernel serves all segments, whose causal mask is
+aligned to the end of the keys, which is what a segment behind a shared prompt needs; without flash-attn the products.
 
 Private to transformers (5.19) and used here: `config._attn_implementation`, which a name without a mask function makes
 skip all masks, and that a model's forward hands unknown keywords on to its attention; tests/contract names the version.
@@ -14,6 +15,7 @@ skip all masks, and that a model's forward hands unknown keywords on to its atte
 Shapes: H heads, G heads of keys and values, T tokens of the row, A tokens of a segment, L of its conversation, D head.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,12 +24,27 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from gpo.layout import Layout
 from reward.packed_attention import packing_obstacle
 from reward.packing import Segment
 
-__all__ = ["packing_obstacle", "segment_attention", "segments_of"]
+logger = logging.getLogger(__name__)
 
 NAME = "gpo_segments"
+
+
+def choose_layout(config: Any, asked: str) -> Layout:
+    """The layout that was asked for, or the best one the model allows, logged with the reason."""
+    obstacle = packing_obstacle(config)
+    if asked != "auto":
+        if asked != "padded" and obstacle:
+            raise ValueError(f"layout={asked!r} is not possible: {obstacle}; use 'padded' or 'auto'")
+        chosen: Layout = asked  # type: ignore[assignment]
+        return chosen
+    if obstacle:
+        logger.info("rows are padded: %s", obstacle)
+        return "padded"
+    return "shared"
 
 
 @contextmanager

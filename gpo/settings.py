@@ -33,16 +33,16 @@ class Settings(BaseModel):
 SomeSettings = TypeVar("SomeSettings", bound=Settings)
 
 
-def read_settings(kind: type[SomeSettings], path: Path, overrides: Sequence[str] = ()) -> SomeSettings:
-    """Settings of a YAML file with dotted `key=value` overrides; raises UserError with all faults at once."""
-    values = _read_yaml(path)
+def read_settings(kind: type[SomeSettings], path: Path | None, overrides: Sequence[str] = ()) -> SomeSettings:
+    """Settings of a YAML file (None: defaults) with dotted overrides; raises UserError with all faults at once."""
+    values = {} if path is None else _read_yaml(path)
     for override in overrides:
         _apply_override(values, override)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         faults = "\n".join(f"  - {_describe(kind, fault)}" for fault in error.errors())
-        raise UserError(f"{path}: {error.error_count()} fault(s) in the settings:\n{faults}") from None
+        raise UserError(f"{path or kind.__name__}: {error.error_count()} fault(s) in the settings:\n{faults}") from None
 
 
 class NoKeyTwice(yaml.SafeLoader):

@@ -1,16 +1,15 @@
 """GPOTrainer: regression of the policy's log-ratio on targets in nats, used like any TRL trainer.
 
-A subclass of TRL's stable KTOTrainer, which brings model loading, PEFT, ZeRO and FSDP set-up, metrics, model cards and
-resume. What is ours: the rows (`gpo.rows`), the steps (`gpo.batches`), the layouts (`gpo.layout`), the head
-(`gpo.log_probs`), the loss, reference log-probabilities over the very batches of the first epoch, and the watch.
+A subclass of TRL's stable KTOTrainer, which brings PEFT, ZeRO and FSDP set-up, metrics, model cards and resume. What
+is ours: the rows (`gpo.rows`), the steps (`gpo.batches`), the layouts (`gpo.layout`), the head (`gpo.log_probs`), the
+loss, reference log-probabilities over the very batches of the first epoch, and the watch.
 Private names of TRL 1.16 and transformers 5.19 that are used: `_prepare_dataset`, `_precompute_ref_logps`,
 `_precompute_model_hash`, `_precompute_engine`, `_compute_loss`, `_set_signature_columns_if_needed`, `_metrics`,
-`_save_checkpoint`, `gradient_state._set_sync_gradients`. A contract test names the versions; without KTOTrainer the same
-overrides go on `transformers.Trainer`.
+`_save_checkpoint`, `gradient_state._set_sync_gradients`. A contract test names the versions; without KTOTrainer the
+same overrides go on `transformers.Trainer`.
 """
 
 import copy
-import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -27,19 +26,16 @@ from trl.models.utils import prepare_deepspeed
 from trl.trainer.utils import use_adapter
 
 from gpo.batches import StepLoader, StepPlan, Steps
-from gpo.layout import Layout
 from gpo.log_probs import add_log_prob_head, answer_logps
 from gpo.objectives import objective_loss, wanted_ratio
 from gpo.reference import first_epoch, read_reference, reference_key, write_reference
 from gpo.rows import prepare_rows
-from gpo.segment_attention import packing_obstacle, segment_attention, segments_of
+from gpo.segment_attention import choose_layout, segment_attention, segments_of
 from gpo.step_checkpoints import last_whole, mark_whole
 from gpo.trainer_config import GPOConfig
 from gpo.watch import StopLimits, StopRule, step_numbers
 
 __all__ = ["GPOConfig", "GPOTrainer"]
-
-logger = logging.getLogger(__name__)
 
 
 class GPOTrainer(KTOTrainer):
@@ -288,20 +284,6 @@ class GPOTrainer(KTOTrainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_whole(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
-
-
-def choose_layout(config: Any, asked: str) -> Layout:
-    """The layout that was asked for, or the best one the model allows, logged with the reason."""
-    obstacle = packing_obstacle(config)
-    if asked != "auto":
-        if asked != "padded" and obstacle:
-            raise ValueError(f"layout={asked!r} is not possible: {obstacle}; use 'padded' or 'auto'")
-        chosen: Layout = asked  # type: ignore[assignment]
-        return chosen
-    if obstacle:
-        logger.info("rows are padded: %s", obstacle)
-        return "padded"
-    return "shared"
 
 
 def _load(path: str, args: GPOConfig) -> Any:

@@ -51,6 +51,7 @@ class GPOConfig(KTOConfig):
     max_length: int | None = _option(None, "None: rows are used as they are.")
     loss_type: str = _option("apo_zero_unpaired", "Leave: it keeps KTO's KL rows away.")
     precompute_ref_log_probs: bool = _option(True, "Once, before the first step; False: live.")
+    ddp_find_unused_parameters: bool | None = _option(False, "Every weight is used in every forward pass.")
     remove_unused_columns: bool = _option(False, "Rows are used as they are.")
 
     def __post_init__(self) -> None:

@@ -41,7 +41,30 @@ def sharding_arguments(sharding: Sharding) -> dict[str, Any]:
         return {}
     if sharding == "fsdp":
         return {"fsdp": True, "fsdp_config": {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}}
-    return {"deepspeed": deepspeed_config(int(sharding.removeprefix("zero")))}
+    return {**_deepspeed_on_a_cpu(), "deepspeed": deepspeed_config(int(sharding.removeprefix("zero")))}
+
+
+def _deepspeed_on_a_cpu() -> dict[str, Any]:
+    """What accelerate 1.15 and DeepSpeed 0.19 must be told on a machine without a GPU; nothing on one with.
+
+    With use_cpu accelerate leaves DeepSpeed out without a word; without it and without a GPU it takes two workers for
+    two single ones unless the back end is named, which transformers has no argument for. And DeepSpeed compiles
+    shared-memory collectives when a process first needs them: a process killed meanwhile leaves a lock on which every
+    later start waits for ever, so gloo moves everything.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return {}
+    import deepspeed.ops
+    from accelerate.state import AcceleratorState, PartialState
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState(backend="gloo")
+    del os.environ["ACCELERATE_USE_DEEPSPEED"]
+    return {"use_cpu": False, "accelerator_config": {"use_configured_state": True}}
 
 
 def deepspeed_config(stage: int) -> dict[str, Any]:

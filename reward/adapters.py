@@ -22,9 +22,8 @@ def add_adapters(backbone: "PreTrainedModel", settings: AdapterSettings, seed: i
     from peft import LoraConfig, inject_adapter_in_model
 
     targets = list(settings.targets) or linear_names(backbone)
-    config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets
-    )
+    values: dict[str, Any] = {"r": settings.rank, "lora_alpha": settings.alpha, "lora_dropout": settings.dropout}
+    config = LoraConfig(**values, target_modules=targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:

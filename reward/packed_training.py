@@ -8,7 +8,8 @@ Step by step ("eager") because on the CPU the backward pass of the fused kernels
 for all segments because slicing under autograd would fill a tensor of the whole row with zeros for every segment.
 Under autocast the products run in its type; logits and probabilities are float32 always.
 
-Shape suffixes: T packed tokens, G key heads, R query heads a key head, Q a segment's tokens, S what it sees, E head size.
+Shape suffixes: T packed tokens, G key heads, R query heads a key head, Q a segment's tokens, S tokens it sees, E head
+size, N = R * Q.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -104,7 +105,7 @@ class _SegmentAttention(torch.autograd.Function):
         return out_TGRE.view(1, tokens, groups * per_group, size)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         query, key, value, out_TGRE = ctx.saved_tensors
         rule: _Rule = ctx.rule
         with torch.autocast(query.device.type, enabled=False):

@@ -8,7 +8,7 @@ stands for (chosen, rejected).
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -88,8 +88,8 @@ class PairModel(nn.Module):
     def _answer_loss(self, states_FH: Tensor, batch: PairBatch) -> Tensor:
         if batch.answers is None or not self.settings.sft_weight:
             return states_FH.new_zeros((), dtype=torch.float32)
-        embeddings = self.model.backbone.get_input_embeddings().weight
-        weight_VH = embeddings if self.lm_head is None else self.lm_head.weight
+        head = self.model.backbone.get_input_embeddings() if self.lm_head is None else self.lm_head
+        weight_VH = cast(Tensor, head.weight)
         total = states_FH.new_zeros((), dtype=torch.float32)
         answers = batch.answers
         parts = (one.split(_LOGITS_AT_ONCE) for one in (answers.place_A, answers.label_A, answers.weight_A))

@@ -42,7 +42,7 @@ class PairSource:
 
 def stream_pairs(source: PairSource) -> Iterator[PreferencePair]:
     """Every pair of a source in order, ties left out; memory does not grow with it."""
-    for where, row in _rows(source.path):
+    for where, row in file_rows(source.path):
         pair = replace(pair_of_row(row, where), template=source.template, source=source.label)
         if not source.template and len(pair.chosen) != 2:
             raise RewardInputError(f"{where}: {len(pair.chosen)} messages, expected an instruction and an answer")
@@ -54,7 +54,7 @@ def load_pairs(source: PairSource) -> LoadedPairs:
     """All pairs of a source, and what was left out; raises RewardInputError that names the row."""
     pairs = (
         replace(pair_of_row(row, where), template=source.template, source=source.label)
-        for where, row in _rows(source.path)
+        for where, row in file_rows(source.path)
     )
     if not source.keep_repeats:
         return different_pairs(pairs, source.path)
@@ -65,7 +65,8 @@ def load_pairs(source: PairSource) -> LoadedPairs:
     return LoadedPairs(kept, duplicates=0, ties=len(listed) - len(kept))
 
 
-def _rows(path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def file_rows(path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(where, row) of a file, of a folder's files, or of hub:NAME[:SPLIT]."""
     if path.startswith(HUB):
         return _hub_rows(path)
     folder = Path(path)

@@ -3,9 +3,10 @@ What it is: the whole weights gathered from however they are sharded, adapters m
 folded into the published form, one plain directory written. What it is not: it decides neither when nor where.
 """
 
+import copy
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from transformers import AutoModel
 from reward.adapters import merged_backbone
 from reward.heads import PROMPT_HEAD
 from reward.model import GeneralPreferenceModel
+from reward.pair_model import PairModel
 from reward.settings import RewardSettings
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ _BACKBONE, _HEADS, _LOG_TAU, _LM_HEAD = "model.backbone.", "model.heads.", "log_
 
 def whole_state(trainer: "PairTrainer") -> dict[str, Tensor]:
     """Every weight on the CPU; all workers call it, the first one needs the result."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    model = trainer.pair_model
     if trainer.settings.adapter is not None and trainer.settings.sharding != "zero3":
         return merged_backbone(model, _BACKBONE)
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
@@ -37,20 +39,21 @@ def whole_state(trainer: "PairTrainer") -> dict[str, Tensor]:
 
 def publish_model(trainer: "PairTrainer", state: dict[str, Tensor], directory: Path) -> None:
     """Write the published layout with the tokenizer; called by one worker."""
-    trained = trainer.accelerator.unwrap_model(trainer.model)
+    trained = trainer.pair_model
     dtype = getattr(torch, trainer.settings.precision)
     model = published_model(trained, state, dtype)
     model.save_pretrained(directory, trainer.tokenizer)
 
 
-def published_model(trained: Any, state: dict[str, Tensor], dtype: torch.dtype) -> GeneralPreferenceModel:
+def published_model(trained: PairModel, state: dict[str, Tensor], dtype: torch.dtype) -> GeneralPreferenceModel:
     """The model as it is used, its backbone in `dtype` and its heads in float32."""
     source: GeneralPreferenceModel = trained.model
-    config = source.backbone.config
+    # A copy, because making a model writes its attention into the config that it is given.
+    config = copy.deepcopy(source.backbone.config)
     with torch.device("meta"):
         backbone = AutoModel.from_config(config, attn_implementation="eager", dtype=dtype)
     model = GeneralPreferenceModel(backbone, _published_settings(trained, state))
-    parts = {"backbone": {}, "heads": {}}  # type: dict[str, dict[str, Tensor]]
+    parts: dict[str, dict[str, Tensor]] = {"backbone": {}, "heads": {}}
     for name, tensor in state.items():
         for kind, prefix in (("backbone", _BACKBONE), ("heads", _HEADS)):
             if name.startswith(prefix):
@@ -67,6 +70,6 @@ def published_model(trained: Any, state: dict[str, Tensor], dtype: torch.dtype) 
     return model
 
 
-def _published_settings(trained: Any, state: dict[str, Tensor]) -> RewardSettings:
+def _published_settings(trained: PairModel, state: dict[str, Tensor]) -> RewardSettings:
     tau = trained.tau if _LOG_TAU not in state else float(state[_LOG_TAU].float().exp())
     return dataclasses.replace(trained.model.settings, tau=tau / trained.gate_factor)

@@ -1,7 +1,7 @@
 """Who says which answer is better: one interface through which a run fills a table of preferences.
-What it is: a reward model (`gpm:DIR`) or a Python function (`python:FILE.py:FUNCTION`) behind `read`, which
-looks at every answer once, and `compare`, which fills a table of what was read. What it is not: it makes no
-targets of the tables.
+What it is: a reward model (`gpm:DIR`), a Python function (`python:FILE.py:FUNCTION`) or a judge at a URL
+(`url:http://…`, in `reward.source_url`) behind `read`, which looks at every answer once, and `compare`, which
+fills a table of what was read. What it is not: it makes no targets of the tables.
 
 torch is imported where a table is filled and not before: command lines and oracles import this module too.
 Shape suffixes: K answers, M answers of an opponent, D embedding width, L = D / 2 blocks.
@@ -71,6 +71,10 @@ class PreferenceSource(Protocol):
         """Score_KM over another group's answers to the same prompt; None: score_KK, exactly skew."""
         ...
 
+    def tables(self, groups: list[ReadGroup], others: list[ReadGroup] | None = None) -> "list[Tensor]":
+        """`compare` of many groups, each with the other at its place, in whatever way is fast."""
+        ...
+
 
 PreferFunction = Callable[[list[Message], Answer, Answer], float]
 
@@ -83,7 +87,7 @@ class ModelSource:
         self.tau = scorer.tau
 
     def read(self, groups: list[AnswerGroup]) -> list[ReadGroup]:
-        _check_groups(groups)
+        check_groups(groups)
         found = self.scorer.embed(
             [
                 [*group.messages, {"role": "assistant", "content": answer.text}]
@@ -106,10 +110,34 @@ class ModelSource:
         emb_KD, gate_L = _embeddings(group), group.gate_L
         if other is None:
             return preference_table(emb_KD, gate_L=gate_L)
-        _check_same_prompt(group, other)
+        check_same_prompt(group, other)
         if gate_L is not None and other.gate_L is not None:
             gate_L = (gate_L + other.gate_L) / 2
         return preference_table(emb_KD, _embeddings(other), gate_L)
+
+    def tables(self, groups: list[ReadGroup], others: list[ReadGroup] | None = None) -> "list[Tensor]":
+        """One product for all groups of the same sizes; the same numbers as `compare`, up to rounding."""
+        import torch
+
+        from reward.preference import preference_table
+
+        alike: dict[tuple[int, int], list[int]] = {}
+        for index, group in enumerate(groups):
+            other = group if others is None else others[index]
+            check_same_prompt(group, other)
+            alike.setdefault((len(group.group.answers), len(other.group.answers)), []).append(index)
+        found: dict[int, Tensor] = {}
+        for chosen in alike.values():
+            emb_BKD = torch.stack([_embeddings(groups[index]) for index in chosen])
+            gate_B1L = _stacked_gates([groups[index] for index in chosen])
+            other_BMD = None
+            if others is not None:
+                other_BMD = torch.stack([_embeddings(others[index]) for index in chosen])
+                other_gate_B1L = _stacked_gates([others[index] for index in chosen])
+                if gate_B1L is not None and other_gate_B1L is not None:
+                    gate_B1L = (gate_B1L + other_gate_B1L) / 2
+            found.update(zip(chosen, preference_table(emb_BKD, other_BMD, gate_B1L), strict=True))
+        return [found[index] for index in range(len(groups))]
 
 
 class FunctionSource:
@@ -123,7 +151,7 @@ class FunctionSource:
         self.tau = tau
 
     def read(self, groups: list[AnswerGroup]) -> list[ReadGroup]:
-        _check_groups(groups)
+        check_groups(groups)
         return [ReadGroup(group, None, None) for group in groups]
 
     def compare(self, group: ReadGroup, other: ReadGroup | None = None) -> "Tensor":
@@ -131,7 +159,7 @@ class FunctionSource:
 
         messages, answers = group.group.messages, group.group.answers
         if other is not None:
-            _check_same_prompt(group, other)
+            check_same_prompt(group, other)
             return torch.tensor([[self._score(messages, a, b) for b in other.group.answers] for a in answers])
         table_KK = torch.zeros(len(answers), len(answers))
         for i, first in enumerate(answers):
@@ -140,6 +168,11 @@ class FunctionSource:
                 score = self._score(messages, first, answers[j])
                 table_KK[i, j], table_KK[j, i] = score, -score
         return table_KK
+
+    def tables(self, groups: list[ReadGroup], others: list[ReadGroup] | None = None) -> "list[Tensor]":
+        """One after the other."""
+        pairs = zip(groups, others or [None] * len(groups), strict=True)
+        return [self.compare(group, other) for group, other in pairs]
 
     def _score(self, messages: list[Message], a: Answer, b: Answer) -> float:
         score = self.prefer(messages, a, b)
@@ -158,6 +191,10 @@ def open_source(spec: str, *, max_length: int, batch_tokens: int, tau: float | N
     if kind == "python":
         prefer = _load_function(*parse_function_spec(rest))
         return FunctionSource(prefer, spec, FUNCTION_TAU if tau is None else tau)
+    if kind == "url":
+        from reward.source_url import UrlSource
+
+        return UrlSource(rest, FUNCTION_TAU if tau is None else tau)
     from reward.scorer import PreferenceScorer
 
     policies: dict[str, Any] = {} if tau is None else {"tau": tau}
@@ -193,13 +230,23 @@ def _embeddings(group: ReadGroup) -> "Tensor":
     return group.emb_KD
 
 
-def _check_groups(groups: list[AnswerGroup]) -> None:
+def _stacked_gates(groups: list[ReadGroup]) -> "Tensor | None":
+    """Gate_B1L, which fits tables of every group; None where the model has none."""
+    import torch
+
+    gates = [group.gate_L for group in groups if group.gate_L is not None]
+    return torch.stack(gates).unsqueeze(-2) if len(gates) == len(groups) else None
+
+
+def check_groups(groups: list[AnswerGroup]) -> None:
+    """Refuse a group without answers."""
     for number, group in enumerate(groups):
         if not group.answers:
             raise RewardInputError(f"group {number} has no answers, expected at least one")
 
 
-def _check_same_prompt(group: ReadGroup, other: ReadGroup) -> None:
+def check_same_prompt(group: ReadGroup, other: ReadGroup) -> None:
+    """Refuse to compare answers to different prompts."""
     if group.group.messages != other.group.messages:
         raise RewardInputError(
             f"answers to {group.group.messages!r:.80} are compared with answers to "

@@ -11,8 +11,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from reward.errors import RewardInputError
+from reward.source_url import check_url
 
-SPECS = "gpm:DIR (a reward model) or python:FILE.py:FUNCTION (a function prefer(messages, a, b))"
+SPECS = "gpm:DIR (a reward model), python:FILE.py:FUNCTION (a function prefer(messages, a, b)) or url:http://HOST/PATH"
 
 # As in reward.heads and reward.checkpoint, which need torch.
 _VALUE_HEAD = "value_head.weight"
@@ -22,6 +23,9 @@ _PROMPT_HEAD = "prompt_head.weight"
 def check_source(spec: str) -> None:
     """Refuse, within milliseconds and without torch, a source that could not be opened."""
     kind, _, rest = spec.partition(":")
+    if kind == "url" and rest:
+        check_url(rest)
+        return
     if kind == "gpm" and rest:
         _check_model(Path(rest))
         return

@@ -7,6 +7,7 @@ together on one worker. What it is not: it computes nothing.
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch.utils.data import Dataset, IterableDataset
 
@@ -16,6 +17,7 @@ from reward.pair_sources import epoch_order
 from reward.pairs import PreferencePair
 
 Group = list[EncodedPair]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +56,9 @@ def _tokens(group: Group) -> int:
     return sum(len(row) for pair in group for row in pair.rows)
 
 
-def cut_steps(groups: Iterable[Group], batch_pairs: int) -> Iterator[list[Group]]:
+def cut_steps(groups: Iterable[list[Item]], batch_pairs: int) -> Iterator[list[list[Item]]]:
     """Whole groups up to `batch_pairs` pairs; a larger group is a step of its own."""
-    step: list[Group] = []
+    step: list[list[Item]] = []
     pairs = 0
     for group in groups:
         if step and pairs + len(group) > batch_pairs:
@@ -89,8 +91,8 @@ def plan_steps(
     steps: list[list[tuple[int, int]]] = []
     for epoch in range(math.ceil(epochs)):
         order = epoch_order([len(groups) for groups in sources], weights, seed, epoch)
-        sized = ([place] * len(sources[place[0]][place[1]]) for place in order)
-        found = [[group[0] for group in step] for step in cut_steps(sized, batch_pairs)]  # type: ignore[arg-type]
+        sized = [[place] * len(sources[place[0]][place[1]]) for place in order]
+        found = [[group[0] for group in step] for step in cut_steps(sized, batch_pairs)]
         steps += found[: math.ceil(min(1.0, epochs - epoch) * len(found))]
     return steps[:max_steps]
 

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -58,6 +58,11 @@ class PairTrainer(Trainer):
         self.heldout_values = torch.zeros(0, len(COLUMNS), dtype=torch.float64)
         """Of the last evaluation, a row for each of `heldout`."""
 
+    @property
+    def pair_model(self) -> PairModel:
+        """The model without what DDP, DeepSpeed or FSDP put around it."""
+        return cast(PairModel, self.accelerator.unwrap_model(self.model))
+
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The plan's own batches: they are shared out among workers already."""
         return DataLoader(self.train_dataset, batch_size=1, collate_fn=_only_one)  # type: ignore[arg-type]
@@ -66,7 +71,7 @@ class PairTrainer(Trainer):
         """Backbone and heads in groups of their own; norms, biases and tau are not decayed."""
         if self.optimizer is None:
             groups: dict[tuple[bool, bool], list[Any]] = {}
-            for name, weight in (self.model if model is None else model).named_parameters():
+            for name, weight in cast(Any, self.model if model is None else model).named_parameters():
                 if weight.requires_grad:
                     groups.setdefault((".heads." in name or "log_tau" in name, weight.dim() > 1), []).append(weight)
             kind, options = self.get_optimizer_cls_and_kwargs(self.args)
@@ -80,10 +85,10 @@ class PairTrainer(Trainer):
         return self.optimizer
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, PairBatch], return_outputs: bool = False, num_items_in_batch: Any = None
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The worker's share of the step's loss, times the number of workers."""
-        batch = inputs["batch"].to(self.args.device)
+        batch: PairBatch = inputs["batch"].to(self.args.device)
         output = model(batch)
         loss = pair_loss(output, batch, self.settings)
         return (loss, output) if return_outputs else loss
@@ -115,7 +120,7 @@ class PairTrainer(Trainer):
             pairs = [pair for group in step for pair in group]
             batches.append((done, pairs))
             done += len(pairs)
-        self.model.eval()
+        self.pair_model.eval()
         turns = -(-len(batches) // world)
         for turn in range(turns):
             place = turn * world + rank
@@ -124,11 +129,11 @@ class PairTrainer(Trainer):
             values = self._batch_values(pairs)
             if place < len(batches):
                 value_N6[start : start + len(pairs)] = values
-        self.model.train()
+        self.pair_model.train()
         return self.accelerator.reduce(value_N6.to(self.args.device), "sum").cpu()
 
     def _batch_values(self, pairs: Sequence[EncodedPair]) -> Tensor:
-        model = self.accelerator.unwrap_model(self.model)
+        model = self.pair_model
         batch = lay_out(pairs, 1.0, share=model.shares_beginnings).to(self.args.device)
         with self.accelerator.autocast():
             output = model(batch)
@@ -136,8 +141,7 @@ class PairTrainer(Trainer):
         return pair_values(output, batch, loss_N)
 
     def _training_tau(self) -> float:
-        model = self.accelerator.unwrap_model(self.model)
-        return float(model.published_tau() * model.gate_factor)
+        return self.pair_model.published_tau() * self.pair_model.gate_factor
 
     def _keep_if_best(self, metrics: dict[str, float]) -> None:
         if self.best is None:
@@ -159,9 +163,9 @@ class PairTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Weights of a step checkpoint; with adapters only what is trained."""
-        state = self.model.state_dict() if state_dict is None else state_dict
+        state = self.pair_model.state_dict() if state_dict is None else state_dict
         if self.settings.adapter is not None:
-            trained = {name for name, weight in self.model.named_parameters() if weight.requires_grad}
+            trained = {name for name, weight in self.pair_model.named_parameters() if weight.requires_grad}
             state = {name: tensor for name, tensor in state.items() if name in trained}
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)

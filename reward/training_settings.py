@@ -35,7 +35,7 @@ class TrainingSettings:
     value_head_dim: int | None = None
     gated: bool = False
     gate_scaling: bool = False
-    """Gate L * softmax(z / sqrt(H)) instead of softmax(z); saved in the published form, with the same scores over tau."""
+    """Gate L * softmax(z / sqrt(H)) instead of softmax(z); saved in the published form, scores over tau as trained."""
     l2_normalize: bool | None = None
     tau: float | None = None
     learn_tau: bool = False

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from rollout.prompts import ChatTokenizer, Prompt, render_prompt_ids
 
+Rows = Sequence[Sequence[float]]
+
 FIXED_TEXTS = (
     ("What is a good way to start the day?", "Drink a glass of water, open a window and write down one thing to do."),
     ("Explain why the sky is blue.", "Sunlight scatters on the air, and blue light is scattered more than red light."),
@@ -44,6 +46,48 @@ def gap(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> G
 
 
 @dataclass(frozen=True, slots=True)
+class Movement:
+    """How much of the trainer's update the engine shows."""
+
+    share: float
+    """1: all of it; 0: none, the engine holds the weights of before. Slope of the engine's change on the trainer's."""
+    error: float
+    """Standard error of the share, from the noise floor."""
+
+    @property
+    def visible(self) -> bool:
+        """Whether the update is above the noise, so that the share says anything."""
+        return self.error <= LARGEST_ERROR
+
+    @property
+    def complete(self) -> bool:
+        """Whether the engine may hold all of the update."""
+        return abs(self.share - 1) <= max(SMALLEST_TOLERANCE, ERRORS_TOLERATED * self.error)
+
+
+LARGEST_ERROR = 0.14
+"""About where the update's size is that of the noise, for the fixed texts."""
+ERRORS_TOLERATED = 3.5
+SMALLEST_TOLERANCE = 0.25
+
+
+def movement(before: Rows, now: Rows, engine: Rows, floor: Gap) -> Movement:
+    """The trainer's numbers before and after an update against the engine's after it.
+
+    One number from all tokens: noise cancels in it, so it sees a stale engine where single gaps do not.
+    """
+    moved = [b - a for xs, ys in zip(before, now, strict=True) for a, b in zip(xs, ys, strict=True)]
+    shown = [b - a for xs, ys in zip(before, engine, strict=True) for a, b in zip(xs, ys, strict=True)]
+    square = sum(value * value for value in moved)
+    if square == 0:
+        return Movement(share=0.0, error=float("inf"))
+    # The mean of a normal variable's size is 0.8 of its standard deviation.
+    return Movement(
+        share=sum(a * b for a, b in zip(moved, shown, strict=True)) / square, error=floor.mean / 0.8 / square**0.5
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What a comparison after a publish says."""
 
@@ -51,6 +95,7 @@ class Verdict:
     floor: Gap
     update: Gap | None
     """How far the trainer's own numbers moved since the version before; None at the start."""
+    movement: Movement | None
     accepted: bool
     below_noise: bool
     """The update is smaller than the noise: the canary cannot see it, only hash and version can."""
@@ -64,11 +109,19 @@ class Verdict:
         if self.update is not None:
             text += f"; the update moved them by {self.update.mean:.4f}"
             text += ", which is below the noise" if self.below_noise else ""
+        if self.movement is not None and not self.below_noise:
+            text += f"; the engine shows {self.movement.share:.0%} of it"
         return text
 
 
-def judge(found: Gap, floor: Gap, update: Gap | None, factor: float) -> Verdict:
-    """Accept a gap of mean and maximum up to `factor` times the floor's."""
-    accepted = found.mean <= factor * floor.mean and found.largest <= factor * floor.largest
-    below = update is not None and update.mean <= floor.mean
-    return Verdict(gap=found, floor=floor, update=update, accepted=accepted, below_noise=below)
+def judge(found: Gap, floor: Gap, update: Gap | None, factor: float, moved: Movement | None = None) -> Verdict:
+    """Accept a gap of mean and maximum up to `factor` times the floor's, and an update that the engine shows in full.
+
+    An update below the noise shows in neither: there only the marker's hash and version can tell.
+    """
+    close = found.mean <= factor * floor.mean and found.largest <= factor * floor.largest
+    below = update is not None and (update.mean <= floor.mean if moved is None else not moved.visible)
+    complete = moved is None or not moved.visible or moved.complete
+    return Verdict(
+        gap=found, floor=floor, update=update, movement=moved, accepted=close and complete, below_noise=below
+    )

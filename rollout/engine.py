@@ -5,38 +5,23 @@ to vLLM (0.32 on the CPU, 0.33 on CUDA) is in this file; `tests/contract` names 
 """
 
 import logging
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rollout.engine_settings import EngineSettings, vllm_arguments
 from rollout.errors import RolloutInputError
 from rollout.records import SampledPrompt
 
 if TYPE_CHECKING:
     from vllm import LLM
+    from vllm.lora.request import LoRARequest
 
 logger = logging.getLogger(__name__)
 
-PREFILL_TOKENS = 8192
-"""Admitted tokens a step. A seeded request must not be split over steps (see `_vllm_arguments`)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineSettings:
-    """What the engine of one actor may use."""
-
-    max_model_len: int
-    dtype: str = "bfloat16"
-    kv_cache_gib: float = 1.0
-    """CPU only; vLLM would take what it likes."""
-    gpu_memory_utilization: float = 0.85
-    tensor_parallel: int = 1
-    max_sequences: int = 128
-    threads: int = 1
-    compile: bool = False
-    """Compiling costs a minute at start and pays from some hundred thousand tokens on."""
-    trust_remote_code: bool = False
+ADAPTER_CONFIG = "adapter_config.json"
+"""What a directory of LoRA adapters has and one of full weights has not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,44 +47,61 @@ class SampleRequest:
 
 
 class PolicyEngine:
-    """A vLLM engine that holds one version of the policy."""
+    """A vLLM engine that holds one version of the policy. All calls must come from the thread that made it."""
 
     def __init__(self, model: Path, settings: EngineSettings) -> None:
         """Start the engine on a plain Hugging Face directory."""
+        if not (model / "config.json").is_file():
+            raise RolloutInputError(f"{model}: no config.json; expected a Hugging Face model directory")
         self._settings = settings
         self.on_cpu = _vllm_runs_on_cpu()
         self._llm = _start(model, settings, on_cpu=self.on_cpu)
+        self._waiting: dict[str, Callable[[Any], None]] = {}
+        self._submitted = 0
+        self._adapters = 0
+        self._adapter: LoRARequest | None = None
+
+    def submit(self, request: SampleRequest, sampling: Sampling, done: Callable[[Any], None]) -> None:
+        """Queue a prompt's K answers; sample k uses the request's seed + k. `step` calls `done` with vLLM's output."""
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = SamplingParams(
+            n=sampling.samples,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_tokens,
+            seed=request.seed,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        self._submitted += 1
+        name = str(self._submitted)
+        self._waiting[name] = done
+        prompt = TokensPrompt(prompt_token_ids=request.prompt_ids)
+        self._llm.llm_engine.add_request(name, prompt, parameters, lora_request=self._adapter)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a submitted request is not finished yet."""
+        return bool(self._waiting)
+
+    def step(self) -> None:
+        """One step of the engine: a token for everything that runs, and new requests where there is room."""
+        for output in self._llm.llm_engine.step():
+            # vLLM appends characters of its own to the name it was given.
+            name = output.request_id.partition("-")[0]
+            if output.finished and name in self._waiting:
+                self._waiting.pop(name)(output)
 
     def sample(self, requests: list[SampleRequest], sampling: Sampling, weight_version: str) -> list[SampledPrompt]:
-        """K answers to each prompt in one request a prompt; sample k of a request uses its seed + k."""
-        from vllm import SamplingParams, TokensPrompt
-
-        prompts = [TokensPrompt(prompt_token_ids=request.prompt_ids) for request in requests]
-        parameters = [
-            SamplingParams(
-                n=sampling.samples,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k,
-                max_tokens=sampling.max_tokens,
-                seed=request.seed,
-            )
-            for request in requests
-        ]
-        outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
-        return [
-            SampledPrompt(
-                prompt_id=request.prompt_id,
-                prompt=request.prompt,
-                prompt_ids=request.prompt_ids,
-                seed=request.seed,
-                weight_version=weight_version,
-                completion=[answer.text for answer in output.outputs],
-                completion_ids=[list(answer.token_ids) for answer in output.outputs],
-                finish_reason=[str(answer.finish_reason) for answer in output.outputs],
-            )
-            for request, output in zip(requests, outputs, strict=True)
-        ]
+        """K answers to each prompt, alone in the engine."""
+        outputs: dict[int, Any] = {}
+        for index, request in enumerate(requests):
+            self.submit(request, sampling, lambda output, index=index: outputs.__setitem__(index, output))
+        while self.busy:
+            self.step()
+        return [sampled_prompt(request, outputs[index], weight_version) for index, request in enumerate(requests)]
 
     def token_logps(self, sequences: list[list[int]]) -> list[list[float]]:
         """log p of every token of each sequence but the first, in nats."""
@@ -107,7 +109,7 @@ class PolicyEngine:
 
         prompts = [TokensPrompt(prompt_token_ids=ids) for ids in sequences]
         parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
-        outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
+        outputs = self._llm.generate(prompts, parameters, use_tqdm=False, lora_request=self._adapter)
         found: list[list[float]] = []
         for ids, output in zip(sequences, outputs, strict=True):
             positions: Any = output.prompt_logprobs
@@ -115,18 +117,54 @@ class PolicyEngine:
         return found
 
     def reload(self, model: Path) -> None:
-        """Replace the weights by those of another directory of the same architecture.
+        """Hold the weights of another directory: full ones of the same architecture, or LoRA adapters on the first.
 
         After any exception the engine holds a mixture and must be thrown away, not retried.
         """
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(model)})
-        if self.on_cpu:
-            self._llm.apply_model(_repack_tied_head)
+        if (model / ADAPTER_CONFIG).is_file():
+            self._take_adapter(model)
+        else:
+            self._adapter = None
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(model)})
+            if self.on_cpu:
+                self._llm.apply_model(_repack_tied_head)
         self._llm.reset_prefix_cache()
+
+    def _take_adapter(self, directory: Path) -> None:
+        """vLLM tells adapters apart by number, so each version gets a new one; the old one is dropped."""
+        from vllm.lora.request import LoRARequest
+
+        if not self._settings.lora_rank:
+            raise RolloutInputError(
+                f"{directory}: holds LoRA adapters, but the engine was started without; set their rank"
+            )
+        old = self._adapter
+        self._adapters += 1
+        self._adapter = LoRARequest(f"version-{self._adapters}", self._adapters, str(directory))
+        self._llm.llm_engine.add_lora(self._adapter)
+        if old is not None:
+            self._llm.llm_engine.remove_lora(old.lora_int_id)
+
+
+def sampled_prompt(request: SampleRequest, output: Any, weight_version: str) -> SampledPrompt:
+    """vLLM's output of a request as plain values."""
+    return SampledPrompt(
+        prompt_id=request.prompt_id,
+        prompt=request.prompt,
+        prompt_ids=request.prompt_ids,
+        seed=request.seed,
+        weight_version=weight_version,
+        completion=[answer.text for answer in output.outputs],
+        completion_ids=[list(answer.token_ids) for answer in output.outputs],
+        finish_reason=[str(answer.finish_reason) for answer in output.outputs],
+    )
 
 
 def _repack_tied_head(model: Any) -> None:
-    """vLLM 0.32 on the CPU keeps the old packed LM head of tied embeddings after a reload, and says nothing."""
+    """vLLM 0.32 on the CPU keeps the old packed LM head of tied embeddings after a reload, and says nothing.
+
+    A version that keeps no packed copy has nothing to mend here; the canary after each publish would see if it had.
+    """
     head = getattr(model, "lm_head", None)
     if head is not None and getattr(model.config, "tie_word_embeddings", False):
         head.quant_method.process_weights_after_loading(head)
@@ -138,59 +176,10 @@ def _vllm_runs_on_cpu() -> bool:
     return bool(current_platform.is_cpu())
 
 
-def prepare_environment(settings: EngineSettings) -> None:
-    """Set what vLLM and OpenMP read once at import; call it before anything imports torch or vllm."""
-    os.environ["VLLM_NO_USAGE_STATS"] = "1"
-    os.environ["DO_NOT_TRACK"] = "1"
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    # apply_model hands our own function to the worker; on the CPU the worker is this very process.
-    os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
-    if not _cuda_devices_present():
-        # As separate processes the engine core lowers torch to one thread: 180 tokens/s instead of 900.
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(settings.kv_cache_gib)))
-        os.environ["OMP_NUM_THREADS"] = str(settings.threads)
-
-
-def _cuda_devices_present() -> bool:
-    return Path("/dev/nvidia0").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
-
-
-def _vllm_arguments(model: Path, settings: EngineSettings, *, on_cpu: bool) -> dict[str, Any]:
-    arguments: dict[str, Any] = {
-        "model": str(model),
-        "dtype": settings.dtype,
-        "max_model_len": settings.max_model_len,
-        "max_num_seqs": settings.max_sequences,
-        "enforce_eager": not settings.compile,
-        "trust_remote_code": settings.trust_remote_code,
-        "load_format": "safetensors",
-        # A request with its own seed fails on the CPU when its prefill is split ("CPU Generator does not use
-        # offset"), so no prefill is chunked and a step admits at least one whole prompt.
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(PREFILL_TOKENS, settings.max_model_len),
-        # The prompt's generation_config.json must not change the sampling that the run's config states.
-        "generation_config": "vllm",
-        "seed": 0,
-    }
-    if on_cpu:
-        return arguments | {"distributed_executor_backend": "uni"}
-    return arguments | {
-        "tensor_parallel_size": settings.tensor_parallel,
-        "gpu_memory_utilization": settings.gpu_memory_utilization,
-        "enable_sleep_mode": True,
-    }
-
-
 def _start(model: Path, settings: EngineSettings, *, on_cpu: bool) -> "LLM":
     from vllm import LLM
 
-    logger.info(
-        "The engine runs %s with %d threads, because %s; prefill is not chunked, so that seeded requests work.",
-        "in this process" if on_cpu else "as vLLM's own processes",
-        settings.threads,
-        "vLLM found no GPU" if on_cpu else "vLLM found a GPU",
-    )
-    if not (model / "config.json").is_file():
-        raise RolloutInputError(f"{model}: no config.json; expected a Hugging Face model directory")
-    return LLM(**_vllm_arguments(model, settings, on_cpu=on_cpu))
+    arguments, reasons = vllm_arguments(model, settings, on_cpu=on_cpu)
+    for reason in reasons:
+        logger.info("engine: %s", reason)
+    return LLM(**arguments)

@@ -37,6 +37,8 @@ class Prompt:
     prompt_id: str
     messages: tuple[tuple[str, str], ...]
     """(role, content) of each turn."""
+    answers: tuple[str, ...] = ()
+    """Those that the data set gives, where they were asked for."""
 
     def as_messages(self) -> list[Message]:
         """The turns as a chat template wants them."""
@@ -45,28 +47,65 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class LoadedPrompts:
-    """Distinct prompts in file order, and how many rows repeated one."""
+    """Distinct prompts in file order, how many rows repeated one, and how many were empty."""
 
     prompts: tuple[Prompt, ...]
     duplicates: int
+    empty: int = 0
 
 
-def load_prompts(source: str, *, column: str = "auto") -> LoadedPrompts:
+class EmptyPromptError(RolloutInputError):
+    """A row whose prompt has no text."""
+
+
+def load_prompts(
+    source: str, *, column: str = "auto", answers: str | None = None, skip_empty: bool = False
+) -> LoadedPrompts:
     """Read a file or a hub data set (`hub:NAME[:SPLIT]`).
 
-    Raises RolloutInputError that names the file and, for a bad row, its number (counted from 1).
+    `answers`: a column with the data set's answers, or `auto` to try the known ones; rows that repeat a prompt add
+    theirs. Raises RolloutInputError that names the file and, for a bad row, its number (counted from 1).
     """
     seen: dict[str, Prompt] = {}
-    duplicates = 0
+    duplicates, empty = 0, 0
     for number, row in enumerate(read_rows(source), start=1):
-        prompt = prompt_of_row(row, column=column, where=f"{source}, row {number}")
+        where = f"{source}, row {number}"
+        try:
+            prompt = prompt_of_row(row, column=column, where=where)
+        except EmptyPromptError:
+            if not skip_empty:
+                raise
+            empty += 1
+            continue
+        found = answers_of_row(row, answers, where) if answers is not None else ()
         if prompt.prompt_id in seen:
             duplicates += 1
-        else:
-            seen[prompt.prompt_id] = prompt
+            found = tuple(dict.fromkeys(seen[prompt.prompt_id].answers + found))
+        if prompt.prompt_id not in seen or found:
+            seen[prompt.prompt_id] = Prompt(prompt.prompt_id, prompt.messages, found)
     if not seen:
         raise RolloutInputError(f"{source}: there is no row in it; expected at least one with {COLUMNS}")
-    return LoadedPrompts(tuple(seen.values()), duplicates)
+    return LoadedPrompts(tuple(seen.values()), duplicates, empty)
+
+
+ANSWER_COLUMNS = ("answers", "answer", "output", "completion", "response", "chosen")
+
+
+def answers_of_row(row: Mapping[str, Any], column: str, where: str) -> tuple[str, ...]:
+    """The data set's answers to a row's prompt: text, a list of texts, or messages that end with the answer."""
+    if column != "auto" and column not in row:
+        raise RolloutInputError(f"{where}: no column {column!r} with answers; it has {sorted(row)}")
+    names = ANSWER_COLUMNS if column == "auto" else (column,)
+    value = next((row[name] for name in names if row.get(name) is not None), None)
+    if value is None and column == "auto":
+        value = next((row[name] for name in ("messages", "prompt") if isinstance(row.get(name), list)), [])[-1:]
+        value = value if value and value[0].get("role") == "assistant" else []
+    values = [value] if isinstance(value, str) else value or []
+    if values and isinstance(values[0], Mapping):
+        values = [values[-1].get("content")]
+    if not isinstance(values, list | tuple) or not all(isinstance(text, str) for text in values):
+        raise RolloutInputError(f"{where}: answers must be text or a list of texts, found {type(value).__name__}")
+    return tuple(text for text in dict.fromkeys(values) if text.strip())
 
 
 def read_rows(source: str) -> Iterator[Mapping[str, Any]]:
@@ -147,7 +186,7 @@ def prompt_of_row(row: Mapping[str, Any], *, column: str, where: str) -> Prompt:
     while messages and messages[-1]["role"] == "assistant":
         messages = messages[:-1]
     if not messages or not messages[-1]["content"].strip():
-        raise RolloutInputError(f"{where}: the prompt is empty; expected text in {COLUMNS}")
+        raise EmptyPromptError(f"{where}: the prompt is empty; expected text in {COLUMNS}")
     turns = tuple((message["role"], message["content"]) for message in messages)
     try:
         digest = hashlib.sha256(json.dumps(turns, ensure_ascii=False).encode()).hexdigest()

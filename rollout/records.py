@@ -1,39 +1,55 @@
-"""The rollout row, its Parquet schema, and a shard file that is whole when it exists.
+"""Rows of answers, their Parquet schemas, and shard files that are whole when they exist.
 
-A row is one prompt with its K answers. A shard is written once: temporary name, flush to disk, rename.
+A row is one prompt with its K answers (`RolloutRow`), or with M answers that others are scored against
+(`BaselineRow`). A shard is written once: temporary name, flush to disk, rename.
 """
 
 import os
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _floats = pa.list_(pa.float32())
 _ids = pa.list_(pa.int32())
+_texts = pa.list_(pa.string())
+
+
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+_ANSWERS = [
+    _required("format_version", pa.int32()),
+    _required("prompt_id", pa.string()),
+    _required("prompt", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+    _required("prompt_ids", _ids),
+    _required("seed", pa.int64()),
+    _required("weight_version", pa.string()),
+    _required("completion", _texts),
+    _required("completion_ids", pa.list_(_ids)),
+    _required("finish_reason", _texts),
+    pa.field("embedding", pa.list_(_floats)),
+    pa.field("gate", _floats),
+]
 SCHEMA = pa.schema(
     [
-        pa.field("format_version", pa.int32(), nullable=False),
-        pa.field("prompt_id", pa.string(), nullable=False),
-        pa.field("prompt", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])), nullable=False),
-        pa.field("prompt_ids", _ids, nullable=False),
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("weight_version", pa.string(), nullable=False),
-        pa.field("completion", pa.list_(pa.string()), nullable=False),
-        pa.field("completion_ids", pa.list_(_ids), nullable=False),
-        pa.field("finish_reason", pa.list_(pa.string()), nullable=False),
-        pa.field("embedding", pa.list_(_floats)),
-        pa.field("score", _floats, nullable=False),
-        pa.field("target", _floats, nullable=False),
-        pa.field("gate", _floats),
-        pa.field("table", pa.list_(_floats), nullable=False),
-        pa.field("baseline_kind", pa.string(), nullable=False),
-        pa.field("baseline_ids", pa.list_(pa.string()), nullable=False),
+        *_ANSWERS,
+        _required("score", _floats),
+        _required("target", _floats),
+        _required("table", pa.list_(_floats)),
+        _required("baseline_kind", pa.string()),
+        _required("baseline_ids", _texts),
+        _required("baseline_weight", _floats),
+        _required("left_out", _texts),
     ]
 )
+BASELINE_SCHEMA = pa.schema([*_ANSWERS, _required("source", pa.string())])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +84,44 @@ class RolloutRow(SampledPrompt):
     """[K][M] raw scores."""
     baseline_kind: str
     baseline_ids: list[str]
-    """For each of the M baseline answers: `prompt_id/k`, with the weight version in front where it differs."""
+    """For each of the M baseline answers: `prompt_id/k`, with the weight version (or `data`) and `:` in front where
+    it differs."""
+    baseline_weight: list[float]
+    """[M] share of each column of the table in the score; they sum to 1, and some of `optimistic` are negative."""
+    left_out: list[str]
+    """[K] why an answer is not trained on (`empty`, `identical`, `loop`); "" for those that are."""
     format_version: int = FORMAT_VERSION
 
 
-def write_shard(path: Path, rows: list[RolloutRow]) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineRow(SampledPrompt):
+    """One prompt and the answers of an older policy, or of the data set (weight version `data`, no ids)."""
+
+    embedding: list[list[float]] | None
+    """[M][D]; None where the preferences do not come from an embedding model."""
+    gate: list[float] | None
+    """[L]; None without a gate."""
+    source: str
+    """Whose embeddings these are: kind and content hash of the reward model."""
+    format_version: int = FORMAT_VERSION
+
+
+SomeRow = TypeVar("SomeRow", RolloutRow, BaselineRow)
+
+
+def write_shard(path: Path, rows: Sequence[RolloutRow]) -> None:
     """Write all rows at once; raises OSError when the disk is full, leaving no file of that name."""
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
+    _write(path, rows, SCHEMA)
+
+
+def write_baseline(path: Path, rows: Sequence[BaselineRow]) -> None:
+    """As `write_shard`."""
+    _write(path, rows, BASELINE_SCHEMA)
+
+
+def _write(path: Path, rows: Sequence[RolloutRow] | Sequence[BaselineRow], schema: pa.Schema) -> None:
+    columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
+    table = pa.Table.from_pydict(columns, schema=schema)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part-{os.getpid()}")
     try:
@@ -99,16 +146,22 @@ def sync_directory(directory: Path) -> None:
 
 def read_shard(path: Path) -> list[RolloutRow]:
     """Rows of a shard; raises ValueError naming the file when it is not one of ours."""
+    return _read(path, SCHEMA, RolloutRow)
+
+
+def read_baseline(path: Path) -> list[BaselineRow]:
+    """As `read_shard`."""
+    return _read(path, BASELINE_SCHEMA, BaselineRow)
+
+
+def _read(path: Path, schema: pa.Schema, kind: type[SomeRow]) -> list[SomeRow]:
     try:
-        table = pq.read_table(path, schema=SCHEMA)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+        table = pq.read_table(path)
+        versions = set(table["format_version"].to_pylist()) if "format_version" in table.column_names else set()
+        if not versions - {FORMAT_VERSION}:
+            table = table.select(schema.names).cast(schema)
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise ValueError(f"{path}: not a readable rollout shard ({error}); remove it and start the run again") from None
-    rows = [_row_of(values) for values in table.to_pylist()]
-    foreign = {row.format_version for row in rows} - {FORMAT_VERSION}
-    if foreign:
-        raise ValueError(f"{path}: format_version {sorted(foreign)}, this version reads {FORMAT_VERSION}")
-    return rows
-
-
-def _row_of(values: dict) -> RolloutRow:
-    return RolloutRow(**{field.name: values[field.name] for field in fields(RolloutRow)})
+    if versions - {FORMAT_VERSION}:
+        raise ValueError(f"{path}: format_version {sorted(versions)}, this version reads {FORMAT_VERSION}")
+    return [kind(**{part.name: values[part.name] for part in fields(kind)}) for values in table.to_pylist()]

@@ -1,13 +1,19 @@
 """The Ray face of the engine: an actor that holds one version of the policy and answers requests.
 
-Rows go from here to the scorer through the object store; the driver only sees counts and timings.
+Rows go from here to the scorer through the object store; the driver only sees counts and timings. Calls run as
+coroutines of one event loop, whose thread owns the engine: a call that comes while another is at work adds its
+prompts to the running batch, so that the engine stays full when the last long answers of a shard are left.
 """
 
+import asyncio
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rollout.engine import EngineSettings, PolicyEngine, SampleRequest, Sampling, prepare_environment
+from rollout.cores import claim_cores
+from rollout.engine import PolicyEngine, SampleRequest, Sampling, sampled_prompt
+from rollout.engine_settings import EngineSettings, cuda_devices_present, prepare_environment
 from rollout.records import SampledPrompt
 from rollout.weights import verify_published
 
@@ -21,6 +27,8 @@ class SampleReport:
     tokens: int
     ended: int
     """Answers that the policy ended itself."""
+    size_bytes: int
+    """About what the rows take on their way to the scorer."""
     seconds: float
 
 
@@ -28,12 +36,15 @@ class Sampler:
     """One engine. Started empty; `load` brings the first weights and every later version."""
 
     def __init__(self, settings: EngineSettings) -> None:
-        prepare_environment(settings)
+        self._cores = [] if cuda_devices_present() else claim_cores(settings.threads)
+        prepare_environment(settings, self._cores)
         self._settings = settings
         self._engine: PolicyEngine | None = None
         self._version = ""
+        self._pump: asyncio.Task[None] | None = None
+        self._waiting: set[asyncio.Future[Any]] = set()
 
-    def load(self, model: str, version: str | None) -> str:
+    async def load(self, model: str, version: str | None) -> str:
         """Hold the weights of a directory.
 
         A published directory (version given) must carry its marker, with that version and an agreeing content hash.
@@ -51,25 +62,60 @@ class Sampler:
         self._version = version or "start"
         return self._version
 
-    def sample(self, requests: list[SampleRequest], sampling: Sampling) -> tuple[list[SampledPrompt], SampleReport]:
+    async def sample(
+        self, requests: list[SampleRequest], sampling: Sampling
+    ) -> tuple[list[SampledPrompt], SampleReport]:
         """K answers to each prompt. Call with `num_returns=2`, so that only the report travels to the driver."""
         started = time.perf_counter()
-        rows = self._loaded().sample(requests, sampling, self._version)
-        report = SampleReport(
-            prompts=len(rows),
-            answers=sum(len(row.completion) for row in rows),
-            tokens=sum(len(ids) for row in rows for ids in row.completion_ids),
-            ended=sum(reason == "stop" for row in rows for reason in row.finish_reason),
-            seconds=time.perf_counter() - started,
-        )
-        return rows, report
+        outputs = await asyncio.gather(*(self._answer(request, sampling) for request in requests))
+        rows = [sampled_prompt(*pair, self._version) for pair in zip(requests, outputs, strict=True)]
+        return rows, report_of(rows, time.perf_counter() - started)
 
-    def answer_logps(self, rows: list[tuple[list[int], list[int]]]) -> list[list[float]]:
+    def _answer(self, request: SampleRequest, sampling: Sampling) -> "asyncio.Future[Any]":
+        """Submit at once; the future is done when the engine is."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        future.add_done_callback(self._waiting.discard)
+        self._loaded().submit(request, sampling, future.set_result)
+        if self._pump is None or self._pump.done():
+            self._pump = asyncio.create_task(self._run_engine())
+        return future
+
+    async def _run_engine(self) -> None:
+        """Step until nothing is left; between steps other calls may add theirs."""
+        engine = self._loaded()
+        try:
+            while engine.busy:
+                engine.step()
+                await asyncio.sleep(0)
+        except Exception as error:  # every waiting call must learn that the engine is gone
+            for future in list(self._waiting):
+                future.set_exception(error)
+
+    async def answer_logps(self, rows: list[tuple[list[int], list[int]]]) -> list[list[float]]:
         """The engine's log p of each answer token, for the canary."""
         found = self._loaded().token_logps([[*prompt, *answer] for prompt, answer in rows])
         return [logps[len(prompt) - 1 :] for (prompt, _), logps in zip(rows, found, strict=True)]
+
+    async def cores(self) -> list[int]:
+        """The cores that belong to this engine alone; empty when it is not bound."""
+        return self._cores
 
     def _loaded(self) -> PolicyEngine:
         if self._engine is None:
             raise RuntimeError("no weights are loaded yet; call load first")
         return self._engine
+
+
+def report_of(rows: list[SampledPrompt], seconds: float) -> SampleReport:
+    """Counts of a sampled shard; ids are counted with 4 bytes, text with its length."""
+    tokens = sum(len(ids) for row in rows for ids in row.completion_ids)
+    text = sum(len(answer) for row in rows for answer in row.completion)
+    return SampleReport(
+        prompts=len(rows),
+        answers=sum(len(row.completion) for row in rows),
+        tokens=tokens,
+        ended=sum(reason == "stop" for row in rows for reason in row.finish_reason),
+        size_bytes=4 * tokens + text + sum(4 * len(row.prompt_ids) for row in rows),
+        seconds=seconds,
+    )

@@ -14,9 +14,9 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from gpo.config.reward import RewardTrainConfig
 from gpo.config.run import PLACEMENT, RunConfig
 from gpo.files import write_text
-from gpo.reward_training import RewardTrainConfig
 from gpo.settings import Settings
 
 HEAD = """# Configuration reference

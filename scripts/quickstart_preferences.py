@@ -30,7 +30,8 @@ def load_oracle(path: Path) -> Any:
 def sample_answers(config: Any, target: Path) -> dict[str, list[Any]]:
     """K answers of the starting policy to every training and held-out prompt."""
     from gpo.logs import Progress
-    from rollout.engine import EngineSettings, PolicyEngine, SampleRequest, Sampling, prepare_environment
+    from rollout.engine import PolicyEngine, SampleRequest, Sampling
+    from rollout.engine_settings import EngineSettings, prepare_environment
     from rollout.prompts import Prompt, load_prompts, render_prompt_ids
     from rollout.seeds import request_seed
 

@@ -4,6 +4,7 @@ Keys marked *placement* may change when a run goes on elsewhere; all others are 
 Nothing here imports torch, vllm or ray.
 """
 
+from gpo.config.baseline import BaselineConfig
 from gpo.config.cluster import ClusterConfig
 from gpo.config.evaluation import CanaryConfig, EvaluationConfig
 from gpo.config.policy import PolicyConfig, PromptsConfig
@@ -13,6 +14,7 @@ from gpo.config.run import RunConfig, changed_identity, identity_hash, identity_
 from gpo.config.train import LoraSettings, StopConfig, TrainConfig
 
 __all__ = [
+    "BaselineConfig",
     "CanaryConfig",
     "ClusterConfig",
     "EngineConfig",

@@ -43,6 +43,10 @@ class ClusterConfig(Settings):
     """The same for a learner."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads a process; 0 = all cores, shared out among processes that work at the same time."""
+    waiting_shards: Count = 8
+    """Sampled shards that may wait for a scorer; colocated: after so many, sampling and scoring change places."""
+    waiting_mib: Positive = 128.0
+    """Memory that they may take, in MiB of the object store."""
     placement_seconds: Positive = 60.0
     """How long to wait for nodes and devices that the run needs and the cluster lacks; nodes may still be joining."""
     shared_disk: Literal["auto", "yes", "no"] = "auto"
@@ -52,7 +56,7 @@ class ClusterConfig(Settings):
     """URL (s3://, gs://, hdfs://, file://) to which every finished stage is copied, and from which a run goes on where
     its directory is empty. None: the run directory alone."""
     wait_seconds: Positive = 3600.0
-    """Deadline of a single shard or stage."""
+    """Deadline of a single shard or stage: a process that is silent for so long is replaced."""
 
     @model_validator(mode="after")
     def _least_is_not_more(self) -> "ClusterConfig":

@@ -1,6 +1,6 @@
 """What is measured after each iteration, and what stops a run."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,10 @@ class EvaluationConfig(Settings):
     """Answers a prompt from each checkpoint."""
     kl_prompts: Count = 64
     """Prompts whose first answer enters the KL estimate."""
+    choose: Literal["last", "best", "nash"] = "last"
+    """The checkpoint to take: the last, the best against the start, or the heaviest of the Nash mixture (placement)."""
+    choose_by: str | None = None
+    """The judge that `choose` listens to; None: the first one (placement)."""
 
 
 class CanaryConfig(Settings):

@@ -38,5 +38,7 @@ class PromptsConfig(Settings):
     """System message put before every prompt that has none."""
     max_tokens: Count = 1024
     """Longest rendered prompt in tokens."""
+    empty: Literal["skip", "refuse"] = "refuse"
+    """What happens with a row without text: counted and left out, or the run is refused and the row named."""
     over_long: Literal["skip", "refuse"] = "skip"
     """What happens with a longer one: it is counted, listed and left out, or the run is refused."""

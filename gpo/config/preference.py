@@ -14,7 +14,7 @@ class PreferenceConfig(Settings):
     """Who says what is better."""
 
     sources: dict[str, str]
-    """Name -> `gpm:DIR` (GPM or Bradley-Terry model) or `python:FILE.py:FUNCTION`."""
+    """Name -> `gpm:DIR` (GPM or Bradley-Terry model), `python:FILE.py:FUNCTION` or `url:http://…` (docs/rollout.md)."""
     train_on: str
     """Name of the source that fills the table the policy is trained on."""
     judges: list[str] = []
@@ -31,8 +31,10 @@ class PreferenceConfig(Settings):
                 raise ValueError(f"{name!r} is not among preference.sources ({', '.join(self.sources) or 'empty'})")
         for name, spec in self.sources.items():
             kind, _, rest = spec.partition(":")
-            if kind not in ("gpm", "python") or not rest:
-                raise ValueError(f"preference.sources.{name} = {spec!r}: expected gpm:DIR or python:FILE.py:FUNCTION")
+            if kind not in ("gpm", "python", "url") or not rest:
+                raise ValueError(
+                    f"preference.sources.{name} = {spec!r}: expected gpm:DIR, python:FILE.py:FUNCTION or url:http://…"
+                )
         return self
 
     def judge_names(self) -> list[str]:
@@ -53,7 +55,13 @@ class TargetConfig(Settings):
     """Targets are cut to +-clamp nats."""
     exclude_self: bool = False
     """Leave an answer's comparison with itself out of its mean; only rescales beta by K/(K-1)."""
-    log_z: Literal["zero", "mean", "logmeanexp"] = "zero"
-    """What stands for log Z; zero is the paper's."""
+    log_z: Literal["zero", "mean", "logmeanexp"] | None = None
+    """What stands for log Z. None: zero (the paper's) for the baseline self, the mean over the samples for others."""
     largest_nats: Positive = 50.0
     """A run whose targets exceed this is refused (the `-reference` recipes need more than 1000)."""
+
+    def log_z_for(self, baseline_kind: str) -> Literal["zero", "mean", "logmeanexp"]:
+        """The log Z that is used: only a skew table has targets that average to 0 by themselves."""
+        if self.log_z is not None:
+            return self.log_z
+        return "zero" if baseline_kind == "self" or self.method.endswith("-reference") else "mean"

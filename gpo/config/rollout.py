@@ -1,6 +1,6 @@
 """How answers are drawn, and by which engine."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -19,6 +19,8 @@ class EngineConfig(Settings):
     """GPUs an engine is spread over."""
     max_sequences: Count = 128
     """Answers generated side by side."""
+    sleep_level: Literal[0, 1, 2] = 1
+    """Colocated on a GPU: 1 parks the engine's weights in the machine's memory while others work, 2 drops them."""
     compile: bool = False
     """Compile the model: a minute more at start, some tens of per cent faster."""
 
@@ -38,4 +40,9 @@ class RolloutConfig(Settings):
     """0 = all tokens."""
     shard_prompts: Count = 32
     """Prompts a shard: the unit of work, of files and of what a crash can lose."""
+    leave_out: list[Literal["empty", "identical", "loop"]] = []
+    """Answers that are sampled and scored but not trained on: without text, copies of an earlier one of the K, ending
+    in a loop. Counted and recorded in each row. Empty: all are trained on, as in the paper."""
+    most_poison_prompts: Annotated[int, Field(ge=0)] = 8
+    """Prompts of an iteration that may be given up, each after it ended its process twice by itself."""
     engine: EngineConfig = EngineConfig()

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from gpo.config.baseline import BaselineConfig
 from gpo.config.cluster import ClusterConfig
 from gpo.config.evaluation import CanaryConfig, EvaluationConfig
 from gpo.config.policy import PolicyConfig, PromptsConfig
@@ -31,6 +32,7 @@ class RunConfig(Settings):
     rollout: RolloutConfig = RolloutConfig()
     preference: PreferenceConfig
     target: TargetConfig
+    baseline: BaselineConfig = BaselineConfig()
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     canary: CanaryConfig = CanaryConfig()
@@ -40,10 +42,26 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _methods_agree(self) -> "RunConfig":
-        if self.target.method.endswith("-reference") and self.target.log_z != "zero":
+        reference = self.target.method.endswith("-reference")
+        if reference and self.target.log_z not in (None, "zero"):
             raise ValueError(f"target.log_z = {self.target.log_z!r}: the -reference methods never centre; use zero")
+        if self.baseline.kind != "self" and not reference and self.target.log_z == "zero":
+            raise ValueError(
+                f"target.log_z = 'zero' with baseline.kind = {self.baseline.kind!r}: such targets do not average to 0, "
+                "and mass would go to answers that nobody sampled; leave target.log_z out"
+            )
+        if self.target.exclude_self and self.baseline.kind != "self":
+            raise ValueError(f"target.exclude_self needs baseline.kind = 'self', found {self.baseline.kind!r}")
         return self
 
+    @model_validator(mode="after")
+    def _chooser_judges(self) -> "RunConfig":
+        judges = self.preference.judge_names()
+        if self.evaluation.choose_by not in (None, *judges):
+            raise ValueError(
+                f"evaluation.choose_by = {self.evaluation.choose_by!r}: not among the judges ({', '.join(judges)})"
+            )
+        return self
 
 PLACEMENT = (
     "cluster",
@@ -57,6 +75,8 @@ PLACEMENT = (
     "train.sharding",
     "train.workers",
     "preference.batch_tokens",
+    "evaluation.choose",
+    "evaluation.choose_by",
 )
 
 

@@ -21,7 +21,7 @@ from gpo.files import write_json
 from gpo.logs import Progress
 from reward.errors import RewardInputError
 from reward.part_file import Line, PartFile
-from rollout.engine import EngineSettings
+from rollout.engine_settings import EngineSettings
 from rollout.records import SampledPrompt
 from rollout.sampler import Sampler
 

@@ -11,10 +11,13 @@ import numpy as np
 from gpo.cards import write_policy_card
 from gpo.cluster import end_actor, make_actor, threads_for, wait_for
 from gpo.context import RunContext
+from gpo.evaluation.choosing import choose_checkpoint, evaluations_so_far
+from gpo.evaluation.watch import against_length, paired_samples, signs
 from gpo.evaluation.winrate import cyclic_share, kl_nats, win_rate
 from gpo.files import write_json
 from gpo.forward_actor import ForwardActor
 from gpo.logs import Progress
+from gpo.scoring import read_answers
 from rollout.sampler import SampleReport
 
 logger = logging.getLogger(__name__)
@@ -65,8 +68,14 @@ def evaluate(run: RunContext, iteration: int) -> dict[str, Any]:
         "cyclic_share": shares[judges[0]],
         "cyclic_share_by_judge": shares,
     }
+    result["warnings"] = signs(
+        [*evaluations_so_far(run.directory, iteration - 1), result], run.config.preference.train_on
+    )
+    for warning in result["warnings"]:
+        logger.warning("iteration %d: %s", iteration, warning)
     write_json(run.directory.evaluation(iteration), result)
     write_policy_card(run.config, run.directory, iteration)
+    choose_checkpoint(run.directory, run.config, iteration)
     return {"seconds": round(time.monotonic() - started, 3)}
 
 
@@ -82,8 +91,16 @@ def _judge(run: RunContext, judge: str, iteration: int) -> tuple[dict[str, Any],
     rates = {name: asdict(win_rate(found.probabilities[name], seed=run.config.seed)) for name in answers}
     rates = {name: {**rate, "ci95": list(rate["ci95"])} for name, rate in rates.items()}
     start = rates.pop("0")
+    lengths = [_lengths(run, number) for number in (iteration, 0)]
+    start |= against_length(*paired_samples(found.probabilities["0"], *lengths))
     share = cyclic_share([np.asarray(table) for table in found.tables])
     return {"vs_start": start, "vs": rates}, share
+
+
+def _lengths(run: RunContext, iteration: int) -> list[list[int]]:
+    """Tokens of each held-out answer."""
+    rows = read_answers(str(run.directory.heldout(iteration)))
+    return [[len(ids) for ids in row.completion_ids] for row in rows]
 
 
 def _kl_to_start(run: RunContext, iteration: int) -> Any:

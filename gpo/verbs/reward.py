@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from gpo.verbs.parts import Verbs, count, quiet_libraries
+from gpo.verbs.reward_experiments import add_bench, add_cyclic
 
 
 def add_to(verbs: Verbs) -> None:
@@ -14,6 +15,8 @@ def add_to(verbs: Verbs) -> None:
     )
     _add_train(reward)
     _add_score(reward)
+    add_bench(reward)
+    add_cyclic(reward)
 
 
 def _add_train(reward: Verbs) -> None:
@@ -24,6 +27,7 @@ def _add_train(reward: Verbs) -> None:
     )
     train.add_argument("config", type=Path, help="YAML file of the training")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="dotted settings that replace the file's")
+    train.add_argument("--fresh", action="store_true", help="throw away what is in the output directory")
     train.set_defaults(verb=_train)
 
 
@@ -55,7 +59,7 @@ def _train(options: argparse.Namespace) -> int:
 
     config = read_settings(RewardTrainConfig, options.config, options.overrides)
     quiet_libraries()
-    return train_reward_model(config)
+    return train_reward_model(config, fresh=options.fresh)
 
 
 def _score(options: argparse.Namespace) -> int:

@@ -1,16 +1,19 @@
-"""The private names of TRL that gpo/trainer.py overrides, as they are in TRL 1.16.
+"""The private names of TRL and transformers that the trainer uses, as they are in TRL 1.16 and transformers 5.19.
 
 Run: python -m pytest tests/contract/test_trl.py
-When a test fails after an upgrade, read the diff of trl/trainer/kto_trainer.py between 1.16.0 and the new version
-at the name that is told, mend `GPOTrainer` in gpo/trainer.py accordingly, and raise the version here and in
-pyproject.toml.
+Without KTOTrainer the same overrides go on transformers.Trainer: set-up of PEFT, DeepSpeed and FSDP is then ours
+(about 250 lines). When a test fails after an upgrade, read the diff of trl/trainer/kto_trainer.py between 1.16.0 and
+the new version at the name that is told, mend `GPOTrainer` in gpo/trainer.py accordingly, and raise the version here
+and in pyproject.toml.
 """
 
 import inspect
 import re
 
 import pytest
+import transformers
 import trl
+from transformers import AttentionInterface, Trainer
 from trl import KTOConfig, KTOTrainer
 
 from gpo.trainer import GPOConfig, GPOTrainer
@@ -22,6 +25,7 @@ SIGNATURES = {
     "_prepare_dataset": ["self", "dataset", "processing_class", "args", "dataset_name"],
     "_precompute_ref_logps": ["self", "dataset", "name", "batch_size"],
     "_compute_loss": ["self", "model", "inputs", "return_outputs"],
+    "_save_checkpoint": ["self", "model", "trial"],
     "_set_signature_columns_if_needed": ["self"],
     "get_train_dataloader": ["self"],
 }
@@ -79,9 +83,38 @@ def test_the_arguments_whose_defaults_gpo_changes_are_still_fields_of_kto() -> N
         "remove_unused_columns",
     ):
         assert name in known, f"KTOConfig.{name} is gone: {LOOK}"
-    assert not {"batch_prompts", "length_power"} & known, f"KTOConfig has a field of that name itself now: {LOOK}"
+    own = {"batch_prompts", "batch_tokens", "layout", "length_power", "objective", "pull", "select", "target_beta"}
+    assert not own & known, f"KTOConfig has a field of that name itself now: {LOOK}"
 
 
 def test_names_shown_on_model_cards_are_ours() -> None:
     assert {"_name", "_tag_names"} <= set(vars(KTOTrainer)), LOOK
     assert GPOTrainer._name == "GPO" and "gpo" in GPOTrainer._tag_names
+
+
+def test_the_installed_transformers_is_the_one_the_training_step_was_read_in() -> None:
+    assert transformers.__version__.startswith("5.19."), "look at Trainer.training_step and GPOTrainer.training_step"
+
+
+def test_the_loop_says_by_sync_gradients_which_pass_ends_a_step_and_averages_the_loss_over_workers() -> None:
+    loop = re.sub(r"\s", "", inspect.getsource(Trainer._run_epoch))
+    assert "self.accelerator.gradient_state._set_sync_gradients(do_sync_step)" in loop
+    assert "self.training_step(model,inputs,num_items_in_batch)" in loop
+    assert "underlying_sampler.set_epoch(epoch)" in loop and "train_dataloader.set_epoch(epoch)" in loop
+    assert "nested_gather(tr_loss,self.args.parallel_mode).mean()" in re.sub(
+        r"\s", "", inspect.getsource(Trainer._maybe_log_save_evaluate)
+    )
+
+
+def test_kto_hashes_the_starting_weights_and_keeps_one_engine_for_reference_passes() -> None:
+    start = squeezed("__init__")
+    assert "self._precompute_model_hash=" in start and "self._precompute_engine=None" in start, LOOK
+    assert "self.maybe_activation_offload_context" in start, LOOK
+
+
+def test_an_attention_name_without_a_mask_function_skips_all_masks() -> None:
+    from transformers import masking_utils
+
+    source = inspect.getsource(masking_utils)
+    assert "config._attn_implementation not in ALL_MASK_ATTENTION_FUNCTIONS._global_mapping" in source
+    assert hasattr(AttentionInterface, "register")

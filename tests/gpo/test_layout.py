@@ -133,7 +133,9 @@ def test_models_that_were_not_compared_are_named() -> None:
     assert "gpt_neox models are not among those" in str(packing_obstacle(make_tiny_model("gpt_neox").config))
 
 
-groups_of_sizes = st.lists(st.tuples(st.integers(1, 30), st.lists(st.integers(1, 30), min_size=1, max_size=5)), min_size=1)
+groups_of_sizes = st.lists(
+    st.tuples(st.integers(1, 30), st.lists(st.integers(1, 30), min_size=1, max_size=5)), min_size=1
+)
 
 
 @given(groups_of_sizes, st.sampled_from(LAYOUTS), st.integers(10, 200), st.booleans())
@@ -159,4 +161,6 @@ def test_micro_batches_hold_every_row_once_within_the_budget_where_that_is_possi
         if divide:
             assert cost <= tokens or len(batch) == 1
         else:
-            assert all(sum(group_of[row] == group for row in batch) == len(groups[group]) for group in map(group_of.get, batch))
+            assert all(
+                sum(group_of[row] == group for row in batch) == len(groups[group]) for group in map(group_of.get, batch)
+            )

@@ -61,8 +61,8 @@ def compare(
 def gradient_reach(hidden_NH: Tensor, weight_VH: Tensor, scale: float) -> tuple[float, float, float]:
     """Size of what cancels in a value and in the two gradients.
 
-    A gradient is scale * (onehot - softmax) times the other factor. Each of the two is of order 1 and known to float32's
-    rounding of the logits, but their difference goes to nothing when p does to 1: the error is that of the terms.
+    A gradient is scale * (onehot - softmax) times the other factor. Each of the two is of order 1 and known to
+    float32's rounding of the logits, but their difference vanishes when p goes to 1: the error is that of the terms.
     """
     logit = scale * (hidden_NH.abs() @ weight_VH.T.abs()).max().item()
     slope = 2.0 * scale

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gpo.loss import gpo_loss, label_counts, sequence_logps
+from gpo.loss import dpo_loss, gpo_loss, ipo_loss, label_counts, sequence_logps, sft_loss
 from gpo.targets import preference_targets
 
 FIXTURE = Path(__file__).parents[3] / "shared" / "fixtures" / "gpo_loss.json"
@@ -109,6 +109,30 @@ def test_half_precision_rows_are_computed_in_float32() -> None:
 def test_a_fault_of_the_rows_is_named(shapes: tuple[int, ...], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         gpo_loss(*(torch.zeros(rows) for rows in shapes), **options)
+
+
+@given(seeds, st.integers(1, 4), st.floats(0.01, 2.0))
+def test_pair_losses_match_a_slow_loop(seed: int, pairs: int, beta: float) -> None:
+    policy_N, ref_N, _, _ = random_rows(seed, 2 * pairs)
+    ratio = (policy_N - ref_N).tolist()
+    margins = [ratio[2 * pair] - ratio[2 * pair + 1] for pair in range(pairs)]
+    dpo = sum(math.log1p(math.exp(-beta * margin)) for margin in margins) / pairs
+    ipo = sum((margin - 1 / (2 * beta)) ** 2 for margin in margins) / pairs
+    assert dpo_loss(policy_N, ref_N, beta=beta).item() == pytest.approx(dpo)
+    assert ipo_loss(policy_N, ref_N, beta=beta).item() == pytest.approx(ipo)
+
+
+def test_pairs_that_do_not_pair_up_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 rows do not pair up"):
+        dpo_loss(torch.zeros(3), torch.zeros(3), beta=0.1)
+    with pytest.raises(ValueError, match="beta is 0"):
+        ipo_loss(torch.zeros(2), torch.zeros(2), beta=0)
+
+
+def test_the_sft_loss_is_the_mean_over_all_rows_so_that_it_adds_up_over_parts() -> None:
+    policy_N, lengths_N = torch.tensor([-6.0, -5.0, -8.0]), torch.tensor([3, 5, 4])
+    best_N = torch.tensor([1.0, 0.0, 1.0])
+    assert sft_loss(policy_N, lengths_N, best_N).item() == pytest.approx((2.0 + 2.0) / 3)
 
 
 def slow_logps(logits: list[list[list[float]]], labels: list[list[int]]) -> list[float]:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpo.config import RunConfig, changed_identity, identity_hash, identity_values
+from gpo.config.cyclic import CyclicConfig
 from gpo.errors import UserError
 from gpo.reward_training import RewardTrainConfig
 from gpo.settings import Settings, dump_yaml, read_settings
@@ -20,7 +21,7 @@ from tests.gpo.small_runs import run_config, run_values, write_yaml
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
-KIND_BY_KEY: dict[str, type[Settings]] = {"policy": RunConfig, "backbone": RewardTrainConfig}
+KIND_BY_KEY: dict[str, type[Settings]] = {"policy": RunConfig, "cycles": CyclicConfig, "backbone": RewardTrainConfig}
 
 
 def read(folder: Path, *overrides: str, **changes: Any) -> RunConfig:
@@ -94,7 +95,7 @@ def test_fewer_than_two_samples_are_refused(tmp_path: Path) -> None:
 def test_a_reference_method_never_centres(tmp_path: Path, method: str, log_z: str) -> None:
     message = refusal(tmp_path, f"target.method={method}", f"target.log_z={log_z}")
     assert f"target.log_z = '{log_z}'" in message and "use zero" in message
-    assert read(tmp_path, f"target.method={method}").target.log_z == "zero"
+    assert read(tmp_path, f"target.method={method}").target.log_z_for("answers") == "zero"
 
 
 def test_every_name_must_be_among_the_sources(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_every_name_must_be_among_the_sources(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spec", ["models/gpm", "gpm:", "openai:gpt", ":", ""])
 def test_a_source_of_an_unknown_kind_is_refused_with_the_known_ones(tmp_path: Path, spec: str) -> None:
     message = refusal(tmp_path, preference={"sources": {"taste": spec}})
-    assert f"preference.sources.taste = {spec!r}: expected gpm:DIR or python:FILE.py:FUNCTION" in message
+    assert f"preference.sources.taste = {spec!r}: expected gpm:DIR, python:FILE.py:FUNCTION or url:http" in message
 
 
 def test_the_judge_is_the_source_trained_on_unless_named(tmp_path: Path) -> None:

@@ -14,7 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gpo.targets import Method, optimistic_weights, preference_targets, skew_part
+from gpo.targets import (
+    Method,
+    optimistic_weights,
+    preference_targets,
+    skew_part,
+)
 
 FIXTURE = Path(__file__).parents[3] / "shared" / "fixtures" / "gpo_targets.json"
 METHODS = get_args(Method)

@@ -1,7 +1,8 @@
 """One of several training workers, a process of its own: trains the tiny model and leaves what the tests look at.
 
-    RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=… python -m tests.gpo.worker_main FOLDER '{"sharding": "zero3"}'
+    RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=… python -m tests.gpo.worker_main FOLDER '[{}]'
 
+The list holds the settings of one training after the other, whose outcomes lie in FOLDER/0, FOLDER/1, …
 The first worker writes outcome.pt: losses, first gradients (plain workers), whole weights, and the model directory.
 Every worker writes held-RANK.json: elements of parameters and optimizer states that it holds itself.
 """
@@ -30,25 +31,32 @@ def held_elements(trainer: Any) -> dict[str, int]:
     return {"parameters": sum(piece.numel() for piece in pieces), "states": states}
 
 
-def main() -> None:
+def train(folder: Path, settings: dict[str, Any], rank: int) -> None:
     """Train, save, and say what is held."""
-    folder, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
+    folder.mkdir(parents=True, exist_ok=True)
     sharding = sharding_arguments(settings.pop("sharding", "none"))
     prompts, resume = settings.pop("prompts", 5), settings.pop("resume", False)
-    rank = int(os.environ.get("RANK", 0))
-    if os.environ.get("WORLD_SIZE", "1") == "1":
-        work_alone()
     gradients = Gradients()
     callbacks = [] if sharding else [gradients]
-    trainer = make_trainer(folder, make_rows(prompts), callbacks=callbacks, **settings, **sharding)
+    trainer = make_trainer(folder, make_rows(prompts), callbacks=callbacks, **{**settings, **sharding})
     trainer.train(resume_from_checkpoint=resume)
     (folder / f"held-{rank}.json").write_text(json.dumps(held_elements(trainer)))
     state = whole_state(trainer)
     if rank == 0:
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder / "model", state_dict=state)
-        found = {"losses": [step["loss"] for step in steps_of(trainer)], "gradients": gradients.first, "weights": state}
-        torch.save({**found, "first_ratio": steps_of(trainer)[0]["log_ratio_max_abs"]}, folder / "outcome.pt")
+        steps = steps_of(trainer)
+        found = {"losses": [step["loss"] for step in steps], "first_ratio": steps[0]["log_ratio_max_abs"]}
+        torch.save({**found, "gradients": gradients.first, "weights": state}, folder / "outcome.pt")
     trainer.accelerator.wait_for_everyone()
+
+
+def main() -> None:
+    """The trainings in turn."""
+    rank = int(os.environ.get("RANK", 0))
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        work_alone()
+    for number, settings in enumerate(json.loads(sys.argv[2])):
+        train(Path(sys.argv[1]) / str(number), settings, rank)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollout.records import FORMAT_VERSION, SCHEMA, RolloutRow, read_shard, write_shard
+from rollout.records import (
+    BASELINE_SCHEMA,
+    FORMAT_VERSION,
+    SCHEMA,
+    BaselineRow,
+    RolloutRow,
+    read_baseline,
+    read_shard,
+    write_baseline,
+    write_shard,
+)
 
 
 def make_row(**changes: Any) -> RolloutRow:
@@ -37,6 +47,8 @@ def make_row(**changes: Any) -> RolloutRow:
         "table": [[0.0, 0.25], [-0.25, 0.0]],
         "baseline_kind": "self",
         "baseline_ids": ["0123456789abcdef/0", "0123456789abcdef/1"],
+        "baseline_weight": [0.5, 0.5],
+        "left_out": ["", "empty"],
     }
     return RolloutRow(**{**values, **changes})
 
@@ -68,6 +80,8 @@ def rows(draw: st.DrawFn) -> RolloutRow:
         gate=draw(st.none() | vector(width)),
         table=several(vector(m)),
         baseline_ids=several(st.text(), m),
+        baseline_weight=draw(vector(m)),
+        left_out=several(st.sampled_from(["", "loop"])),
     )
 
 
@@ -90,6 +104,15 @@ def test_rows_without_embedding_and_gate_come_back_with_none(tmp_path: Path) -> 
 
 def test_every_field_of_a_row_has_a_column(tmp_path: Path) -> None:
     assert {field.name for field in dataclasses.fields(RolloutRow)} == set(SCHEMA.names)
+    assert {field.name for field in dataclasses.fields(BaselineRow)} == set(BASELINE_SCHEMA.names)
+
+
+def test_baseline_rows_come_back_as_they_went_in(tmp_path: Path) -> None:
+    answers = {field.name for field in dataclasses.fields(BaselineRow)} - {"source"}
+    shared = {name: getattr(make_row(), name) for name in answers}
+    written = [BaselineRow(**shared, source="gpm:0a1b"), BaselineRow(**shared | {"embedding": None}, source="taste")]
+    write_baseline(tmp_path / "a.parquet", written)
+    assert read_baseline(tmp_path / "a.parquet") == written
 
 
 def test_a_shard_is_plain_parquet_for_other_programs(tmp_path: Path) -> None:
@@ -183,4 +206,4 @@ def test_a_missing_file_and_one_of_another_program_are_refused_by_name(tmp_path:
 def test_a_row_of_a_later_format_is_refused_with_both_versions(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.parquet", [make_row(), make_row(format_version=FORMAT_VERSION + 1)])
     message = refusal(tmp_path / "a.parquet")
-    assert f"[{FORMAT_VERSION + 1}]" in message and f"reads {FORMAT_VERSION}" in message
+    assert f"{FORMAT_VERSION + 1}]" in message and f"reads {FORMAT_VERSION}" in message

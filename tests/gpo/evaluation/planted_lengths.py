@@ -53,9 +53,9 @@ def planted(seed: int = 8, rows: int = ROWS) -> Planted:
     return Planted(from_file_N, (base_N - model_N).astype(float), difficulty_N, gamed, annotations)
 
 
-def write_planted(folder: Path) -> tuple[Path, Path]:
+def write_planted(folder: Path, seed: int = 8) -> tuple[Path, Path]:
     """instruction_difficulty.csv and df_gamed.csv as AlpacaEval has them, and annotations.json."""
-    rows = planted()
+    rows = planted(seed)
     difficulties, gamed = folder / "instruction_difficulty.csv", folder / "df_gamed.csv"
     (folder / "annotations.json").write_text(json.dumps(rows.annotations))
     with difficulties.open("w", newline="") as stream:

@@ -1,0 +1,158 @@
+"""What a tournament costs against the number of checkpoints: `gpo tournament` as a user starts it, on SmolLM2-135M.
+
+Run: nice python benchmarks/evaluation.py --output evaluation.json     (about ten minutes on two cores; --quick: two)
+
+805 prompts of 5 to 30 words, answers of 20 to 90 words drawn from a list (the cost depends on their number only), a GPM
+of width 6 on SmolLM2-135M in bfloat16. Each size starts with an empty cache and in a process of its own, so start-up
+counts. Beside it: one `gpo eval`, what each of the N(N-1)/2 pairs would cost by itself, and the limit, the bare
+embedding of one file.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from scoring import HERE, WORDS, machine, versions
+
+SIZES, QUICK_SIZES = (2, 4, 7, 10), (2, 3, 4)
+
+
+def write_answers(folder: Path, checkpoints: int, prompts: int, seed: int = 8) -> list[Path]:
+    """Files of answers, the same at every run."""
+    draw = random.Random(seed)
+
+    def text(fewest: int, most: int) -> str:
+        return " ".join(draw.choices(WORDS, k=draw.randint(fewest, most))).capitalize() + "."
+
+    questions = [f"{number}: {text(5, 30)}" for number in range(prompts)]
+    paths = []
+    for number in range(checkpoints):
+        rows = [
+            {"dataset": "words", "instruction": question, "output": text(20, 90), "generator": f"checkpoint-{number}"}
+            for question in questions
+        ]
+        paths.append(folder / f"checkpoint-{number}.json")
+        paths[-1].write_text(json.dumps(rows), "utf-8")
+    return paths
+
+
+def make_gpm(backbone: Path, target: Path) -> None:
+    """Random heads: they cost what trained ones do."""
+    from reward import GeneralPreferenceModel
+    from reward.settings import RewardSettings
+
+    GeneralPreferenceModel.from_backbone(backbone, RewardSettings.published(6, True), seed=1).save_pretrained(target)
+
+
+def timed(*words: str | Path) -> float:
+    """Seconds of a verb in its own process."""
+    print(f"{datetime.now():%H:%M:%S} gpo {words[0]}, {len(words)} words", file=sys.stderr, flush=True)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH", "")]))
+    started = time.monotonic()
+    subprocess.run(
+        [sys.executable, "-m", "gpo", *map(str, words)], check=True, env=environment, stdout=subprocess.DEVNULL
+    )
+    return time.monotonic() - started
+
+
+def bare_embedding(gpm: Path, path: Path) -> tuple[float, int]:
+    """(seconds, tokens) of one file through the scorer alone, the model already loaded."""
+    from gpo.cpu import use_threads
+    from reward import PreferenceScorer
+
+    use_threads(len(os.sched_getaffinity(0)))
+    scorer = PreferenceScorer.from_pretrained(gpm, max_length=4096)
+    rows = json.loads(path.read_text("utf-8"))
+    talks = [
+        [{"role": "user", "content": row["instruction"]}, {"role": "assistant", "content": row["output"]}]
+        for row in rows
+    ]
+    scorer.embed(talks[:64])
+    started = time.monotonic()
+    for start in range(0, len(talks), 64):
+        scorer.embed(talks[start : start + 64])
+    seconds = time.monotonic() - started
+    return seconds, sum(len(row.input_ids) for row in scorer.encoder.encode(talks))
+
+
+def measure(model: Path, prompts: int, sizes: Sequence[int]) -> dict[str, Any]:
+    """Every number."""
+    with tempfile.TemporaryDirectory(prefix="evaluation-") as name:
+        folder = Path(name)
+        make_gpm(model, folder / "gpm")
+        files = write_answers(folder, max(sizes), prompts)
+        judge = ("--judge", f"gpm:{folder / 'gpm'}")
+        seconds = [
+            timed("tournament", "--outputs", *files[:size], *judge, "--output", folder / f"t{size}") for size in sizes
+        ]
+        again = timed("tournament", "--outputs", *files, *judge, "--output", folder / f"t{max(sizes)}")
+        pair = timed("eval", "--outputs", files[1], "--baseline", files[0], *judge, "--output", folder / "pair")
+        bare, tokens = bare_embedding(folder / "gpm", files[0])
+    slope, intercept = statistics.linear_regression(sizes, seconds)
+    return {
+        "prompts": prompts,
+        "tokens_a_checkpoint": tokens,
+        "tournaments": [{"checkpoints": n, "seconds": round(s, 2)} for n, s in zip(sizes, seconds, strict=True)],
+        "seconds_a_checkpoint": round(slope, 3),
+        "seconds_once": round(intercept, 3),
+        "r_squared": round(statistics.correlation(sizes, seconds) ** 2, 5),
+        "seconds_again_from_the_cache": round(again, 2),
+        "seconds_of_one_pair": round(pair, 2),
+        "seconds_of_all_pairs_by_themselves": round(pair * max(sizes) * (max(sizes) - 1) / 2, 1),
+        "seconds_of_the_bare_embedding": round(bare, 2),
+        "machine": machine() | {"threads": len(os.sched_getaffinity(0))},
+        "versions": versions(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The report as tables."""
+    lines = [
+        f"{found['prompts']} prompts, {found['tokens_a_checkpoint']:,} tokens a checkpoint",
+        "",
+        "| checkpoints | seconds |",
+        "|---:|---:|",
+        *(f"| {row['checkpoints']} | {row['seconds']:.1f} |" for row in found["tournaments"]),
+        "",
+        f"linear: {found['seconds_a_checkpoint']:.2f} s a checkpoint and {found['seconds_once']:.1f} s once, "
+        f"R^2 = {found['r_squared']}",
+        f"again, everything in the cache: {found['seconds_again_from_the_cache']:.1f} s",
+        f"one pair by itself (`gpo eval`): {found['seconds_of_one_pair']:.1f} s; all pairs so, by multiplication: "
+        f"{found['seconds_of_all_pairs_by_themselves']:.0f} s",
+        f"limit, the bare embedding of one checkpoint's answers: {found['seconds_of_the_bare_embedding']:.2f} s",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print the tables, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="JSON with every number, machine and versions")
+    parser.add_argument("--model", type=Path, default=HERE.parent / "models" / "smollm2-135m-instruct")
+    parser.add_argument("--quick", action="store_true", help="64 prompts and up to 4 checkpoints")
+    options = parser.parse_args()
+    if not (options.model / "config.json").is_file():
+        parser.error(
+            f"--model {options.model} has no config.json; `python scripts/smollm2.py {options.model}` makes it"
+        )
+    prompts, sizes = (64, QUICK_SIZES) if options.quick else (805, SIZES)
+    found = measure(options.model, prompts, sizes)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    print(markdown(found))
+
+
+if __name__ == "__main__":
+    main()

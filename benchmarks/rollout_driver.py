@@ -1,0 +1,190 @@
+"""Prompts through the driver with instant engines: samples a second end to end, memory of the driver, linear time.
+
+Everything is the run's own (pool, stream, Ray actors, object store, tables, targets, Parquet, journal) but the two
+models: the sampler answers at once with fixed-length random ids, the scorer embeds at once with random vectors.
+
+    python -m benchmarks.rollout_driver --prompts 1000000 --output runs/bench-driver.json
+"""
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpo.cluster import ray_session
+from gpo.config import RunConfig
+from gpo.context import RunContext, TokenizedPrompt
+from gpo.journal import open_run
+from gpo.pool import Pool
+from gpo.rollouts import generate_and_score
+from gpo.scoring import ShardScorer
+from reward.source import ModelSource
+from rollout.engine import SampleRequest, Sampling
+from rollout.engine_settings import EngineSettings
+from rollout.prompts import Prompt
+from rollout.records import SampledPrompt
+from rollout.sampler import SampleReport, report_of
+
+SAMPLES, ANSWER_TOKENS, PROMPT_TOKENS, WIDTH = 8, 16, 8, 8
+TEXT = "An answer of sixteen tokens, more or less, as short ones go."
+
+
+class InstantSampler:
+    """Answers at once; the ids differ between answers, so that Parquet cannot cheat."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._random = random.Random(0)
+
+    def load(self, model: str, version: str | None) -> str:
+        """Nothing to load."""
+        return "start"
+
+    def sample(self, requests: list[SampleRequest], sampling: Sampling) -> tuple[list[SampledPrompt], SampleReport]:
+        """K answers to each prompt."""
+        started = time.perf_counter()
+        rows = [
+            SampledPrompt(
+                prompt_id=request.prompt_id,
+                prompt=request.prompt,
+                prompt_ids=request.prompt_ids,
+                seed=request.seed,
+                weight_version="start",
+                completion=[TEXT] * sampling.samples,
+                completion_ids=[self._random.choices(range(49152), k=ANSWER_TOKENS) for _ in range(sampling.samples)],
+                finish_reason=["stop"] * sampling.samples,
+            )
+            for request in requests
+        ]
+        return rows, report_of(rows, time.perf_counter() - started)
+
+
+class InstantEmbedder:
+    """Random unit vectors instead of a forward pass."""
+
+    tau = 0.1
+
+    def embed(self, conversations: list[Any]) -> Any:
+        """As `PreferenceScorer.embed`."""
+        from reward.scorer import Embeddings
+
+        count = len(conversations)
+        v_ND = torch.nn.functional.normalize(torch.randn(count, WIDTH), dim=-1)
+        return Embeddings(v_ND, torch.full((count, WIDTH // 2), 2 / WIDTH), torch.zeros(count, dtype=torch.bool))
+
+
+class InstantScorer(ShardScorer):
+    """The run's own scorer around an instant model."""
+
+    def source(self, name: str) -> Any:
+        """The one source."""
+        if name not in self._sources:
+            self._sources[name] = ModelSource(InstantEmbedder())  # type: ignore[arg-type]
+        return self._sources[name]
+
+
+class ManyPrompts:
+    """As long as a list of prompts, made when looked at: a run's own prompts are not what is measured here."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, place: slice) -> list[TokenizedPrompt]:
+        return [_prompt(number) for number in range(*place.indices(self._count))]
+
+
+def _prompt(number: int) -> TokenizedPrompt:
+    prompt = Prompt(f"{number:016x}", (("user", f"Say something about number {number}."),))
+    return TokenizedPrompt(prompt, [1, 2, 3, 4, number % 49152, 6, 7, 8])
+
+
+def driver_config(folder: Path, shard_prompts: int) -> RunConfig:
+    """A run of one sampler and one scorer side by side."""
+    return RunConfig.model_validate(
+        {
+            "name": "driver",
+            "iterations": 1,
+            "policy": {"model": str(folder)},
+            "prompts": {"train": "none"},
+            "rollout": {"samples": SAMPLES, "max_tokens": ANSWER_TOKENS, "shard_prompts": shard_prompts},
+            "preference": {"sources": {"it": "gpm:none"}, "train_on": "it"},
+            "target": {"beta": 1.0},
+            "cluster": {"shape": "split", "threads": 1},
+        }
+    )
+
+
+def one_pass(count: int, folder: Path, shard_prompts: int) -> dict[str, Any]:
+    """Generate and score `count` prompts; the start of Ray and its actors is not in the time."""
+    config = driver_config(folder, shard_prompts)
+    with ray_session(config):
+        pool = Pool(
+            config,
+            EngineSettings(max_model_len=64),
+            str(folder / "logs"),
+            str(folder / "iterations"),
+            sampler=InstantSampler,
+            scorer=InstantScorer,
+        )
+
+        def run(name: str, prompts: int) -> dict[str, Any]:
+            directory = open_run(folder / name, config, fresh=False, versions={}, data={})
+            context = RunContext(config, directory, pool, [ManyPrompts(prompts)], [])  # type: ignore[list-item]
+            return generate_and_score(context, 1)
+
+        run("warm-up", 4 * shard_prompts)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        started = time.perf_counter()
+        result = run("measured", count)
+        seconds = time.perf_counter() - started
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    files = list((folder / "measured/iterations/001/rollouts").iterdir())
+    assert (result["prompts"], result["answers"], len(files)) == (count, count * SAMPLES, -(-count // shard_prompts))
+    return {
+        "prompts": count,
+        "samples_a_second": round(count * SAMPLES / seconds),
+        "seconds": round(seconds, 2),
+        "driver_growth_mib": round(after - before, 1),
+        "parquet_mib": round(sum(path.stat().st_size for path in files) / 2**20, 1),
+    }
+
+
+def main() -> None:
+    """Measure a tenth and the whole, each in a process of its own; print and write both."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompts", type=int, default=1_000_000)
+    parser.add_argument("--shard-prompts", type=int, default=256)
+    parser.add_argument("--output", type=Path, default=Path("runs/bench-driver.json"))
+    parser.add_argument("--one-pass", action="store_true", help="this many prompts, in this process")
+    options = parser.parse_args()
+    if options.one_pass:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(one_pass(options.prompts, Path(folder), options.shard_prompts)))
+        return
+    passes = []
+    for count in (options.prompts // 10, options.prompts):
+        words = [sys.executable, "-m", "benchmarks.rollout_driver", "--one-pass", "--prompts", str(count)]
+        done = subprocess.run(
+            [*words, "--shard-prompts", str(options.shard_prompts)], stdout=subprocess.PIPE, text=True, check=True
+        )
+        passes.append(json.loads(done.stdout.splitlines()[-1]))
+        print(json.dumps(passes[-1]))
+    ratio = passes[1]["seconds"] / (10 * passes[0]["seconds"])
+    result = {"passes": passes, "time_of_the_whole_to_ten_tenths": round(ratio, 3)}
+    print(json.dumps(result, indent=2))
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The peer of the rollout benchmark: transformers' `generate`, batched, on the same prompts, K and lengths.
+
+python -m benchmarks.rollout_transformers MODEL PROMPTS SAMPLES LONGEST
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from benchmarks.rollout_parts import requests_for
+
+BATCH_PROMPTS = 32
+
+
+def main() -> None:
+    """Print tokens a second; a token after the end of an answer does not count."""
+    model_path, prompts, samples, longest = Path(sys.argv[1]), *(int(word) for word in sys.argv[2:5])
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.bfloat16).eval()
+    requests = requests_for(model_path, prompts)
+    torch.manual_seed(0)
+    tokens = 0
+    started = time.perf_counter()
+    for first in range(0, len(requests), BATCH_PROMPTS):
+        batch = requests[first : first + BATCH_PROMPTS]
+        width = max(len(request.prompt_ids) for request in batch)
+        ids = torch.full((len(batch), width), tokenizer.pad_token_id)
+        mask = torch.zeros_like(ids)
+        for row, request in enumerate(batch):
+            ids[row, width - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
+            mask[row, width - len(request.prompt_ids) :] = 1
+        with torch.inference_mode():
+            found = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                num_return_sequences=samples,
+                max_new_tokens=longest,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        for answer in found[:, width:].tolist():
+            tokens += answer.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in answer else len(answer)
+    seconds = time.perf_counter() - started
+    print(json.dumps({"tokens": tokens, "seconds": round(seconds, 2), "tokens_a_second": round(tokens / seconds, 1)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""The chosen checkpoint of a run directory: reads its evaluations, writes `chosen.json`."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from gpo.config import RunConfig
+from gpo.evaluation.choice import Choice, choose
+from gpo.files import write_json
+from gpo.journal import RunDirectory
+
+
+def choose_checkpoint(directory: RunDirectory, config: RunConfig, iteration: int) -> Choice:
+    """Choose among the start and the iterations up to this one, by the config's rule, and keep the choice."""
+    judge = config.evaluation.choose_by or config.preference.judge_names()[0]
+    choice = choose(evaluations_so_far(directory, iteration), config.evaluation.choose, judge)
+    place = directory.checkpoint(choice.iteration) if choice.iteration else config.policy.model
+    record = {"format_version": 1, **asdict(choice), "checkpoint": str(place)}
+    write_json(directory.root / "chosen.json", record)
+    return choice
+
+
+def evaluations_so_far(directory: RunDirectory, iteration: int) -> list[dict[str, Any]]:
+    """What `evaluation.json` of iterations 1 to this one say."""
+    paths = [directory.evaluation(number) for number in range(1, iteration + 1)]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]

@@ -1,0 +1,76 @@
+"""`gpo reward cyclic`: GPM against Bradley-Terry on cyclic preferences."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from gpo.config.cyclic import CyclicConfig
+from gpo.errors import UserError
+from gpo.files import write_json
+from gpo.modelfiles import has_chat_template, parameter_count, read_model_config
+
+logger = logging.getLogger(__name__)
+
+
+def compare(config: CyclicConfig, data: Path | None, output: Path) -> int:
+    """Train, write cyclic.json and pictures, print the table; returns the exit status."""
+    from reward.errors import RewardInputError
+
+    backbone = Path(config.backbone)
+    read_model_config(backbone)
+    parameter_count(backbone)
+    if not has_chat_template(backbone):
+        raise UserError(f"backbone = {backbone}: its tokenizer has no chat template")
+    try:
+        return _compare(config, data, output)
+    except RewardInputError as error:
+        raise UserError(str(error)) from None
+
+
+def _compare(config: CyclicConfig, data: Path | None, output: Path) -> int:
+    from reward.cyclic_data import n_cycle, read_cyclic
+    from reward.cyclic_ratings import CycleRule
+
+    rule = CycleRule(**config.ratings.model_dump())
+    sets = [read_cyclic(data, rule)] if data is not None else [n_cycle(length) for length in config.cycles]
+    from gpo.cpu import use_threads
+    from reward.cyclic import as_json, compare_on_cycles
+    from reward.training_settings import TrainingSettings
+
+    use_threads(len(os.sched_getaffinity(0)))
+    settings = TrainingSettings(
+        value_head_dim=config.value_head_dim,
+        gated=config.gated,
+        tau=config.tau,
+        learning_rate=config.learning_rate,
+        head_learning_rate=config.head_learning_rate,
+        epochs=config.epochs,
+        batch_pairs=config.batch_pairs,
+        precision=config.dtype,
+        max_length=config.max_length,
+        seed=config.seed,
+        evaluate_steps=None,
+    )
+    rows: list[Any] = []
+
+    def tell(row: Any) -> None:
+        rows.append(row)
+        write_json(output / "cyclic.json", as_json(rows))
+        logger.info("%s, %s: %.1f %% of %d pairs", row.data, row.model, 100 * row.accuracy, row.pairs)
+
+    compare_on_cycles(sets, str(Path(config.backbone).absolute()), settings, output, tell)
+    print(table(rows))
+    return 0
+
+
+def table(rows: list[Any]) -> str:
+    """One line a data set."""
+    lines = [f"{'data':24} {'pairs':>5}  {'GPM':>7}  {'BT':>7}  scalar ceiling"]
+    for name in dict.fromkeys(row.data for row in rows):
+        found = {row.model: row for row in rows if row.data == name}
+        ceiling = found["gpm"].scalar_ceiling
+        told = "not computed" if ceiling is None else f"{ceiling:.1%}"
+        accuracies = f"{found['gpm'].accuracy:7.1%}  {found['bt'].accuracy:7.1%}"
+        lines.append(f"{name:24.24} {found['gpm'].pairs:5}  {accuracies}  {told}")
+    return "\n".join(lines)

@@ -1,0 +1,100 @@
+"""Actors for tests of the stream: they answer at once, and die, hang or fail where a prompt's text tells them to.
+
+`die`, `hang` and `raise` happen once (a file remembers), `poison` each time. In place of models only: pool, stream, Ray
+and files are the run's own.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from gpo.files import write_json
+from rollout.engine import SampleRequest, Sampling
+from rollout.engine_settings import EngineSettings
+from rollout.records import SampledPrompt
+from rollout.sampler import SampleReport
+
+ANSWER_BYTES = 1 << 20
+"""What a shard of these samplers claims to take."""
+
+
+def misbehave(folder: Path, text: str, role: str) -> None:
+    """What the text of a prompt asks of this role: `die sampler`, `poison scorer`, `hang sampler`, `raise sampler`."""
+    what, _, whom = text.partition(" ")
+    if whom.partition(" ")[0] != role:
+        return
+    once = folder / f"happened-{text.replace(' ', '-')}"
+    if what == "poison":
+        os._exit(1)
+    if once.exists():
+        return
+    once.touch()
+    if what == "die":
+        os._exit(1)
+    if what == "hang":
+        time.sleep(1000)
+    if what == "raise":
+        raise RuntimeError("the engine is in pieces")
+    if what == "full":
+        raise OSError(28, "No space left on device")
+
+
+class FaultySampler:
+    """Answers `K` times its own process id."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._folder = Path()
+
+    def load(self, model: str, version: str | None) -> str:
+        """Holds any weights but those whose version is `broken`; notes each load."""
+        self._folder = Path(model)
+        (self._folder / f"load-{version}-{os.getpid()}").touch()
+        if version == "broken" or (version == "broken-once" and len(list(self._folder.glob(f"load-{version}-*"))) < 2):
+            raise RuntimeError("half of the weights are in place")
+        return version or "start"
+
+    def sample(self, requests: list[SampleRequest], sampling: Sampling) -> tuple[list[SampledPrompt], SampleReport]:
+        """Answers; the number of calls so far is on disk."""
+        for request in requests:
+            misbehave(self._folder, request.prompt[0]["content"], "sampler")
+        (self._folder / f"sampled-{time.monotonic_ns()}").touch()
+        rows = [
+            SampledPrompt(
+                prompt_id=request.prompt_id,
+                prompt=request.prompt,
+                prompt_ids=request.prompt_ids,
+                seed=request.seed,
+                weight_version="start",
+                completion=[f"{request.seed}/{k}" for k in range(sampling.samples)],
+                completion_ids=[[k] for k in range(sampling.samples)],
+                finish_reason=["stop"] * sampling.samples,
+            )
+            for request in requests
+        ]
+        answers = len(rows) * sampling.samples
+        return rows, SampleReport(len(rows), answers, answers, answers, ANSWER_BYTES, 0.0)
+
+    def process(self) -> int:
+        """Which process this is."""
+        return os.getpid()
+
+
+class FaultyScorer:
+    """Writes what it was given as JSON."""
+
+    def __init__(self, config: dict[str, Any], iterations: str, logs: str, threads: int) -> None:
+        self._folder = Path(logs)
+
+    def finish(self, samples: list[SampledPrompt], path: str, pause: float) -> int:
+        """Write the shard; notes how many sampled shards were waiting meanwhile."""
+        for sample in samples:
+            misbehave(self._folder, sample.prompt[0]["content"], "scorer")
+        time.sleep(pause)
+        write_json(Path(path), {sample.prompt_id: sample.completion for sample in samples})
+        return len(list(self._folder.glob("sampled-*")))
+
+    def try_one(self, samples: list[SampledPrompt]) -> None:
+        """As `finish`, and writes nothing."""
+        for sample in samples:
+            misbehave(self._folder, sample.prompt[0]["content"], "scorer")

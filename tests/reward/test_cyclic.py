@@ -1,0 +1,120 @@
+"""Cyclic data, the scalar ceiling against a search over all orders, ratings, and the experiment itself.
+
+Run: python -m pytest tests/reward/test_cyclic.py
+"""
+
+import itertools
+import json
+import random
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from reward.cyclic import compare_on_cycles
+from reward.cyclic_ceiling import best_order_wins, scalar_ceiling
+from reward.cyclic_data import n_cycle, read_cyclic, wins_to_pairs
+from reward.cyclic_picture import embedding_picture
+from reward.cyclic_ratings import CycleRule, cycles_of_ratings
+from reward.errors import RewardInputError
+from reward.pair_metrics import find_cycles
+from reward.training_settings import TrainingSettings
+from tests.tiny import save_tiny_model
+
+torch.set_num_threads(1)
+CHART = Path(__file__).parents[3] / "shared" / "data" / "cyclic" / "pokemon_gen6_typechart.json"
+RULE = CycleRule()
+
+
+def by_search(names: Sequence[str], wins: dict[tuple[str, str], int]) -> int:
+    orders = itertools.permutations(names)
+    return max(sum(n for (one, two), n in wins.items() if order.index(one) < order.index(two)) for order in orders)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_ceiling_is_that_of_a_search_over_all_orders(seed: int) -> None:
+    draw = random.Random(seed)
+    names = "abcdef"
+    wins = {edge: draw.randint(1, 3) for edge in itertools.permutations(names, 2) if draw.random() < 0.45}
+    wins = wins or {("a", "b"): 1}
+    assert best_order_wins(wins) == by_search(names, wins)
+
+
+def test_ceilings_of_cycles_are_one_edge_short() -> None:
+    assert [scalar_ceiling(n_cycle(n).pairs) for n in (3, 4, 5)] == [2 / 3, 3 / 4, 4 / 5]
+    order = wins_to_pairs([("a", "b"), ("b", "c"), ("a", "c")], "q")
+    assert scalar_ceiling(order) == 1.0
+    large = wins_to_pairs([(str(i), str((i + 1) % 30)) for i in range(30)], "q")
+    assert scalar_ceiling(large) is None
+
+
+@pytest.mark.skipif(not CHART.is_file(), reason="the shared data are absent")
+def test_the_type_chart_has_75_strict_pairs_and_42_cyclic_triples() -> None:
+    data = read_cyclic(CHART, RULE)
+    cycles = find_cycles(data.pairs)
+    assert (len(data.pairs), cycles.cyclic_triples, cycles.decided_triples) == (75, 42, 128)
+    assert scalar_ceiling(data.pairs) == 57 / 75
+
+
+def test_a_win_table_names_its_answers_and_its_mistakes(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps({"prompt": "p", "answers": {"r": "rock", "s": "scissors"}, "wins": [["r", "s"]]}))
+    (found,) = read_cyclic(path, RULE).pairs
+    assert (found.chosen[-1]["content"], found.rejected[-1]["content"]) == ("rock", "scissors")
+    for wins, told in (
+        ([["r", "x"]], "'x' is not among"),
+        ([["r"]], "wins 1"),
+        ([], "empty"),
+        ([["r", "r"]], "wins 1"),
+    ):
+        path.write_text(json.dumps({"answers": ["r", "s"], "wins": wins}))
+        with pytest.raises(RewardInputError, match=told):
+            read_cyclic(path, RULE)
+
+
+def ratings_file(folder: Path, *answers: dict[str, float]) -> Path:
+    rated = [{"text": f"answer {number}", "ratings": ratings} for number, ratings in enumerate(answers)]
+    path = folder / "ratings.jsonl"
+    path.write_text(json.dumps({"prompt": "q", "responses": rated}) + "\n")
+    return path
+
+
+def test_cycles_of_ratings_take_one_criterion_an_edge(tmp_path: Path) -> None:
+    answers = ({"x": 3, "y": 1, "z": 1}, {"x": 1, "y": 3, "z": 1}, {"x": 1, "y": 1, "z": 3})
+    path = ratings_file(tmp_path, *answers)
+    pairs = cycles_of_ratings(path, CycleRule(criteria=("x", "y", "z")))
+    assert pairs is not None and [pair.chosen[-1]["content"] for pair in pairs] == ["answer 0", "answer 1", "answer 2"]
+    assert len({pair.group for pair in pairs}) == 1 and find_cycles(pairs).cyclic_triples == 1
+    both = cycles_of_ratings(path, CycleRule(criteria=("x", "y", "z"), edges="any", per_prompt=9))
+    assert both is not None and len(both) == 6  # both ways round
+    with pytest.raises(RewardInputError, match="no cycle"):
+        cycles_of_ratings(path, CycleRule(criteria=("x", "y", "z"), least_difference=5))
+    with pytest.raises(RewardInputError, match="no cycle"):
+        cycles_of_ratings(path, CycleRule(criteria=("x",), edges="any"))
+
+
+def test_ratings_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RewardInputError, match=r"row 1: rating x is 'good'"):
+        cycles_of_ratings(ratings_file(tmp_path, {"x": "good"}), RULE)  # type: ignore[dict-item]
+
+
+def test_a_picture_is_well_formed_and_has_an_arrow_a_win() -> None:
+    text = embedding_picture("a <b>", ["one", "two"], [[1, 0, 0.5, 0.5], [0, 1, -0.5, 0.5]], [(0, 1)], [0.7, 0.3])
+    root = ElementTree.fromstring(text)
+    tags = [child.tag.rpartition("}")[2] for child in root]
+    assert tags.count("line") == 2 and tags.count("circle") == 2 * (2 + 1)
+
+
+def test_a_gpm_of_width_two_learns_every_cycle_and_a_scalar_stays_below_its_ceiling(tmp_path: Path) -> None:
+    backbone = save_tiny_model(tmp_path / "base")
+    settings = TrainingSettings(
+        value_head_dim=2, learning_rate=2e-3, epochs=60, batch_pairs=4, precision="float32", loss="logistic"
+    )
+    data = [n_cycle(length) for length in (3, 4, 5)]
+    rows = compare_on_cycles(data, str(backbone), settings, tmp_path / "out", lambda row: None)
+    for gpm, bt in zip(rows[::2], rows[1::2], strict=True):
+        assert gpm.model == "gpm" and gpm.accuracy == 1.0
+        assert bt.model == "bt" and bt.scalar_ceiling is not None and bt.accuracy <= bt.scalar_ceiling
+    assert all((tmp_path / "out" / f"{n}-cycle.svg").is_file() for n in (3, 4, 5))

@@ -1,0 +1,88 @@
+"""Attention over packed rows with a gradient: the same numbers as plain padded rows, forward and backward.
+
+Run: python -m pytest tests/reward/test_packed_training.py
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from reward.encoding import EncodedConversation
+from reward.model import pad_rows
+from reward.packed_attention import MODEL_TYPES
+from reward.packed_training import trained_states, use_packed_attention
+from reward.packing import pack_rows
+from tests.tiny import make_tiny_model
+
+torch.set_num_threads(1)
+PROMPT = list(range(20, 60))
+ROWS = sorted(
+    tuple(row)
+    for row in (
+        [*PROMPT, 1, 2, 3, 4, 5],
+        [*PROMPT, 1, 9],
+        [*PROMPT, *range(60, 80), 7],
+        [*PROMPT, *range(60, 80), 8, 8, 8],
+        [3, 1, 2],
+    )
+)
+
+
+def gradients(model: Any, states: list[Tensor]) -> dict[str, Tensor]:
+    """Of a function that weighs every state of every row differently."""
+    total = sum(
+        (state * torch.linspace(-1, 1, state.numel()).view_as(state)).sum() * (row + 1)
+        for row, state in enumerate(states)
+    )
+    model.zero_grad()
+    total.backward()
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+def plain(model: Any) -> list[Tensor]:
+    batch = pad_rows([EncodedConversation(list(row), 0, 0, False, True) for row in ROWS])
+    model.config._attn_implementation = "eager"
+    states = model(input_ids=batch.input_ids_NT, attention_mask=batch.attention_mask_NT).last_hidden_state
+    return [states[place, : len(row)] for place, row in enumerate(ROWS)]
+
+
+def packed(model: Any) -> list[Tensor]:
+    use_packed_attention(model)
+    rows = pack_rows(ROWS)
+    states = trained_states(model, rows, torch.device("cpu"))
+    return [torch.cat([states[start:stop] for start, stop in spans]) for spans in rows.seen]
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_states_and_gradients_are_those_of_padded_rows(model_type: str) -> None:
+    changes = {"sliding_window": 24} if model_type in ("gemma2", "mistral") else {}
+    model = make_tiny_model(model_type, **changes).base_model
+    expected_states, found_states = plain(model), packed(model)
+    for expected, found in zip(expected_states, found_states, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
+    expected_grads = gradients(model, plain(model))
+    found_grads = gradients(model, packed(model))
+    assert found_grads.keys() == expected_grads.keys()
+    for name, expected in expected_grads.items():
+        scale = float(expected.abs().max()) + 1e-6
+        torch.testing.assert_close(found_grads[name] / scale, expected / scale, rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_gradients_are_the_same_under_checkpointing() -> None:
+    model = make_tiny_model().base_model.train()
+    expected = gradients(model, packed(model))
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    found = gradients(model, packed(model))
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient)
+
+
+def test_under_autocast_states_stay_close_to_float32() -> None:
+    model = make_tiny_model().base_model
+    expected = packed(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = packed(model)
+    for one, other in zip(found, expected, strict=True):
+        assert float((one.float() - other).norm() / other.norm()) < 0.03

@@ -1,0 +1,54 @@
+"""Small cyclic data and a short way to train a tiny model, for the tests of whole-backbone training."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from reward.pair_sources import PairSource
+from reward.training import TrainingTask, train_pairs
+from reward.training_settings import TrainingSettings
+
+ANSWERS = ("rock, of course", "paper is what I say", "scissors!")
+QUICK: dict[str, Any] = {
+    "learning_rate": 1e-3,
+    "epochs": 4,
+    "batch_pairs": 3,
+    "precision": "float32",
+    "value_head_dim": 4,
+    "gated": True,
+}
+
+
+def cycle(prompt: str) -> list[dict[str, Any]]:
+    """Paper beats rock, scissors beat paper, rock beats scissors."""
+    rock, paper, scissors = ANSWERS
+    edges = ((paper, rock), (scissors, paper), (rock, scissors))
+    return [{"instruction": prompt, "chosen": chosen, "rejected": rejected} for chosen, rejected in edges]
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def make_task(folder: Path, backbone: Path, name: str, *, buffer: int = 0, **changes: Any) -> TrainingTask:
+    """Three cycles to train on, one and a plain pair held out."""
+    train = write_rows(folder / "train.jsonl", [row for prompt in ("Choose.", "Hand?", "Go") for row in cycle(prompt)])
+    plain = {"instruction": "One or two?", "chosen": "one", "rejected": "two"}
+    heldout = write_rows(folder / "heldout.jsonl", [*cycle("Show!"), plain])
+    return TrainingTask(
+        backbone=str(backbone),
+        train=(PairSource(path=str(train)),),
+        heldout=(PairSource(path=str(heldout)),),
+        output=str(folder / name),
+        settings=TrainingSettings(**{**QUICK, **changes}),
+        stream_buffer=buffer,
+    )
+
+
+def train(folder: Path, backbone: Path, name: str, **changes: Any) -> dict[str, Any]:
+    """Train in this process; returns the report."""
+    report = train_pairs(make_task(folder, backbone, name, **changes))
+    assert report is not None
+    return report
