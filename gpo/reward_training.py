@@ -7,8 +7,8 @@ Train run (`gpo.reward_workers`).
 import json
 import logging
 import os
-from dataclasses import asdict
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 

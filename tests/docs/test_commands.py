@@ -29,12 +29,10 @@ RUN_ELSEWHERE = {
     "submit": "tests/gpo/test_submit.py",
     "generate": "tests/gpo/evaluation/test_cli_generate.py",
     "eval": "tests/gpo/evaluation/test_cli_eval.py",
-    "tournament": "tests/gpo/evaluation/test_cli_tournament.py",
+    "tournament": "tests/gpo/evaluation/test_tournament.py",
     "report --watch": "tests/browser/test_live_page.py",
-    "reward bench": "tests/reward",
-    "reward cyclic": "tests/reward",
-    "plan": "tests/gpo",
-    "doctor": "tests/gpo",
+    "reward bench": "tests/reward/test_bench.py",
+    "reward cyclic": "tests/reward/test_cyclic.py",
 }
 PROGRAMS = ("gpo", "make", "python", "cp")
 OTHER_PROGRAMS = (
@@ -120,6 +118,7 @@ def type_gpo(words: list[str]) -> None:
     verb = verb_of(words)
     if verb not in RUN_HERE:
         assert verb in RUN_ELSEWHERE, f"gpo {verb}: say in RUN_ELSEWHERE which test runs it"
+        assert (ROOT / RUN_ELSEWHERE[verb]).is_file()
         cli._parse(words[1:])
         return
     dry = ["--dry-run"] if verb == "run" and "--dry-run" not in words else []
