@@ -108,6 +108,20 @@ nash: setup ## self-play to the Nash policy: exact games and their figure, then 
 	$(VENV)/bin/python benchmarks/nash.py --output runs/nash.json --figure docs/nash.svg \
 		--chart ../shared/data/cyclic/pokemon_gen6_typechart.json
 
+browser: setup ## the report in headless Chromium (Debian's package): drawn, searched, walked by keys, attacked, timed
+	@command -v chromium >/dev/null || { echo "browser: no chromium; apt-get install chromium" >&2; exit 2; }
+	$(VENV)/bin/python -m pytest tests/browser -rP
+
+site: setup ## the documents as a site in site/; fails on a broken link
+	$(PIP) install -q -c constraints-cpu.txt -e '.[docs]'
+	$(VENV)/bin/zensical build --clean --strict
+
+reference: setup ## docs/configuration.md anew from the config classes
+	$(VENV)/bin/python scripts/config_reference.py docs/configuration.md
+
+newcomer: ## time the way from a clone to the first own score and the first own run, some minutes
+	$(PYTHON) scripts/newcomer.py
+
 lint: setup ## ruff: rules and format
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .

@@ -10,15 +10,19 @@ from gpo.config import RunConfig
 from gpo.context import RunContext
 from gpo.errors import StageError
 from gpo.evaluation.choosing import choose_checkpoint
+from gpo.hub import push_when_asked
 from gpo.journal import RunDirectory, open_run, set_status
 from gpo.logs import log_to_file
 from gpo.loop import self_play
 from gpo.pool import Pool
 from gpo.preflight import Prepared
 from gpo.report.terminal import closing_table, samples_before_and_after
+from gpo.trackers import Trackers
 from rollout.engine_settings import EngineSettings
 
 logger = logging.getLogger(__name__)
+file_only = logging.getLogger("driver")
+"""Lines for the driver's log alone: only our packages' loggers reach the terminal."""
 
 
 def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool) -> int:
@@ -28,35 +32,45 @@ def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool
     for note in prepared.notes:
         logger.info("%s", note)
     if directory.finished("evaluate", config.iterations):
-        set_status(directory, "finished")
-        _say_what_came_out(directory, config)
-        return 0
+        return _finish(directory, config)
     set_status(directory, "running")
     try:
-        with ray_session(config):
+        with Trackers(config, directory), ray_session(config):
             folders = (str(path.absolute()) for path in (directory.logs, directory.root / "iterations"))
             pool = Pool(config, engine_settings(config, prepared), *folders)
             self_play(RunContext(config, directory, pool, prepared.prompts, prepared.heldout))
     except KeyboardInterrupt:
-        set_status(directory, "interrupted")
+        _close(directory, "interrupted", "interrupted; the same command goes on where this start stopped")
         raise
-    except StageError:
-        set_status(directory, "failed")
+    except StageError as error:
+        _close(directory, "failed", str(error))
         raise
     except Exception as error:
         if interrupts.received:
             # Ray turns an interrupt inside some of its calls into an error of its own.
-            set_status(directory, "interrupted")
+            _close(directory, "interrupted", "interrupted; the same command goes on where this start stopped")
             raise KeyboardInterrupt from error
-        set_status(directory, "failed")
         stage = _stage_at_work(directory)
-        logging.getLogger("traceback").exception("%s failed", stage)
-        raise StageError(
+        file_only.exception("%s failed", stage)
+        message = (
             f"{stage} failed: {type(error).__name__}: {_first_line(error)}\n"
             f"  details are in {relative(directory.logs)}; start the same command again to go on"
-        ) from error
+        )
+        _close(directory, "failed", message)
+        raise StageError(message) from error
+    return _finish(directory, config)
+
+
+def _close(directory: RunDirectory, status: str, message: str) -> None:
+    """The run's status, and at the end of the driver's log what happened and the way on; the terminal gets it later."""
+    set_status(directory, status)
+    file_only.error("%s", message)
+
+
+def _finish(directory: RunDirectory, config: RunConfig) -> int:
     set_status(directory, "finished")
     _say_what_came_out(directory, config)
+    push_when_asked(config, directory)
     return 0
 
 
@@ -100,3 +114,4 @@ def _say_what_came_out(directory: RunDirectory, config: RunConfig) -> None:
     chosen = directory.checkpoint(choice.iteration) if choice.iteration else Path(config.policy.model)
     print(f"checkpoint: {relative(chosen)}")
     print(f"rollouts, evaluations, logs: {relative(directory.root)}")
+    print(f"to look at it: gpo show {relative(directory.root)}, or gpo report {relative(directory.root)}")

@@ -12,6 +12,7 @@ from gpo.config.evaluation import CanaryConfig, EvaluationConfig
 from gpo.config.policy import PolicyConfig, PromptsConfig
 from gpo.config.preference import PreferenceConfig, TargetConfig
 from gpo.config.rollout import RolloutConfig
+from gpo.config.tracking import HubConfig, TrackingConfig
 from gpo.config.train import TrainConfig
 from gpo.config.types import Count
 from gpo.settings import Settings
@@ -36,6 +37,8 @@ class RunConfig(Settings):
     evaluation: EvaluationConfig = EvaluationConfig()
     canary: CanaryConfig = CanaryConfig()
     cluster: ClusterConfig = ClusterConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    hub: HubConfig = HubConfig()
 
     @model_validator(mode="after")
     def _methods_agree(self) -> "RunConfig":
@@ -68,6 +71,8 @@ class RunConfig(Settings):
 
 PLACEMENT = (
     "cluster",
+    "hub",
+    "tracking",
     "rollout.engine",
     "train.activation_offload",
     "train.batch_tokens",

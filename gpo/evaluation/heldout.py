@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gpo.cards import write_policy_card
 from gpo.cluster import end_actor, make_actor, threads_for, wait_for
 from gpo.context import RunContext
 from gpo.evaluation.choosing import choose_checkpoint, evaluations_so_far
@@ -73,6 +74,7 @@ def evaluate(run: RunContext, iteration: int) -> dict[str, Any]:
     for warning in result["warnings"]:
         logger.warning("iteration %d: %s", iteration, warning)
     write_json(run.directory.evaluation(iteration), result)
+    write_policy_card(run.config, run.directory, iteration)
     choose_checkpoint(run.directory, run.config, iteration)
     return {"seconds": round(time.monotonic() - started, 3)}
 

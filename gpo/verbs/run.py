@@ -30,8 +30,10 @@ def _run(options: argparse.Namespace) -> int:
     from gpo.plan import check_fits, make_plan
     from gpo.preflight import prepare
     from gpo.submit import check_secrets
+    from gpo.trackers import check_installed
 
     check_secrets()
+    check_installed(config)
     prepared = prepare(config)
     plan = make_plan(config)
     check_fits(plan, root)
