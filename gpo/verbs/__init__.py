@@ -3,7 +3,7 @@
 A handler takes the parsed options and returns the exit status. Heavy imports happen inside handlers.
 """
 
-from gpo.verbs import reward, run, submit
+from gpo.verbs import doctor, plan, reward, run, submit
 
-ALL = (run, submit, reward)
+ALL = (run, submit, plan, doctor, reward)
 """In the order of `gpo --help`."""
