@@ -116,9 +116,9 @@ def _print_play(config: "RunConfig", rates: "Rates", prompts: int, options: argp
         seed=options.seed,
     )
     outcome = play(what)
-    pools = f"{what.samplers} samplers, {what.scorers} scorers, {what.learners} learners"
     print(
-        f"played on {what.devices} devices ({pools}): {outcome.seconds:.0f} s "
-        f"(generate {outcome.generate_seconds:.0f}, train {outcome.train_seconds:.0f}), {outcome.failures} failures, goodput {outcome.goodput:.1%}, "
-        f"lost to failures {outcome.lost_to_failures:.1%}"
+        f"played on {what.devices} devices ({what.samplers} samplers, {what.scorers} scorers, {what.learners} "
+        f"learners): {outcome.seconds:.0f} s (generate {outcome.generate_seconds:.0f}, train "
+        f"{outcome.train_seconds:.0f}), {outcome.failures} failures, goodput {outcome.goodput:.1%}, lost to failures "
+        f"{outcome.lost_to_failures:.1%}"
     )
