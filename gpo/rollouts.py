@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gpo.cluster import collect
 from gpo.config import TargetConfig
 from gpo.context import RunContext
 from gpo.errors import StageError
@@ -38,6 +39,9 @@ def generate_and_score(run: RunContext, iteration: int) -> dict[str, Any]:
     reports: list[SampleReport] = []
 
     def finished(shard: Shard, sampled: SampleReport, scored: ShardSummary) -> None:
+        collect(Path(shard.path))
+        if not Path(shard.path).exists():
+            raise StageError(f"shard {shard.index} went with its node; start the same command again to draw it again")
         run.directory.record(
             "shard",
             iteration=iteration,

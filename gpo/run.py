@@ -15,6 +15,7 @@ from gpo.loop import self_play
 from gpo.pool import Pool
 from gpo.preflight import Prepared
 from gpo.report.terminal import closing_table, samples_before_and_after
+from gpo.storage import Storage
 from rollout.engine import EngineSettings
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool) -> int:
     """Start or go on with a run; returns the exit status. Raises UserError and StageError."""
+    storage = _storage(config, root)
+    if storage is not None and not fresh:
+        storage.restore()
     directory = open_run(root, config, fresh=fresh, versions=prepared.versions, data=prepared.data_sha256)
     log_to_file(directory.logs, f"driver-{os.getpid()}")
     for note in prepared.notes:
@@ -32,7 +36,8 @@ def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool
         return 0
     set_status(directory, "running")
     try:
-        with ray_session(config):
+        directory.storage = storage
+        with ray_session(config, root):
             pool = Pool(config, engine_settings(config, prepared), str(directory.logs.absolute()))
             self_play(RunContext(config, directory, pool, prepared.prompts, prepared.heldout))
     except KeyboardInterrupt:
@@ -53,9 +58,19 @@ def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool
             f"{stage} failed: {type(error).__name__}: {_first_line(error)}\n"
             f"  details are in {relative(directory.logs)}; start the same command again to go on"
         ) from error
+    finally:
+        directory.copy_away()
     set_status(directory, "finished")
+    directory.copy_away()
     _say_what_came_out(directory, config)
     return 0
+
+
+def _storage(config: RunConfig, root: Path) -> Storage | None:
+    """The copy of the run directory, below `cluster.storage` under the directory's own name."""
+    if config.cluster.storage is None:
+        return None
+    return Storage(f"{config.cluster.storage.rstrip('/')}/{root.absolute().name}", root)
 
 
 def engine_settings(config: RunConfig, prepared: Prepared) -> EngineSettings:
