@@ -7,7 +7,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart upper-bound test kill bench-scoring lint types clean
+.PHONY: help setup quickstart upper-bound test kill cluster bench-scoring lint types clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ test: setup ## the whole default suite
 
 kill: setup ## SIGKILL of every process in every stage of a small run, about 15 minutes
 	$(VENV)/bin/python -m pytest tests/e2e/test_kill.py -m "long or not long"
+
+cluster: setup ## runs and node deaths on a Ray cluster in network namespaces (root, iproute2), about 20 minutes
+	@command -v ip >/dev/null || { echo "cluster: needs ip: apt-get update && apt-get install iproute2" >&2; exit 2; }
+	$(VENV)/bin/python -m pytest tests/cluster -m "long or not long"
 
 bench-scoring: setup ## the scorer against the model card's way and against the limit; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
