@@ -7,7 +7,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart upper-bound test kill cluster bench-scoring lint types clean
+.PHONY: help setup quickstart upper-bound test kill cluster fuzz fuzz-full soak soak-full bench-scoring lint types clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' $(MAKEFILE_LIST)
@@ -45,6 +45,18 @@ kill: setup ## SIGKILL of every process in every stage of a small run, about 15 
 cluster: setup ## runs and node deaths on a Ray cluster in network namespaces (root, iproute2), about 20 minutes
 	@command -v ip >/dev/null || { echo "cluster: needs ip: apt-get update && apt-get install iproute2" >&2; exit 2; }
 	$(VENV)/bin/python -m pytest tests/cluster -m "long or not long"
+
+fuzz: setup ## damaged configs, prompts, preference files and models: 400 cases, some minutes
+	$(VENV)/bin/python -m tests.proof.fuzz --cases 400 --log runs/fuzz.jsonl
+
+fuzz-full: setup ## the same, 5,000 cases; goes on where it stopped
+	$(VENV)/bin/python -m tests.proof.fuzz --cases 5000 --log runs/fuzz-full.jsonl
+
+soak: setup ## eight tiny iterations: memory, files and sockets of every process stay flat
+	$(VENV)/bin/python -m tests.proof.soak --iterations 8 --output runs/soak.json
+
+soak-full: setup ## a hundred of them
+	$(VENV)/bin/python -m tests.proof.soak --iterations 100 --output runs/soak-full.json
 
 bench-scoring: setup ## the scorer against the model card's way and against the limit; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-IdRow = tuple[Sequence[int], Sequence[int]]
-"""Prompt ids and answer ids."""
+from gpo.layout import IdRow, lay_out
 
 
 def choose_attention(model: Path, asked: str, trust_remote_code: bool) -> str:
@@ -70,24 +69,9 @@ def token_logps(model: Any, rows: Sequence[IdRow], dtype: str, batch_rows: int =
     found: dict[int, Tensor] = {}
     for start in range(0, len(order), batch_rows):
         chosen = order[start : start + batch_rows]
-        input_ids, labels, attention_mask = (tensor.to(device) for tensor in _pad([rows[index] for index in chosen]))
+        part = lay_out([rows[index] for index in chosen], "padded")
+        lengths = part.pop("lengths")
         with compute_context(dtype, device.type):
-            logps = model(input_ids=input_ids, attention_mask=attention_mask, answer_labels=labels)
-        for number, index in enumerate(chosen):
-            prompt, answer = rows[index]
-            first = len(prompt) - 1
-            found[index] = logps[number, first : first + len(answer)].float().cpu()
+            logps = model(**{name: tensor.to(device) for name, tensor in part.items()})
+        found |= dict(zip(chosen, logps.cpu().split(lengths), strict=True))
     return [found[index] for index in range(len(rows))]
-
-
-def _pad(rows: Sequence[IdRow]) -> tuple[Tensor, Tensor, Tensor]:
-    width = max(len(prompt) + len(answer) for prompt, answer in rows)
-    input_ids = torch.zeros(len(rows), width, dtype=torch.long)
-    labels = torch.full((len(rows), width), -100)
-    attention_mask = torch.zeros_like(input_ids)
-    for number, (prompt, answer) in enumerate(rows):
-        ids = torch.tensor([*prompt, *answer])
-        input_ids[number, : len(ids)] = ids
-        labels[number, len(prompt) : len(ids)] = ids[len(prompt) :]
-        attention_mask[number, : len(ids)] = 1
-    return input_ids, labels, attention_mask

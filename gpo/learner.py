@@ -16,6 +16,8 @@ from gpo.config import RunConfig
 from gpo.cpu import use_threads
 from gpo.files import append_json_line, write_json
 from gpo.logs import log_to_file
+from gpo.step_checkpoints import drop_torn, last_whole
+from gpo.workers import sharding_arguments, whole_state, work_alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,8 @@ class LearnerTask:
     """The policy's own directory, for its tokenizer."""
     start: str
     """Directory of the weights to start from: master weights of the iteration before, or the policy."""
+    anchor: str
+    """Directory of the policy that `train.pull` pulls to."""
     shards: list[str]
     training: str
     checkpoint: str
@@ -43,15 +47,19 @@ def train_worker(values: dict[str, Any]) -> None:
     use_threads(task.threads)
     config = RunConfig.model_validate(task.config)
     if config.train.workers == 1:
-        _work_alone()
+        work_alone()
     started = time.perf_counter()
     trainer, tokenizer = _make_trainer(task, config)
     prepared = time.perf_counter()
-    step_checkpoint = _last_step_checkpoint(Path(task.training) / "steps")
-    trainer.train(resume_from_checkpoint=step_checkpoint)
-    trained = time.perf_counter()
+    steps = Path(task.training) / "steps"
+    checkpoint = last_whole(steps)
+    trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
-        _publish(trainer, tokenizer, task, config)
+        drop_torn(steps)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trained = time.perf_counter()
+    _publish(trainer, tokenizer, task, config)
+    if trainer.is_world_process_zero():
         timings = {
             "prepare_seconds": prepared - started,
             "train_seconds": trained - prepared,
@@ -63,28 +71,24 @@ def train_worker(values: dict[str, Any]) -> None:
             "rows": len(trainer.train_dataset),
             "first_loss": losses[0] if losses else None,
             "last_loss": losses[-1] if losses else None,
+            "stopped": trainer.stopped,
         }
         write_json(Path(task.training) / "report.json", report | timings)
 
 
-def _work_alone() -> None:
-    """A single learner needs no DDP around its model, which costs a copy of all gradients and a pass over the graph."""
-    for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-        os.environ.pop(name, None)
-
-
 def training_rows(shards: list[str]) -> Iterator[dict[str, Any]]:
-    """A row for each answer of each prompt: ids and target."""
+    """A row for each answer of each prompt: ids, target, and the score that answers are ranked by."""
     from rollout.records import read_shard
 
     for shard in shards:
         for row in read_shard(Path(shard)):
-            for completion_ids, target in zip(row.completion_ids, row.target, strict=True):
+            for completion_ids, target, score in zip(row.completion_ids, row.target, row.score, strict=True):
                 yield {
                     "prompt_id": row.prompt_id,
                     "prompt_ids": row.prompt_ids,
                     "completion_ids": completion_ids,
                     "target": target,
+                    "score": score,
                 }
 
 
@@ -94,47 +98,104 @@ def _make_trainer(task: LearnerTask, config: RunConfig) -> tuple[Any, Any]:
     from gpo.forward import load_policy, load_tokenizer
     from gpo.trainer import GPOTrainer
 
-    trust = config.policy.trust_remote_code
+    policy, trust = config.policy, config.policy.trust_remote_code
+    # Before any model: with ZeRO-3 the arguments make transformers load each worker's piece only.
+    args = _trainer_arguments(task, config)
     rows = [row for row in training_rows(task.shards) if row["completion_ids"]]
     tokenizer = load_tokenizer(Path(task.policy), trust)
-    model = load_policy(Path(task.start), attention=config.policy.attention, trust_remote_code=trust)
+    anchor = None
+    if config.train.pull:
+        anchor = load_policy(Path(task.anchor), attention=policy.attention, trust_remote_code=trust)
     trainer = GPOTrainer(
-        model=model,
-        args=_trainer_arguments(task, config),
+        model=_starting_model(task, config),
+        args=args,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
+        anchor_model=anchor,
+        peft_config=_adapter(config) if not _has_adapter(task) else None,
         callbacks=[_metrics_callback(task)],
     )
     return trainer, tokenizer
+
+
+def _starting_model(task: LearnerTask, config: RunConfig) -> Any:
+    """Master weights of the iteration before, or the policy, with the adapter of the iteration before."""
+    from peft import PeftModel
+
+    from gpo.forward import load_policy
+
+    directory = task.policy if _has_adapter(task) else task.start
+    options = {"attention": config.policy.attention, "trust_remote_code": config.policy.trust_remote_code}
+    model = load_policy(Path(directory), **options)
+    return PeftModel.from_pretrained(model, task.start, is_trainable=True) if _has_adapter(task) else model
+
+
+def _has_adapter(task: LearnerTask) -> bool:
+    return (Path(task.start) / "adapter_config.json").is_file()
+
+
+def _adapter(config: RunConfig) -> Any:
+    from peft import LoraConfig
+
+    lora = config.train.lora
+    if lora is None:
+        return None
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.modules,
+        task_type="CAUSAL_LM",
+    )
 
 
 def _trainer_arguments(task: LearnerTask, config: RunConfig) -> Any:
     from gpo.trainer import GPOConfig
 
     train = config.train
+    sharding = sharding_arguments(train.sharding)
     return GPOConfig(
         output_dir=str(Path(task.training) / "steps"),
+        objective=train.objective,
+        select=train.select,
+        select_n=train.select_n,
+        standardise=train.standardise,
+        clamp=config.target.clamp,
+        beta=train.pair_beta,
+        pull=train.pull,
+        sft=train.sft,
+        length_power=train.length_power,
         learning_rate=train.learning_rate,
         optim={"rmsprop": "rmsprop", "adamw": "adamw_torch"}[train.optimizer],
         lr_scheduler_type=train.schedule,
         warmup_steps=train.warmup_ratio,
         num_train_epochs=train.epochs,
-        batch_prompts=train.batch_prompts // train.gradient_accumulation_steps,
-        gradient_accumulation_steps=train.gradient_accumulation_steps,
-        length_power=train.length_power,
+        batch_prompts=train.batch_prompts,
+        batch_tokens=train.batch_tokens,
+        layout=train.layout,
         max_grad_norm=train.max_grad_norm,
         gradient_checkpointing=train.gradient_checkpointing,
-        bf16=config.policy.dtype == "bfloat16",
+        activation_offloading=train.activation_offload,
+        precompute_ref_log_probs=train.reference == "once",
+        reference_folder=task.training,
+        stop_kl=train.stop.kl,
+        stop_length_growth=train.stop.length_growth,
+        stop_collapse=train.stop.collapse,
+        stop_window=train.stop.window,
+        compute_dtype="bfloat16" if sharding and config.policy.dtype == "bfloat16" else "auto",
+        bf16=config.policy.dtype == "bfloat16" and not sharding,
         fp16=config.policy.dtype == "float16",
         seed=config.seed + task.iteration,
         save_strategy="steps" if train.save_steps else "no",
         save_steps=train.save_steps or 500,
-        save_total_limit=1,
+        # Two: the newest may be torn by a kill.
+        save_total_limit=2,
         logging_steps=1,
         report_to=[],
         disable_tqdm=True,
         dataloader_num_workers=0,
         use_cpu=not _cuda(),
+        **sharding,
     )
 
 
@@ -158,37 +219,51 @@ def _metrics_callback(task: LearnerTask) -> Any:
     return MetricsFile()
 
 
-def _last_step_checkpoint(folder: Path) -> str | None:
-    from transformers.trainer_utils import get_last_checkpoint
-
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
-
-
 def _publish(trainer: Any, tokenizer: Any, task: LearnerTask, config: RunConfig) -> None:
-    """Write master weights, the canary's numbers, and the checkpoint in compute type; each whole when it exists."""
+    """Write master weights, the canary's numbers, and the checkpoint in compute type; each whole when it exists.
+
+    Every worker calls this: only together do they hold all weights of a sharded model.
+    """
     import torch
 
-    from gpo.forward import token_logps
+    from gpo.forward import load_policy, token_logps
+    from gpo.log_probs import add_log_prob_head
     from rollout.canary import canary_rows
     from rollout.weights import mark_published
 
+    training, sharded = Path(task.training), config.train.sharding != "none"
+    state = whole_state(trainer) if sharded else None
+    if not trainer.is_world_process_zero():
+        return
     model = trainer.accelerator.unwrap_model(trainer.model)
+    _save_whole(training / "master", model, tokenizer, state)
+    if sharded:
+        options = {"attention": config.policy.attention, "trust_remote_code": config.policy.trust_remote_code}
+        model = load_policy(training / "master", **options)
+        add_log_prob_head(model)
+    if config.train.lora is not None:
+        model = model.merge_and_unload(adapter_names=["default"])
     model.eval()
     logps = token_logps(model, canary_rows(tokenizer), config.policy.dtype)
-    write_json(Path(task.training) / "canary.json", {"answer_logps": [row.tolist() for row in logps]})
-    _save_whole(Path(task.training) / "master", model, tokenizer)
+    write_json(training / "canary.json", {"answer_logps": [row.tolist() for row in logps]})
     dtype = getattr(torch, config.policy.dtype)
     model.config.dtype = dtype
     _save_whole(Path(task.checkpoint), model.to(dtype), tokenizer)
     mark_published(Path(task.checkpoint), f"{task.iteration:03d}")
-    shutil.rmtree(Path(task.training) / "steps", ignore_errors=True)
+    shutil.rmtree(training / "steps", ignore_errors=True)
+    for file in training.glob("reference-*.json"):
+        file.unlink()
 
 
-def _save_whole(target: Path, model: Any, tokenizer: Any) -> None:
+def _save_whole(target: Path, model: Any, tokenizer: Any, state: dict[str, Any] | None = None) -> None:
+    """A plain directory; `state` are the weights where the model itself holds only pieces of them."""
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     shutil.rmtree(target, ignore_errors=True)
     part.parent.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(part)
+    if hasattr(model, "peft_config"):
+        model.save_pretrained(part, selected_adapters=["default"])
+    else:
+        model.save_pretrained(part, state_dict=state)
     tokenizer.save_pretrained(part)
     part.rename(target)

@@ -6,7 +6,8 @@ that GPO does not need: on a CPU with bfloat16 matrix units that was more than h
 """
 
 import functools
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -95,30 +96,39 @@ def logit_transform(config: Any) -> tuple[float, float]:
 
 
 def add_log_prob_head(model: Any) -> None:
-    """Let `model(..., answer_labels=labels_NT)` return log p [N, T-1] in float32 nats, 0 where a label is -100.
+    """Let `model(..., answer_at=places_R, answer_ids=tokens_R)` return log p [R] in float32 nats.
 
-    Position t holds the log-probability of token t + 1, as in transformers' shifted labels. Without the argument the
-    forward is the model's own. Going through `forward` keeps DDP's, DeepSpeed's and FSDP's hooks in place.
+    `answer_at` are flat positions of the final hidden states, each of which predicts the token of `answer_ids` at the
+    same place (`gpo.layout`). Without the arguments the forward is the model's own. Going through the model's forward
+    and through that of its LM head keeps DDP's, DeepSpeed's and FSDP's hooks in place.
     """
-    own_forward = model.forward
     scale, cap = logit_transform(model.config)
-    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+    head = model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
         raise ValueError(f"{model.config.model_type}: an LM head with a bias is not supported by gpo.log_probs")
+    own_forward, own_head = model.forward, head.forward
+
+    @functools.wraps(own_head)
+    def head_forward(hidden: Tensor, answer_ids: Tensor | None = None) -> Tensor:
+        if answer_ids is None:
+            return cast(Tensor, own_head(hidden))
+        weight = head.weight.full_tensor() if isinstance(head.weight, DTensor) else head.weight
+        kind = torch.get_autocast_dtype(hidden.device.type) if _autocast_is_on(hidden) else weight.dtype
+        return cast(Tensor, ChunkedLogProbs.apply(hidden.to(kind), weight.to(kind), answer_ids, scale, cap))
 
     @functools.wraps(own_forward)
-    def forward(*args: Any, answer_labels: Tensor | None = None, **kwargs: Any) -> Any:
-        if answer_labels is None:
+    def forward(*args: Any, answer_at: Tensor | None = None, answer_ids: Tensor | None = None, **kwargs: Any) -> Any:
+        if answer_at is None:
             return own_forward(*args, **kwargs)
-        hidden = model.base_model(*args, use_cache=False, **kwargs).last_hidden_state[:, :-1]
-        labels = answer_labels[:, 1:]
-        wanted = labels != -100
-        weight = model.get_output_embeddings().weight
-        weight = weight.full_tensor() if isinstance(weight, DTensor) else weight
-        kind = torch.get_autocast_dtype(hidden.device.type) if _autocast_is_on(hidden) else weight.dtype
-        logps = ChunkedLogProbs.apply(hidden[wanted].to(kind), weight.to(kind), labels[wanted], scale, cap)
-        return torch.zeros(labels.shape, device=logps.device).masked_scatter(wanted, logps)
+        hidden = model.base_model(*args, use_cache=False, **kwargs).last_hidden_state
+        return head(hidden.flatten(0, 1)[answer_at], answer_ids=answer_ids)
 
-    model.forward = forward
+    head.forward, model.forward = head_forward, forward
+
+
+def answer_logps(logps_R: Tensor, lengths: Sequence[int]) -> Tensor:
+    """log p [N] in nats of whole answers, from that of their tokens."""
+    return torch.stack([part.sum() for part in logps_R.split(list(lengths))])
 
 
 def _autocast_is_on(tensor: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""The GPO loss and the sequence log-probabilities it is made of.
+"""The GPO loss, those it is compared with, and the sequence log-probabilities they are made of.
 
 Pure: tensors in, tensors out, no configuration and no I/O. Targets come from `gpo.targets`.
 
@@ -7,6 +7,7 @@ Log-probabilities are sums over the answer's tokens, in nats.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 IGNORED_LABEL = -100
@@ -39,6 +40,48 @@ def gpo_loss(
     if length_power != 0.0:
         ratio_N = ratio_N / _checked_lengths(lengths_N, policy_logps_N).to(dtype) ** length_power
     return (ratio_N - target_N.detach().to(dtype)).square().mean()
+
+
+def dpo_loss(policy_logps_N: Tensor, ref_logps_N: Tensor, *, beta: float) -> Tensor:
+    """Mean over pairs of -log sigmoid(beta (r_best - r_worst)), a scalar (Rafailov et al. 2023, Eq. 7).
+
+        r = policy - ref
+
+    Rows come in pairs, the better answer first: N is even. Only the policy receives a gradient. Raises ValueError for
+    rows that do not pair up and a beta that is not positive.
+    """
+    return -F.logsigmoid(beta * _pair_margins(policy_logps_N, ref_logps_N, beta)).mean()
+
+
+def ipo_loss(policy_logps_N: Tensor, ref_logps_N: Tensor, *, beta: float) -> Tensor:
+    """Mean over pairs of (r_best - r_worst - 1 / (2 beta))^2 in nats^2 (Azar et al. 2023, Eq. 17).
+
+    r and the order of rows as in `dpo_loss`. Log-ratios are those of whole answers, as in the paper; TRL divides them
+    by their lengths.
+    """
+    return (_pair_margins(policy_logps_N, ref_logps_N, beta) - 1 / (2 * beta)).square().mean()
+
+
+def sft_loss(policy_logps_N: Tensor, lengths_N: Tensor, best_N: Tensor) -> Tensor:
+    """Mean over the rows of best * (-log p / length), in nats a token.
+
+    `best_N` is 1 for the answers to imitate and 0 for the others, which count in the mean, so that the value does not
+    depend on how a step's rows are cut into micro-batches. Raises ValueError as `gpo_loss` does.
+    """
+    _check_rows(policy_logps_N=policy_logps_N, best_N=best_N)
+    lengths = _checked_lengths(lengths_N, policy_logps_N)
+    return (-policy_logps_N / lengths.to(policy_logps_N) * best_N.to(policy_logps_N)).mean()
+
+
+def _pair_margins(policy_logps_N: Tensor, ref_logps_N: Tensor, beta: float) -> Tensor:
+    """r_best - r_worst of each pair, [N / 2]."""
+    _check_rows(policy_logps_N=policy_logps_N, ref_logps_N=ref_logps_N)
+    if len(policy_logps_N) % 2:
+        raise ValueError(f"{len(policy_logps_N)} rows do not pair up; expected a better and a worse one by turns")
+    if not beta > 0:
+        raise ValueError(f"beta is {beta}; expected a positive number")
+    ratio_N = (policy_logps_N - ref_logps_N.detach()).to(torch.promote_types(policy_logps_N.dtype, torch.float32))
+    return ratio_N[0::2] - ratio_N[1::2]
 
 
 def sequence_logps(logits_NTV: Tensor, labels_NT: Tensor) -> Tensor:

@@ -77,9 +77,11 @@ def make_plan(config: RunConfig) -> Plan:
         Memory(
             process="learner",
             base=BASE_GIB,
-            weights=master + weights,
-            gradients=master,
-            optimizer=OPTIMIZER_STATES[config.train.optimizer] * master,
+            weights=master / _pieces(config, "zero3", "fsdp") + weights,
+            gradients=master / _pieces(config, "zero2", "zero3", "fsdp"),
+            optimizer=OPTIMIZER_STATES[config.train.optimizer]
+            * master
+            / _pieces(config, "zero1", "zero2", "zero3", "fsdp"),
             activations=_activations(config),
         ),
     )
@@ -111,6 +113,11 @@ def device_phases(config: RunConfig, plan: Plan) -> dict[str, float]:
     }
 
 
+def _pieces(config: RunConfig, *shardings: str) -> int:
+    """Into how many pieces these ways of sharding cut something; 1 where train.sharding is another."""
+    return config.train.workers if config.train.sharding in shardings else 1
+
+
 def kv_bytes_a_token(model_config: dict[str, Any], dtype: str) -> int:
     """Bytes of the KV cache for a token: keys and values of every layer and KV head."""
     text = model_config.get("text_config", model_config)
@@ -125,22 +132,22 @@ def _scorer_weights(config: RunConfig) -> float:
 
 
 def _activations(config: RunConfig) -> float:
-    """GiB for a step's rows: measured at about 1.8 MiB a token for a 135M model, growing with the square root."""
-    prompts = config.train.batch_prompts // config.train.gradient_accumulation_steps
-    tokens = prompts * config.rollout.samples * (config.rollout.max_tokens + 64)
+    """GiB for a forward pass: measured at about 1.8 MiB a token for a 135M model, growing with the square root."""
+    step = config.train.batch_prompts * config.rollout.samples * (config.rollout.max_tokens + 64)
+    tokens = min(step, max(config.train.batch_tokens, config.rollout.max_tokens + config.prompts.max_tokens))
     scale = (parameter_count(Path(config.policy.model)) / 135e6) ** 0.5
     share = 0.15 if config.train.gradient_checkpointing else 1.0
     return tokens * 1.8 * share * scale / 1024
 
 
-def check_fits(plan: Plan, run_directory: Path) -> None:
-    """Raises UserError when memory or disk of this machine cannot hold the run."""
+def check_fits(plan: Plan, run_directory: Path, *, alone: bool = True) -> None:
+    """Raises UserError when this machine's disk, and (where it works `alone`) its memory, cannot hold the run."""
     available = available_memory_gib()
-    if plan.peak_gib > available:
+    if alone and plan.peak_gib > available:
         parts = ", ".join(f"{name} {value:.1f}" for name, value in plan.memory_gib.items())
         raise UserError(
             f"the run needs about {plan.peak_gib:.1f} GiB of memory ({parts}), {available:.1f} GiB are free; lower "
-            "train.batch_prompts, rollout.max_tokens or rollout.engine.kv_cache_gib, or set "
+            "train.batch_tokens, rollout.max_tokens or rollout.engine.kv_cache_gib, or set "
             "train.gradient_checkpointing=true"
         )
     existing = next(

@@ -48,12 +48,17 @@ class Faults:
         self._messages: list[str] = []
 
     @contextmanager
-    def noted(self) -> Iterator[None]:
-        """A mistake found inside is kept, and what stands behind the block goes on."""
+    def noted(self, field: str = "") -> Iterator[None]:
+        """A mistake found inside is kept, and what stands behind the block goes on.
+
+        `reward` knows no settings: what it says gets the name of the field in front.
+        """
         try:
             yield
-        except (UserError, RolloutInputError, RewardInputError) as error:
+        except (UserError, RolloutInputError) as error:
             self._messages.append(str(error))
+        except RewardInputError as error:
+            self._messages.append(f"{field}: {error}")
 
     def raise_found(self) -> None:
         """Raises UserError with all of them."""
@@ -66,17 +71,25 @@ class Faults:
 
 def prepare(config: RunConfig) -> Prepared:
     """Check everything that the config names; raises UserError with every mistake that can be told at once."""
+    from reward.source_check import check_source
+
     faults = Faults()
     notes: list[str] = []
     model = Path(config.policy.model)
-    with faults.noted():
+    with faults.noted("policy.model"):
         room = _room(config, _check_model(model))
-        tokenizer = _load_tokenizer(model, config.policy.trust_remote_code)
     for name, spec in config.preference.sources.items():
-        with faults.noted():
-            _check_source(name, spec)
+        with faults.noted(f"preference.sources.{name}"):
+            check_source(spec)
     with faults.noted():
         train, heldout = _load(config, notes)
+    # What follows imports transformers, which takes seconds: the mistakes above are told at once.
+    faults.raise_found()
+    from reward.checkpoint import load_config, load_tokenizer
+
+    with faults.noted("policy.model"):
+        load_config(model, config.policy.trust_remote_code)
+        tokenizer = load_tokenizer(model, config.policy.trust_remote_code)
     faults.raise_found()
     with faults.noted():
         train_ids = _tokenize(train, tokenizer, config, room, "training", notes)
@@ -108,16 +121,6 @@ def _check_model(model: Path) -> dict[str, Any]:
             "chat_template.jinja or chat_template in tokenizer_config.json, as instruction-tuned models have"
         )
     return model_config
-
-
-def _check_source(name: str, spec: str) -> None:
-    """A preference source: its files are there, heads fit their backbone, its function exists."""
-    from reward.source import check_source
-
-    try:
-        check_source(spec)
-    except RewardInputError as error:
-        raise UserError(f"preference.sources.{name}: {error}") from None
 
 
 def _split(config: RunConfig, items: list[TokenizedPrompt]) -> list[list[TokenizedPrompt]]:
@@ -170,15 +173,6 @@ def _with_system(prompt: Prompt, system: str) -> Prompt:
     if prompt.messages[0][0] == "system":
         return prompt
     return Prompt(prompt.prompt_id, (("system", system), *prompt.messages))
-
-
-def _load_tokenizer(model: Path, trust_remote_code: bool) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
-    except Exception as error:  # transformers and tokenizers raise every kind for a damaged file
-        raise UserError(f"policy.model = {model}: its tokenizer cannot be loaded ({error})") from None
 
 
 def _room(config: RunConfig, model_config: dict[str, Any]) -> int:

@@ -73,7 +73,9 @@ def _score(request: ScoreRequest, rows: int) -> "BatchSummary":
     from reward.batch import BatchSettings, score_file
 
     use_threads(len(os.sched_getaffinity(0)))
-    settings = BatchSettings(request.backend, request.dtype, _max_length(request), request.batch_rows)
+    settings = BatchSettings(
+        request.backend, request.dtype, longest_conversation(request.model, request.max_length), request.batch_rows
+    )
     bar = Progress("scoring", rows, "rows")
     started = time.monotonic()
     summary = score_file(
@@ -89,20 +91,21 @@ def _score(request: ScoreRequest, rows: int) -> "BatchSummary":
     return summary
 
 
-def _max_length(request: ScoreRequest) -> int:
-    context = context_length(read_model_config(request.model))
-    if request.max_length is None:
+def longest_conversation(model: Path, asked: int | None) -> int:
+    """Tokens of a conversation that are kept: as asked, or 4096, or the model's context where that is shorter."""
+    context = context_length(read_model_config(model))
+    if asked is None:
         if context is not None and context < LONGEST:
             logger.info("max_length: %d tokens, the model's context", context)
             return context
         return LONGEST
-    if context is not None and request.max_length > context:
+    if context is not None and asked > context:
         logger.warning(
             "max_length is %d, but the model was made for %d tokens; what is longer is not cut, and badly read",
-            request.max_length,
+            asked,
             context,
         )
-    return request.max_length
+    return asked
 
 
 def _describe(summary: "BatchSummary") -> str:

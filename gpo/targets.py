@@ -88,6 +88,32 @@ def optimistic_weights(samples: int, weight_M: Tensor) -> Tensor:
     return torch.cat([weight_M.new_full((samples,), 2.0 / samples), -weight_M / total])
 
 
+def standardised_targets(target_N: Tensor, nats: float) -> Tensor:
+    """Targets [N] of a whole iteration, scaled so that their root mean square is `nats`; zeros stay zeros.
+
+    Nothing is subtracted: a prompt's own mean is log Z's business. Raises ValueError for `nats` out of range, targets
+    that are not finite, and none at all.
+    """
+    if not (math.isfinite(nats) and nats > 0):
+        raise ValueError(f"nats is {nats}; expected a positive finite number")
+    if target_N.ndim != 1 or not len(target_N) or not bool(torch.isfinite(target_N).all()):
+        raise ValueError(f"targets have shape {list(target_N.shape)}; expected finite [N] with at least one")
+    spread = target_N.double().square().mean().sqrt()
+    return target_N if spread == 0 else (target_N.double() * (nats / spread)).to(target_N.dtype)
+
+
+def pulled_targets(target_N: Tensor, ref_logps_N: Tensor, anchor_logps_N: Tensor, pull: float) -> Tensor:
+    """Targets [N] in nats with a KL pull to an anchor policy: target + pull (log p_anchor - log p_ref).
+
+    The minimiser is pi_ref^(1 - pull) pi_anchor^pull exp(target): the closed form of E[score] / beta minus
+    (1 - pull) KL(pi | pi_ref) minus pull KL(pi | pi_anchor). The anchor is the starting policy or one that is moved
+    now and then (magnetic mirror descent). pull 0 leaves the targets alone. Raises ValueError outside 0..1.
+    """
+    if not 0 <= pull <= 1:
+        raise ValueError(f"pull is {pull}; expected 0..1")
+    return target_N + pull * (anchor_logps_N.to(target_N) - ref_logps_N.to(target_N))
+
+
 def skew_part(score_KK: Tensor) -> Tensor:
     """(S - S^T) / 2 of square tables `[..., K, K]`, as the published code treats inconsistent judges.
 

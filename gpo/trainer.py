@@ -1,125 +1,63 @@
 """GPOTrainer: regression of the policy's log-ratio on targets in nats, used like any TRL trainer.
 
-A thin subclass of TRL's stable KTOTrainer, which brings model loading, PEFT, ZeRO and FSDP set-up, metrics, model
-cards and resume. What is ours: rows of token ids with a target (nothing is tokenised twice), batches
-that hold all answers of a prompt, reference log-probabilities over the very batches of the first epoch, and the loss.
-Private names of TRL 1.16 that are used: `_prepare_dataset`, `_precompute_ref_logps`, `_compute_loss`,
-`_set_signature_columns_if_needed`, `_metrics`. A contract test names the version; without KTOTrainer the same
+A subclass of TRL's stable KTOTrainer, which brings model loading, PEFT, ZeRO and FSDP set-up, metrics, model cards and
+resume. What is ours: the rows (`gpo.rows`), the steps (`gpo.batches`), the layouts (`gpo.layout`), the head
+(`gpo.log_probs`), the loss, reference log-probabilities over the very batches of the first epoch, and the watch.
+Private names of TRL 1.16 and transformers 5.19 that are used: `_prepare_dataset`, `_precompute_ref_logps`,
+`_precompute_model_hash`, `_precompute_engine`, `_compute_loss`, `_set_signature_columns_if_needed`, `_metrics`,
+`_save_checkpoint`, `gradient_state._set_sync_gradients`. A contract test names the versions; without KTOTrainer the same
 overrides go on `transformers.Trainer`.
 """
 
-import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import copy
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from datasets import Dataset
+from peft import PeftModel
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import KTOConfig, KTOTrainer
+from trl import KTOTrainer
+from trl.models.utils import prepare_deepspeed
+from trl.trainer.utils import use_adapter
 
-from gpo.log_probs import add_log_prob_head
-from gpo.loss import gpo_loss
+from gpo.batches import StepLoader, StepPlan, Steps
+from gpo.layout import Layout
+from gpo.log_probs import add_log_prob_head, answer_logps
+from gpo.objectives import objective_loss, wanted_ratio
+from gpo.reference import first_epoch, read_reference, reference_key, write_reference
+from gpo.rows import prepare_rows
+from gpo.segment_attention import packing_obstacle, segment_attention, segments_of
+from gpo.step_checkpoints import last_whole, mark_whole
+from gpo.trainer_config import GPOConfig
+from gpo.watch import StopLimits, StopRule, step_numbers
 
-ROW_COLUMNS = ("prompt_ids", "completion_ids", "target")
+__all__ = ["GPOConfig", "GPOTrainer"]
 
-
-@dataclass
-class GPOConfig(KTOConfig):
-    """TRL and transformers training arguments, with those of GPO and defaults that suit it."""
-
-    length_power: float = field(default=0.0, metadata={"help": "LN-GPO: divide the log-ratio by length to this power."})
-    batch_prompts: int = field(default=4, metadata={"help": "Prompts a forward pass, with all answers of each."})
-    optim: str = field(default="rmsprop", metadata={"help": "Optimizer; RMSProp is the paper's."})
-    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the rows; 1 is the paper's."})
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade speed for memory."})
-    max_length: int | None = field(default=None, metadata={"help": "None: rows are used as they are."})
-    loss_type: str = field(default="apo_zero_unpaired", metadata={"help": "Leave: it keeps KTO's KL rows away."})
-    precompute_ref_log_probs: bool = field(default=True, metadata={"help": "Once, before the first step."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Rows are used as they are."})
-
-
-class PromptBatches(Sampler[list[int]]):
-    """Batches of row indices: all rows of `batch_prompts` prompts each, prompts of similar length together.
-
-    Sorted within windows of eight batches, so that little is padded and yet every epoch mixes anew. The plan is a
-    function of (seed, epoch) alone: a resumed run walks the same batches.
-    """
-
-    WINDOW = 8
-
-    def __init__(self, groups: Sequence[Sequence[int]], lengths: Sequence[int], batch_prompts: int, seed: int) -> None:
-        self._groups = [list(group) for group in groups]
-        self._longest = [max(lengths[row] for row in group) for group in self._groups]
-        self._batch_prompts = batch_prompts
-        self._seed = seed
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer at the start of each epoch."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return -(-len(self._groups) // self._batch_prompts)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        rng = random.Random(f"{self._seed}/{self._epoch}")
-        order = list(range(len(self._groups)))
-        rng.shuffle(order)
-        window = self.WINDOW * self._batch_prompts
-        order = [
-            group
-            for start in range(0, len(order), window)
-            for group in sorted(order[start : start + window], key=lambda index: self._longest[index])
-        ]
-        batches = [order[start : start + self._batch_prompts] for start in range(0, len(order), self._batch_prompts)]
-        rng.shuffle(batches)
-        for batch in batches:
-            yield [row for group in batch for row in self._groups[group]]
-
-
-class RowCollator:
-    """Rows -> right-padded ids, attention mask, completion mask, target, reference log-probability."""
-
-    def __init__(self, pad_token_id: int) -> None:
-        self._pad = pad_token_id
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        width = max(len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows)
-        input_ids = torch.full((len(rows), width), self._pad, dtype=torch.long)
-        attention_mask = torch.zeros_like(input_ids)
-        completion_mask = torch.zeros_like(input_ids)
-        for number, row in enumerate(rows):
-            ids = [*row["prompt_ids"], *row["completion_ids"]]
-            input_ids[number, : len(ids)] = torch.tensor(ids)
-            attention_mask[number, : len(ids)] = 1
-            completion_mask[number, len(row["prompt_ids"]) : len(ids)] = 1
-        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "completion_mask": completion_mask}
-        for name in ("target", "ref_logps"):
-            if name in rows[0]:
-                batch[name] = torch.tensor([row[name] for row in rows], dtype=torch.float32)
-        batch["row"] = torch.tensor([row["row"] for row in rows])
-        return batch
-
-
-def _pop_init(args: GPOConfig) -> dict[str, Any]:
-    """The arguments for loading a model named by its path, taken away, so that TRL does not call them unused."""
-    given, args.model_init_kwargs = args.model_init_kwargs, None
-    return dict(given) if isinstance(given, dict) else {}
+logger = logging.getLogger(__name__)
 
 
 class GPOTrainer(KTOTrainer):
-    """Minimises mean((log pi/pi_ref / length^p - target)^2) over rows (paper Eq. 5.3).
+    """Minimises mean((log pi/pi_ref / length^p - target)^2) over rows (paper Eq. 5.3), or one of the other objectives.
 
-    `train_dataset` has a row a completion: `prompt_ids`, `completion_ids`, `target` (nats), and optionally
-    `prompt_id`, which keeps the answers of a prompt in one batch. Raises ValueError naming a missing column.
+    `train_dataset` has one of the forms of `gpo.rows`. `anchor_model` is the policy that `args.pull` pulls to, used
+    once before training. `stopped` says which rule of `gpo.watch` ended the training, None if none did.
+    Raises ValueError naming what is missing from a row.
     """
 
     args: GPOConfig
     _tag_names = ["trl", "gpo"]
     _name = "GPO"
+    _paper = {
+        "title": "Beyond Bradley-Terry Models: A General Preference Model for Language Model Alignment",
+        "id": "2410.02197",
+        "citation": "",
+    }
 
     def __init__(
         self,
@@ -127,103 +65,247 @@ class GPOTrainer(KTOTrainer):
         args: GPOConfig | None = None,
         train_dataset: Dataset | None = None,
         processing_class: Any = None,
+        *,
+        ref_model: Any = None,
+        anchor_model: Any = None,
         **kwargs: Any,
     ) -> None:
         args = args if args is not None else GPOConfig(output_dir="gpo-output")
         if train_dataset is None:
-            raise ValueError("train_dataset is missing; expected a Dataset with columns " + ", ".join(ROW_COLUMNS))
+            raise ValueError("train_dataset is missing; expected a Dataset in one of the forms of gpo.rows")
         if isinstance(model, str):
-            model = AutoModelForCausalLM.from_pretrained(
-                model, **{"dtype": torch.float32, "trust_remote_code": args.trust_remote_code, **_pop_init(args)}
-            )
+            model = _load(model, args)
         if processing_class is None:
             processing_class = AutoTokenizer.from_pretrained(
                 model.config.name_or_path, trust_remote_code=args.trust_remote_code
             )
-        collator = kwargs.pop("data_collator", None)
-        if collator is None:
-            pad = processing_class.pad_token_id
-            collator = RowCollator(processing_class.eos_token_id if pad is None else pad)
-        add_log_prob_head(model)
+        plain = model.get_base_model() if isinstance(model, PeftModel) else model
+        # TRL would load a live reference from where the policy was loaded; what is meant is the policy as it is now.
+        if ref_model is None and not args.precompute_ref_log_probs and plain is model and not kwargs.get("peft_config"):
+            ref_model = copy.deepcopy(model)
+        add_log_prob_head(plain)
+        if ref_model is not None:
+            add_log_prob_head(ref_model)
+        self._layout = choose_layout(model.config, args.layout)
+        self._use_flash = "flash" in str(model.config._attn_implementation) and torch.cuda.is_available()
+        self._anchor = anchor_model
+        self._step_rows: list[Tensor] = []
         super().__init__(
             model=model,
+            ref_model=ref_model,
             args=args,
-            data_collator=collator,
+            data_collator=kwargs.pop("data_collator", None) or list,
             train_dataset=train_dataset,
             processing_class=processing_class,
             **kwargs,
         )
+        limits = StopLimits(args.stop_kl, args.stop_length_growth, args.stop_collapse, args.stop_window)
+        self._stop_rule = StopRule(limits)
+        self.add_callback(self._stop_rule)
+
+    @property
+    def stopped(self) -> dict[str, Any] | None:
+        """Rule, value, limit and step of the rule that ended the training."""
+        return self._stop_rule.stopped
+
+    # Rows and steps
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
-        """Rows are token ids already; number them, so that reference log-probabilities find their row."""
-        missing = [name for name in ROW_COLUMNS if name not in dataset.column_names]
-        if missing:
-            raise ValueError(f"{dataset_name} data set: missing {missing}; it has {dataset.column_names}")
-        if "row" in dataset.column_names:
-            return dataset
-        return dataset.add_column("row", list(range(len(dataset))))
+        return prepare_rows(dataset, processing_class, args, dataset_name)
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns: Any = [*ROW_COLUMNS, "ref_logps", "row"]
+        self._signature_columns: Any = ["prompt_ids", "completion_ids", "target", "ref_logps", "row"]
 
-    def _batches(self, dataset: Dataset) -> PromptBatches:
-        columns = dataset.column_names
-        names = dataset["prompt_id"] if "prompt_id" in columns else [tuple(ids) for ids in dataset["prompt_ids"]]
-        groups: dict[Any, list[int]] = {}
-        for row, name in enumerate(names):
-            groups.setdefault(name, []).append(row)
-        lengths = [len(p) + len(c) for p, c in zip(dataset["prompt_ids"], dataset["completion_ids"], strict=True)]
-        return PromptBatches(list(groups.values()), lengths, self.args.batch_prompts, self.args.seed)
+    def _plan(self, shuffle: bool) -> StepPlan:
+        return StepPlan(
+            layout=self._layout,
+            batch_tokens=self.args.batch_tokens,
+            step_prompts=self.args.batch_prompts,
+            passes=self.args.gradient_accumulation_steps if shuffle else 1,
+            seed=self.args.seed,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            pad_id=self._tokenizer.pad_token_id,
+            divide=self.args.objective == "regression",
+            shuffle=shuffle,
+        )
 
-    def _loader(self, dataset: Dataset) -> DataLoader:
-        return DataLoader(dataset, batch_sampler=self._batches(dataset), collate_fn=self.data_collator)
+    def get_train_dataloader(self) -> StepLoader:
+        """Steps of whole prompts (see `gpo.batches`); they are shared out among the workers already."""
+        return StepLoader(Steps(self.train_dataset, self._plan(shuffle=True)))
 
-    def get_train_dataloader(self) -> DataLoader:
-        """Batches of whole prompts (see PromptBatches)."""
-        return self.accelerator.prepare(self._loader(self.train_dataset))
+    def num_examples(self, dataloader: Any) -> int:
+        """Answers, not the steps that the loader counts."""
+        return int(dataloader.dataset.rows)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> StepLoader:
+        """The rows of an evaluation data set in order."""
+        dataset = self.eval_dataset[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
+        return StepLoader(Steps(self.eval_dataset if dataset is None else dataset, self._plan(shuffle=False)))
+
+    # Reference and anchor
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """One pass of the policy itself, before it moves, over the very batches of the first epoch.
+        """One pass before the policy moves, over the very batches of the first epoch.
 
-        The same batches, padding and forward give the same bits, so the log-ratio of the first step is exactly 0.
+        The same batches, layout and forward give the same bits, so the log-ratio of the first step is exactly 0.
         """
+        plan = self._plan(shuffle=name == "train")
+        if self._anchor is not None and "anchor_logps" not in dataset.column_names:
+            add_log_prob_head(self._anchor)
+            dataset = dataset.add_column("anchor_logps", self._pass(self._anchor, dataset, plan).tolist())
         if "ref_logps" in dataset.column_names:
             return dataset
-        ref_logps = torch.zeros(len(dataset))
-        for batch in self.accelerator.prepare(self._loader(dataset)):
-            with torch.no_grad(), self.accelerator.autocast():
-                logps = self._answer_logps(self.model, batch)
-            rows, logps = self.accelerator.gather((batch["row"], logps))
-            ref_logps[rows.cpu()] = logps.float().cpu()
-        return dataset.add_column("ref_logps", ref_logps.tolist())
+        folder = Path(self.args.reference_folder) if self.args.reference_folder else None
+        key = reference_key(dataset, plan, str(self._precompute_model_hash), self.args.compute_dtype) if folder else ""
+        logps = read_reference(folder, key, len(dataset)) if folder else None
+        if logps is None:
+            logps = self._pass(self._precompute_model(), dataset, plan)
+            if folder and self.accelerator.is_main_process:
+                write_reference(folder, key, logps)
+        return dataset.add_column("ref_logps", logps.tolist())
 
-    def _answer_logps(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
-        """log p [N] of each row's answer in nats, summed over its tokens."""
-        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
-        return model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], answer_labels=labels).sum(
-            -1
-        )
+    def _precompute_model(self) -> Any:
+        """The reference as it can be called now; ZeRO-3's parameters are in pieces until an engine holds them."""
+        model = self.model if self.ref_model is None else self.ref_model
+        if self.ref_model is None and any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+            if self._precompute_engine is None:
+                self._precompute_engine = prepare_deepspeed(model, self.accelerator)
+            return self._precompute_engine
+        return model
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False) -> Any:
-        policy_logps = self._answer_logps(model, inputs)
-        lengths = inputs["completion_mask"].sum(-1).clamp(min=1)
-        loss = gpo_loss(
-            policy_logps,
-            inputs["ref_logps"].to(policy_logps),
-            inputs["target"].to(policy_logps),
-            lengths_N=lengths,
-            length_power=self.args.length_power,
-        )
-        self._watch(policy_logps.detach(), inputs)
-        return (loss, {"policy_logps": policy_logps}) if return_outputs else loss
+    @torch.no_grad()
+    def _pass(self, model: Any, dataset: Dataset, plan: StepPlan) -> Tensor:
+        logps_N = torch.zeros(len(dataset))
+        for part in first_epoch(Steps(dataset, plan)):
+            found = self._logps(model, self._on_device(part)).float().cpu()
+            if "idle" not in part:
+                logps_N[part["row"]] = found
+        # Each row was computed by one worker, so a sum over them is exact.
+        return self.accelerator.reduce(logps_N.to(self.accelerator.device)).cpu()
 
-    def _watch(self, policy_logps: Tensor, inputs: dict[str, Tensor]) -> None:
-        """Metrics of a step: how the log-ratio follows its target, and how far the policy has gone."""
-        log_ratio = policy_logps - inputs["ref_logps"].to(policy_logps)
-        gathered = self.accelerator.gather(torch.stack([log_ratio, inputs["target"].to(log_ratio)], dim=-1))
-        ratio_N, target_N = gathered[:, 0].float(), gathered[:, 1].float()
-        metrics = self._metrics["train" if torch.is_grad_enabled() else "eval"]
-        metrics["log_ratio_mean"].append(ratio_N.mean().item())
-        metrics["log_ratio_max_abs"].append(ratio_N.abs().max().item())
-        if len(ratio_N) > 1 and ratio_N.std() > 0 and target_N.std() > 0:
-            metrics["target_correlation"].append(torch.corrcoef(torch.stack([ratio_N, target_N]))[0, 1].item())
+    def _reference(self, part: dict[str, Any]) -> Tensor:
+        """log p [N] of the part's answers under the reference: kept, or computed now."""
+        if "ref_logps" in part:
+            return part["ref_logps"]
+        with torch.no_grad():
+            if self.ref_model is not None:
+                return self._logps(self.ref_model, part)
+            policy = self.accelerator.unwrap_model(self.model)
+            with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
+                return self._logps(self.model, part)
+
+    # Loss
+
+    def _computing(self) -> AbstractContextManager[Any]:
+        if self.args.compute_dtype == "bfloat16":
+            return torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16)
+        return nullcontext() if self.args.compute_dtype == "float32" else self.accelerator.autocast()
+
+    def _logps(self, model: Any, part: dict[str, Any]) -> Tensor:
+        """log p [N] of each answer of a part in nats."""
+        names = ("input_ids", "attention_mask", "position_ids", "answer_at", "answer_ids")
+        inputs = {name: part[name] for name in names if name in part} | segments_of(part, self._use_flash)
+        with self._segments(model), self._computing():
+            return answer_logps(model(**inputs), part["lengths"])
+
+    def _segments(self, model: Any) -> AbstractContextManager[None]:
+        if self._layout == "padded":
+            return nullcontext()
+        return segment_attention(self.accelerator.unwrap_model(model).config)
+
+    def _part_loss(self, model: Any, part: dict[str, Any], rows: int) -> Tensor:
+        """The part's share of the mean over all rows of a step, times the number of workers, who average."""
+        policy = self._logps(model, part)
+        if "idle" in part:
+            return policy.sum() * 0.0
+        reference = self._reference(part).to(policy)
+        lengths = torch.tensor(part["lengths"], device=policy.device)
+        target = wanted_ratio(reference, part, lengths, self.args)
+        loss = objective_loss(policy, reference, target, lengths, part, self.args)
+        self._step_rows.append(torch.stack([(policy - reference).detach(), target, lengths.to(policy)], -1))
+        return loss * (len(policy) / rows * self.accelerator.num_processes)
+
+    def _part_losses(self, model: Any, inputs: dict[str, Any]) -> Iterator[Tensor]:
+        for part in inputs["parts"]:
+            yield self._part_loss(model, self._on_device(part), inputs["rows"])
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
+        """The loss of a whole item with one graph, for evaluation; `training_step` goes part by part."""
+        loss = torch.stack(list(self._part_losses(model, inputs))).sum()
+        if not torch.is_grad_enabled():
+            loss = self.accelerator.reduce(loss, "mean")
+        self._watch()
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward of each part in turn; gradients are exchanged between workers at the last only."""
+        model.train()
+        sharded = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        state, exchange = self.accelerator.gradient_state, self.accelerator.sync_gradients
+        total = torch.zeros((), device=self.accelerator.device)
+        with self.maybe_activation_offload_context, self._segments(model):
+            for left, part in zip(reversed(range(len(inputs["parts"]))), inputs["parts"], strict=True):
+                state._set_sync_gradients(exchange and left == 0)
+                waits = nullcontext() if left == 0 or sharded else self.accelerator.no_sync(model)
+                with waits:
+                    loss = self._part_loss(model, self._on_device(part), inputs["rows"])
+                    self.accelerator.backward(loss, **({"scale_wrt_gas": False} if sharded else {}))
+                total += loss.detach()
+        if exchange:
+            self._watch()
+        return total
+
+    def _on_device(self, part: dict[str, Any]) -> dict[str, Any]:
+        """Not transformers' way, which casts targets to bfloat16 under DeepSpeed."""
+        device = self.accelerator.device
+        return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in part.items()}
+
+    def _watch(self) -> None:
+        """Metrics of a step over all workers; one with no rows has a row that is not a number."""
+        nothing = torch.full((1, 3), float("nan"), device=self.accelerator.device)
+        own = torch.cat(self._step_rows) if self._step_rows else nothing
+        self._step_rows = []
+        everyone = self.accelerator.pad_across_processes(own, pad_index=float("nan"))
+        rows_N3 = self.accelerator.gather(everyone)
+        rows_N3 = rows_N3[~rows_N3.isnan().any(-1)].float().cpu()
+        if len(rows_N3):
+            metrics = self._metrics["train" if torch.is_grad_enabled() else "eval"]
+            for name, value in step_numbers(*rows_N3.unbind(-1), clamp=self.args.clamp).items():
+                metrics[name].append(value)
+
+    # Checkpoints
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As transformers' own; True resumes from the last checkpoint that is whole, if there is one."""
+        if resume_from_checkpoint is True:
+            found = last_whole(Path(self.args.output_dir))
+            resume_from_checkpoint = str(found) if found else None
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            mark_whole(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+
+
+def choose_layout(config: Any, asked: str) -> Layout:
+    """The layout that was asked for, or the best one the model allows, logged with the reason."""
+    obstacle = packing_obstacle(config)
+    if asked != "auto":
+        if asked != "padded" and obstacle:
+            raise ValueError(f"layout={asked!r} is not possible: {obstacle}; use 'padded' or 'auto'")
+        chosen: Layout = asked  # type: ignore[assignment]
+        return chosen
+    if obstacle:
+        logger.info("rows are padded: %s", obstacle)
+        return "padded"
+    return "shared"
+
+
+def _load(path: str, args: GPOConfig) -> Any:
+    """A model named by its path, in float32 for its master weights unless `model_init_kwargs` says otherwise."""
+    given, args.model_init_kwargs = args.model_init_kwargs, None
+    options = {"dtype": torch.float32, "trust_remote_code": args.trust_remote_code}
+    return AutoModelForCausalLM.from_pretrained(path, **{**options, **(given if isinstance(given, dict) else {})})

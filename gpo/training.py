@@ -33,7 +33,7 @@ def train(run: RunContext, iteration: int) -> dict[str, Any]:
     started = time.monotonic()
     task = make_task(run, iteration)
     Path(task.training).mkdir(parents=True, exist_ok=True)
-    deliver(Path(task.start), Path(task.metrics), *map(Path, task.shards))
+    deliver(Path(task.start), Path(task.anchor), Path(task.metrics), *map(Path, task.shards))
     _follow(run, iteration, _start(run, task))
     collect(Path(task.training), Path(task.checkpoint), Path(task.metrics), beside=Path(task.training) / "report.json")
     shutil.rmtree(_ray_folder(task), ignore_errors=True)
@@ -51,6 +51,7 @@ def make_task(run: RunContext, iteration: int) -> LearnerTask:
         iteration=iteration,
         policy=str(Path(run.config.policy.model).absolute()),
         start=str(start.absolute()),
+        anchor=str(_anchor(run, iteration).absolute()),
         shards=[str(shard.absolute()) for shard in shards],
         training=str(run.directory.training(iteration).absolute()),
         checkpoint=str(run.directory.checkpoint(iteration).absolute()),
@@ -58,6 +59,13 @@ def make_task(run: RunContext, iteration: int) -> LearnerTask:
         logs=str(run.directory.logs.absolute()),
         threads=threads_for(run.config, run.config.train.workers),
     )
+
+
+def _anchor(run: RunContext, iteration: int) -> Path:
+    """The starting policy, or what the last iteration that moved the anchor published."""
+    every = run.config.train.anchor_every
+    moved = (iteration - 1) // every * every if every else 0
+    return run.directory.checkpoint(moved) if moved else Path(run.config.policy.model)
 
 
 def _ray_folder(task: LearnerTask) -> Path:

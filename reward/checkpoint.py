@@ -5,13 +5,15 @@ pickled weights, and it does not know what the tensors mean.
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer
 
 from reward.errors import RewardInputError
 
@@ -65,6 +67,29 @@ def check_directory(directory: Path) -> None:
             "safetensors are read. Convert it first, where you trust the file (load it, then save_pretrained)"
         )
     raise RewardInputError(f"{directory} has neither {SINGLE_FILE} nor {INDEX_FILE}; expected safetensors weights")
+
+
+def load_config(directory: str | Path, trust_remote_code: bool = False) -> Any:
+    """transformers' config of a checkpoint; raises RewardInputError where it cannot be made."""
+    return loaded(directory, "config.json", AutoConfig.from_pretrained, trust_remote_code=trust_remote_code)
+
+
+def load_tokenizer(directory: str | Path, trust_remote_code: bool = False, **options: Any) -> Any:
+    """transformers' tokenizer of a checkpoint; raises RewardInputError where it cannot be made."""
+    return loaded(
+        directory, "its tokenizer", AutoTokenizer.from_pretrained, trust_remote_code=trust_remote_code, **options
+    )
+
+
+def loaded(directory: str | Path, what: str, load: Callable[..., Any], **options: Any) -> Any:
+    """What `load(directory, **options)` gives; a damaged file becomes one sentence that names directory and part."""
+    try:
+        return load(directory, **options)
+    except Exception as error:  # transformers and tokenizers raise every kind for a damaged file
+        said = " ".join(str(error).split())
+        raise RewardInputError(
+            f"{directory}: {what} cannot be loaded ({type(error).__name__}: {said:.300}); copy the checkpoint again"
+        ) from error
 
 
 def write_tensors(tensors: dict[str, Tensor], directory: Path, max_shard_size: str) -> None:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from reward.checkpoint import check_directory, publish, read_tensors, write_tensors
+from reward.checkpoint import check_directory, load_config, loaded, publish, read_tensors, write_tensors
 from reward.encoding import EncodedConversation
 from reward.errors import RewardInputError
 from reward.heads import PROMPT_HEAD, VALUE_HEAD, PreferenceHeads, read_head_tensors
@@ -89,7 +89,7 @@ class GeneralPreferenceModel(nn.Module):
         source = Path(directory)
         check_directory(source)
         raw_config = json.loads((source / "config.json").read_text("utf-8"))
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        config = load_config(source, trust_remote_code)
         tensors = read_head_tensors(source, _hidden_size(config))
         settings = RewardSettings.from_config(raw_config, tensors[VALUE_HEAD].shape[0], PROMPT_HEAD in tensors)
         backbone = _load_backbone(source, config, dtype, attn_implementation, trust_remote_code)
@@ -118,7 +118,7 @@ class GeneralPreferenceModel(nn.Module):
         else:
             source = Path(backbone)
             check_directory(source)
-            config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+            config = load_config(source, trust_remote_code)
             loaded = _load_backbone(source, config, dtype, attn_implementation, trust_remote_code)
             model = cls(loaded, settings)
             model.source = source
@@ -233,8 +233,10 @@ def _load_backbone(
     # The heads and lm_head are reported as unexpected each time; real faults are checked below instead.
     transformers_logging.set_verbosity_error()
     try:
-        backbone, info = AutoModel.from_pretrained(
+        backbone, info = loaded(
             source,
+            "its backbone",
+            AutoModel.from_pretrained,
             config=config,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,

@@ -7,7 +7,7 @@ tokenises nothing, and needs neither torch nor transformers.
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,10 @@ class PreferencePair:
     """Probability that `chosen` is preferred."""
     margin: float | None = None
     """By how much, in score units, the score shall exceed 0; only a margin loss reads it."""
+    template: bool = True
+    """Whether the chat template renders it; False: instruction, answer and EOS joined by spaces, as published."""
+    source: str = ""
+    """Name of the data set it comes from; metrics are told by source."""
 
     def __post_init__(self) -> None:
         if not self.group:
@@ -59,16 +63,20 @@ def prompt_group(messages: list[Message]) -> str:
 
 
 def read_pairs(path: str | Path) -> LoadedPairs:
-    """All pairs of a .json, .jsonl or .parquet file.
+    """All pairs of a .json, .jsonl or .parquet file, without ties and repeats.
 
     Raises RewardInputError that names the file and the row (counted from 1; in JSON Lines its line).
     """
     source = Path(path)
+    return different_pairs((pair_of_row(row, where) for where, row in rows_of_file(source)), str(source))
+
+
+def different_pairs(pairs: Iterable[PreferencePair], source: str) -> LoadedPairs:
+    """Pairs without ties and repeats; raises RewardInputError that names the source when nothing is left."""
     seen: dict[str, PreferencePair] = {}
     rows = ties = 0
-    for where, row in _read_rows(source):
+    for pair in pairs:
         rows += 1
-        pair = pair_of_row(row, where)
         if pair.chosen == pair.rejected:
             ties += 1
         else:
@@ -111,9 +119,10 @@ def _conversations(row: Mapping[str, Any], where: str) -> tuple[list[Message], l
 
 
 def _answer(row: Mapping[str, Any], field: str, where: str) -> Message:
-    if not isinstance(row[field], str):
-        raise RewardInputError(f"{where}: {field} is {row[field]!r:.60}, expected a string next to `instruction`")
-    return {"role": "assistant", "content": row[field]}
+    value = row[field]["response"] if isinstance(row[field], dict) and "response" in row[field] else row[field]
+    if not isinstance(value, str):
+        raise RewardInputError(f"{where}: {field} is {value!r:.60}, expected a string next to `instruction`")
+    return {"role": "assistant", "content": value}
 
 
 def _messages(value: Any, field: str, where: str) -> list[Message]:
@@ -164,7 +173,7 @@ def _number(row: Mapping[str, Any], field: str, where: str) -> float | None:
     return float(value)
 
 
-def _read_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def rows_of_file(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(where, row) of every row of the file."""
     if not path.is_file():
         raise RewardInputError(f"{path}: no such file; expected preference pairs as .json, .jsonl or .parquet")

@@ -16,10 +16,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer
 
 from reward.backend_transformers import HiddenStates, TransformersBackend
-from reward.checkpoint import check_directory
+from reward.checkpoint import check_directory, load_config, load_tokenizer
 from reward.encoding import Conversation, ConversationEncoder, EncodedConversation
 from reward.errors import RewardInputError
 from reward.heads import PreferenceHeads, open_heads
@@ -93,7 +92,7 @@ class PreferenceScorer:
             engine = TransformersBackend(model.to(choose_device(device)), tokens_per_batch)
         settings = saved.with_policies(**policies)
         heads.l2_normalize = settings.l2_normalize
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(directory, trust_remote_code)
         return cls(ConversationEncoder(tokenizer, settings, max_length), engine, heads, settings)
 
     @property
@@ -177,7 +176,7 @@ def _open_vllm(
 
     require_vllm()
     check_directory(directory)
-    config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+    config = load_config(directory, trust_remote_code)
     heads, settings = open_heads(directory, int(config.get_text_config().hidden_size))
     engine = VllmBackend(
         directory,

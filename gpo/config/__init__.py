@@ -10,18 +10,20 @@ from gpo.config.policy import PolicyConfig, PromptsConfig
 from gpo.config.preference import PreferenceConfig, TargetConfig
 from gpo.config.rollout import EngineConfig, RolloutConfig
 from gpo.config.run import RunConfig, changed_identity, identity_hash, identity_values
-from gpo.config.train import TrainConfig
+from gpo.config.train import LoraSettings, StopConfig, TrainConfig
 
 __all__ = [
     "CanaryConfig",
     "ClusterConfig",
     "EngineConfig",
     "EvaluationConfig",
+    "LoraSettings",
     "PolicyConfig",
     "PreferenceConfig",
     "PromptsConfig",
     "RolloutConfig",
     "RunConfig",
+    "StopConfig",
     "TargetConfig",
     "TrainConfig",
     "changed_identity",

@@ -42,7 +42,17 @@ class RunConfig(Settings):
         return self
 
 
-PLACEMENT = ("cluster", "rollout.engine", "train.save_steps", "train.workers", "preference.batch_tokens")
+PLACEMENT = (
+    "cluster",
+    "rollout.engine",
+    "train.activation_offload",
+    "train.batch_tokens",
+    "train.layout",
+    "train.save_steps",
+    "train.sharding",
+    "train.workers",
+    "preference.batch_tokens",
+)
 
 
 def identity_values(config: RunConfig) -> dict[str, Any]:

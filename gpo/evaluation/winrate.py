@@ -8,7 +8,7 @@ correlated. They are a function of data and seed alone. One prompt or group give
 which means unknown, not certain.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,16 +149,28 @@ def _check_unit_interval(values: FloatArray, name: str) -> None:
         raise ValueError(f"{name} holds {values[~inside].flat[0]}; expected numbers in [0, 1]")
 
 
+def resampled_means(values_BN: FloatArray, seed: int) -> FloatArray:
+    """Means_RN over B units drawn with replacement, the very draws that `win_rate` takes its interval from."""
+    units = len(values_BN)
+    means = []
+    for picked in _draws(units, seed):
+        count_RB = np.stack([np.bincount(row, minlength=units) for row in picked])
+        means.append(count_RB @ values_BN / units)
+    return np.concatenate(means)
+
+
 def _bootstrap_ratio(numerator_G: FloatArray, denominator_G: FloatArray, seed: int) -> tuple[float, float]:
     """Percentile interval of sum(numerator) / sum(denominator), the G units drawn with replacement."""
+    ratios = [numerator_G[picked].sum(1) / denominator_G[picked].sum(1) for picked in _draws(len(numerator_G), seed)]
+    low, high = np.quantile(np.concatenate(ratios), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _draws(units: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Drawn indices [draws, units], RESAMPLES draws in all, a bounded number at a time."""
     rng = np.random.default_rng(seed)
-    units = len(numerator_G)
-    ratios: list[FloatArray] = []
     left = RESAMPLES
     while left:
         draws = min(left, max(1, _DRAWS_AT_ONCE // units))
-        picked = rng.integers(units, size=(draws, units))
-        ratios.append(numerator_G[picked].sum(1) / denominator_G[picked].sum(1))
+        yield rng.integers(units, size=(draws, units))
         left -= draws
-    low, high = np.quantile(np.concatenate(ratios), [0.025, 0.975])
-    return float(low), float(high)

@@ -89,6 +89,12 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in " ".join(text.split()))
 
 
+def printable_lines(text: str) -> str:
+    """The same for text of several lines, whose line ends and indents stay."""
+    kept = "".join(c if c.isprintable() or c == "\n" else " " for c in text.expandtabs(4))
+    return kept.strip("\n")
+
+
 def last_metrics(directory: RunDirectory) -> dict[str, Any] | None:
     """The newest logged training step."""
     lines = read_json_lines(directory.metrics)

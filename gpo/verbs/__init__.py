@@ -3,7 +3,7 @@
 A handler takes the parsed options and returns the exit status. Heavy imports happen inside handlers.
 """
 
-from gpo.verbs import doctor, plan, reward, run, submit
+from gpo.verbs import doctor, eval, generate, plan, report, reward, run, show, submit, tournament
 
-ALL = (run, submit, plan, doctor, reward)
+ALL = (run, submit, plan, doctor, reward, generate, eval, tournament, report, show)
 """In the order of `gpo --help`."""

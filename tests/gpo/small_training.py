@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
+from transformers import TrainerCallback
 
 from gpo.trainer import GPOConfig, GPOTrainer
 from tests.tiny import make_tiny_model, make_tokenizer
@@ -32,7 +33,7 @@ def make_rows(prompts: int = 6, samples: int = 3, seed: int = 0, scale: float = 
 
 
 def make_trainer(folder: Path, rows: list[dict[str, Any]] | None = None, **changes: Any) -> GPOTrainer:
-    parts = ("callbacks", "data_collator", "eval_dataset", "peft_config")
+    parts = ("callbacks", "eval_dataset", "peft_config", "anchor_model")
     given_parts = {name: changes.pop(name) for name in parts if name in changes}
     model = changes.pop("model", None) or make_tiny_model()
     arguments: dict[str, Any] = {
@@ -56,6 +57,18 @@ def make_trainer(folder: Path, rows: list[dict[str, Any]] | None = None, **chang
         processing_class=TOKENIZER,
         **given_parts,
     )
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradients of the first step, before the optimizer sees them."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, Tensor] = {}
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if not self.first:
+            named = getattr(model, "module", model).named_parameters()
+            self.first = {name: p.grad.clone() for name, p in named if p.grad is not None}
 
 
 def steps_of(trainer: GPOTrainer) -> list[dict[str, float]]:

@@ -1,96 +1,94 @@
-"""Batches of whole prompts: every row once an epoch, in a plan that seed and epoch alone decide.
+"""Steps of whole prompts: every row once an epoch, in a plan that seed and epoch alone decide.
 
 Run: python -m pytest tests/gpo/test_batches.py
 """
 
-from collections import Counter
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
+import torch
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
-from gpo.trainer import ROW_COLUMNS, PromptBatches, RowCollator
-from tests.gpo.small_training import TOKENIZER, make_rows, make_trainer
+from gpo.batches import StepLoader, StepPlan, Steps
+from tests.gpo.small_training import make_rows
 
-
-class Recorder(RowCollator):
-    """Keeps the row numbers of every batch it makes."""
-
-    def __init__(self) -> None:
-        super().__init__(TOKENIZER.pad_token_id)
-        self.batches: list[list[int]] = []
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        self.batches.append([row["row"] for row in rows])
-        return super().__call__(rows)
+PLAN = StepPlan(layout="shared", batch_tokens=64, step_prompts=2)
 
 
-def epochs_of(recorder: Recorder, batches_an_epoch: int) -> list[list[list[int]]]:
-    made = recorder.batches
-    return [made[start : start + batches_an_epoch] for start in range(0, len(made), batches_an_epoch)]
+def table(prompts: int = 7, samples: int = 3) -> Dataset:
+    rows = make_rows(prompts, samples)
+    return Dataset.from_list([{**row, "row": number} for number, row in enumerate(rows)])
 
 
-def test_batches_hold_whole_prompts_and_every_row_once_an_epoch(tmp_path: Path) -> None:
-    recorder = Recorder()
-    rows = make_rows(prompts=7, samples=3)
-    make_trainer(tmp_path, rows, data_collator=recorder, num_train_epochs=3).train()
-    reference, *epochs = epochs_of(recorder, batches_an_epoch=4)
-    assert len(epochs) == 3 and reference == epochs[0]
+def rows_of(item: dict[str, Any]) -> list[int]:
+    return [row for part in item["parts"] if "idle" not in part for row in part["row"].tolist()]
+
+
+def epoch_of(steps: Steps, epoch: int) -> list[list[int]]:
+    return [rows_of(steps[epoch, place]) for place in range(len(steps))]
+
+
+def test_steps_hold_whole_prompts_and_every_row_once_an_epoch() -> None:
+    rows = table()
+    steps = Steps(rows, PLAN)
+    assert len(steps) == 4
+    epochs = [epoch_of(steps, epoch) for epoch in range(3)]
     for epoch in epochs:
-        assert sorted(row for batch in epoch for row in batch) == list(range(21))
-        for batch in epoch:
-            assert set(Counter(rows[row]["prompt_id"] for row in batch).values()) == {3}
+        assert sorted(row for step in epoch for row in step) == list(range(21))
+        for step in epoch:
+            names = [rows[row]["prompt_id"] for row in step]
+            assert all(names.count(name) == 3 for name in names) and len(set(names)) <= 2
     assert epochs[0] != epochs[1] != epochs[2]
 
 
-def test_the_plan_repeats_for_the_same_seed_and_not_for_another(tmp_path: Path) -> None:
-    plans = []
-    for seed in (3, 3, 4):
-        recorder = Recorder()
-        make_trainer(tmp_path, data_collator=recorder, num_train_epochs=2, seed=seed).train()
-        plans.append(recorder.batches)
+def test_the_plan_repeats_for_the_same_seed_and_not_for_another() -> None:
+    plans = [epoch_of(Steps(table(), replace(PLAN, seed=seed)), 0) for seed in (3, 3, 4)]
     assert plans[0] == plans[1] != plans[2]
 
 
-def test_prompts_without_an_id_are_kept_together_by_their_token_ids(tmp_path: Path) -> None:
-    recorder = Recorder()
-    rows = [{name: row[name] for name in ROW_COLUMNS} for row in make_rows()]
-    make_trainer(tmp_path, rows, data_collator=recorder)
-    for batch in recorder.batches:
-        assert set(Counter(str(rows[row]["prompt_ids"]) for row in batch).values()) == {3}
+def test_prompts_without_an_id_are_kept_together_by_their_token_ids() -> None:
+    rows = table().remove_columns("prompt_id")
+    for step in epoch_of(Steps(rows, PLAN), 0):
+        ids = [tuple(rows[row]["prompt_ids"]) for row in step]
+        assert all(ids.count(one) == 3 for one in ids)
 
 
-sizes = st.lists(st.integers(1, 4), min_size=1, max_size=40)
-
-
-@given(sizes, st.integers(1, 5), st.integers(0, 99), st.integers(0, 3), st.data())
-def test_any_plan_covers_every_row_once_in_whole_prompts(
-    sizes: list[int], batch_prompts: int, seed: int, epoch: int, data: st.DataObject
+@given(st.integers(1, 9), st.integers(1, 4), st.integers(1, 3), st.integers(1, 4), st.integers(0, 3))
+def test_workers_and_passes_change_who_computes_a_row_and_never_the_rows_of_a_step(
+    prompts: int, step_prompts: int, world: int, passes: int, epoch: int
 ) -> None:
-    starts = [sum(sizes[:number]) for number in range(len(sizes))]
-    groups = [list(range(start, start + size)) for start, size in zip(starts, sizes, strict=True)]
-    lengths = data.draw(st.lists(st.integers(1, 50), min_size=sum(sizes), max_size=sum(sizes)))
-    plan = PromptBatches(groups, lengths, batch_prompts, seed)
-    plan.set_epoch(epoch)
-    batches = list(plan)
-    assert len(batches) == len(plan) and list(plan) == batches
-    assert sorted(row for batch in batches for row in batch) == list(range(sum(sizes)))
-    group_of = {row: number for number, group in enumerate(groups) for row in group}
-    for batch in batches:
-        held = {group_of[row] for row in batch}
-        assert len(held) <= batch_prompts and len(batch) == sum(sizes[number] for number in held)
+    rows = table(prompts, samples=2)
+    alone = epoch_of(Steps(rows, replace(PLAN, step_prompts=step_prompts)), epoch)
+    plan = replace(PLAN, step_prompts=step_prompts, world=world, passes=passes)
+    workers = [Steps(rows, replace(plan, rank=rank)) for rank in range(world)]
+    for step, expected in enumerate(alone):
+        items = [[steps[epoch, step * passes + number] for steps in workers] for number in range(passes)]
+        found = [row for group in items for item in group for row in rows_of(item)]
+        assert sorted(found) == sorted(expected)
+        for group in items:
+            assert len({len(item["parts"]) for item in group}) == 1 and group[0]["parts"]
+            assert all(item["rows"] == len(expected) for item in group)
+            everywhere = sorted(row for item in group for row in rows_of(item))
+            assert all(sorted(item["row"].tolist()) == everywhere for item in group)
 
 
-def test_a_batch_is_padded_on_the_right_and_marks_prompt_answer_and_padding() -> None:
-    rows = [
-        {"prompt_ids": [5, 6], "completion_ids": [7], "target": 0.5, "row": 1},
-        {"prompt_ids": [8], "completion_ids": [9, 10, 11], "target": -0.5, "row": 0},
-    ]
-    batch = RowCollator(99)(rows)
-    assert batch["input_ids"].tolist() == [[5, 6, 7, 99], [8, 9, 10, 11]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
-    assert batch["completion_mask"].tolist() == [[0, 0, 1, 0], [0, 1, 1, 1]]
-    assert batch["target"].tolist() == [0.5, -0.5] and batch["row"].tolist() == [1, 0]
-    assert "ref_logps" not in batch
+def test_a_worker_with_nothing_to_do_gets_an_idle_part() -> None:
+    steps = Steps(table(prompts=1), replace(PLAN, world=2, rank=1))
+    (item,) = [steps[0, 0]]
+    assert [part["idle"] for part in item["parts"]] == [True] * len(item["parts"]) and item["rows"] == 3
+
+
+def test_parts_carry_the_float_columns_of_their_rows_in_order() -> None:
+    rows = table().add_column("ref_logps", [float(-number) for number in range(21)])
+    for part in Steps(rows, PLAN)[0, 0]["parts"]:
+        assert part["ref_logps"].tolist() == [-float(row) for row in part["row"]]
+        assert torch.equal(part["target"], torch.tensor([rows[row]["target"] for row in part["row"].tolist()]))
+
+
+def test_a_loader_hands_the_epoch_on_and_gives_items_as_they_are() -> None:
+    steps = Steps(table(), PLAN)
+    loader = StepLoader(steps)
+    loader.set_epoch(2)
+    assert [rows_of(item) for item in loader] == epoch_of(steps, 2)

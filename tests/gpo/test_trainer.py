@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from gpo.trainer import ROW_COLUMNS, GPOConfig, GPOTrainer
-from tests.gpo.small_training import TOKENIZER, make_rows, make_trainer, steps_of, weights_of
+from gpo.trainer import GPOConfig, GPOTrainer
+from tests.gpo.small_training import TOKENIZER, Gradients, make_rows, make_trainer, steps_of, weights_of
 from tests.tiny import make_tiny_model, save_tiny_model
 
 
@@ -56,16 +56,17 @@ def answer_logp_by_hand(model: Any, row: dict[str, Any]) -> Tensor:
     return total
 
 
+@pytest.mark.parametrize("layout", ["padded", "packed", "shared"])
 @pytest.mark.parametrize("length_power", [0.0, 0.5, 1.0])
-def test_loss_and_gradient_of_a_step_are_those_of_a_slow_loop(tmp_path: Path, length_power: float) -> None:
+def test_loss_and_gradient_of_a_step_are_those_of_a_slow_loop(tmp_path: Path, length_power: float, layout: str) -> None:
     rows = make_rows()
     for number, row in enumerate(rows):
         row["ref_logps"] = -30.0 - 7.5 * number
-    trainer = make_trainer(tmp_path, rows, length_power=length_power)
+    trainer = make_trainer(tmp_path, rows, length_power=length_power, layout=layout, batch_tokens=60)
     batch = next(iter(trainer.get_train_dataloader()))
     trainer.model.zero_grad()
-    loss = trainer.compute_loss(trainer.model, batch)
-    loss.backward()
+    assert len(batch["parts"]) > 1
+    loss = trainer.training_step(trainer.model, batch)
     found = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
 
     trainer.model.zero_grad()
@@ -75,7 +76,7 @@ def test_loss_and_gradient_of_a_step_are_those_of_a_slow_loop(tmp_path: Path, le
         ratio = answer_logp_by_hand(trainer.model, row) - row["ref_logps"]
         terms.append((ratio / len(row["completion_ids"]) ** length_power - row["target"]) ** 2)
     expected = sum(terms) / len(terms)
-    torch.testing.assert_close(loss.detach(), expected.detach(), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=1e-4)
     expected.backward()
     for name, parameter in trainer.model.named_parameters():
         largest = parameter.grad.abs().max()
@@ -120,7 +121,7 @@ def test_a_run_resumed_at_any_step_ends_with_the_bits_of_an_undisturbed_one(
     whole.train()
     assert whole.state.global_step == 8
 
-    saving = {**settings, "save_strategy": "steps", "save_steps": 1}
+    saving = {**settings, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
     make_trainer(tmp_path / "halved", rows, callbacks=[StopAt(stop)], **saving).train()
     checkpoint = get_last_checkpoint(str(tmp_path / "halved" / "steps"))
     assert checkpoint is not None and checkpoint.endswith(f"-{stop}")
@@ -134,17 +135,107 @@ def test_a_run_resumed_at_any_step_ends_with_the_bits_of_an_undisturbed_one(
         assert torch.equal(value, expected[name]), name
 
 
-@pytest.mark.parametrize("column", ROW_COLUMNS)
-def test_a_missing_column_is_named_with_those_that_are_there(tmp_path: Path, column: str) -> None:
-    rows = [{name: value for name, value in row.items() if name != column} for row in make_rows()]
-    with pytest.raises(ValueError, match=rf"train data set: missing \['{column}'\]; it has .*'prompt_id'"):
-        make_trainer(tmp_path, rows)
-
-
-def test_a_missing_data_set_is_told_with_the_columns_it_needs(tmp_path: Path) -> None:
+def test_a_missing_data_set_is_told(tmp_path: Path) -> None:
     args = GPOConfig(output_dir=str(tmp_path), use_cpu=True)
-    with pytest.raises(ValueError, match="train_dataset is missing; expected .* prompt_ids, completion_ids, target"):
+    with pytest.raises(ValueError, match="train_dataset is missing; expected a Dataset in one of the forms"):
         GPOTrainer(make_tiny_model(), args, processing_class=TOKENIZER)
+
+
+@pytest.mark.parametrize("layout", ["padded", "shared"])
+def test_accumulation_changes_neither_loss_nor_gradient(tmp_path: Path, layout: str) -> None:
+    """In float32 to 1e-5: four passes of 2 prompts are one of 8, also where a last step has fewer prompts."""
+    rows = make_rows(prompts=11)
+    settings: dict[str, Any] = {"batch_prompts": 8, "layout": layout, "max_grad_norm": 0.0}
+    found = []
+    for passes in (1, 4):
+        gradients = Gradients()
+        trainer = make_trainer(tmp_path, rows, gradient_accumulation_steps=passes, callbacks=[gradients], **settings)
+        trainer.train()
+        assert trainer.state.global_step == 2
+        found.append((steps_of(trainer), gradients.first))
+    (one, gradient), (four, other) = found
+    assert [step["loss"] for step in one] == pytest.approx([step["loss"] for step in four], rel=1e-5)
+    assert gradient.keys() == other.keys() and gradient
+    for name, value in gradient.items():
+        assert (value - other[name]).abs().max() <= 1e-5 * value.abs().max(), name
+
+
+def test_the_budget_of_tokens_changes_no_number(tmp_path: Path) -> None:
+    losses = []
+    for tokens in (40, 10_000):
+        trainer = make_trainer(tmp_path, batch_prompts=6, batch_tokens=tokens, num_train_epochs=3)
+        trainer.train()
+        losses.append([step["loss"] for step in steps_of(trainer)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_live_reference_gives_the_losses_of_one_computed_once(tmp_path: Path) -> None:
+    once, live = (make_trainer(tmp_path, precompute_ref_log_probs=once) for once in (True, False))
+    for trainer in (once, live):
+        trainer.train()
+    assert [step["loss"] for step in steps_of(once)] == [step["loss"] for step in steps_of(live)]
+    assert once.ref_model is None and live.ref_model is not None
+
+
+def test_kept_reference_log_probabilities_are_used_for_the_same_weights_rows_and_plan_only(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+
+    def files() -> set[str]:
+        return {path.name for path in folder.glob("reference-*.json")}
+
+    first = make_trainer(tmp_path, reference_folder=str(folder))
+    (kept,) = files()
+    path = folder / kept
+    path.write_text(path.read_text().replace('"logps": [', '"logps": [\n    -1e3,', 1).rsplit(",", 1)[0] + "\n  ]\n}\n")
+    again = make_trainer(tmp_path, reference_folder=str(folder))
+    assert again.train_dataset["ref_logps"][0] == -1e3 != first.train_dataset["ref_logps"][0]
+    assert files() == {kept}
+    make_trainer(tmp_path, reference_folder=str(folder), model=make_tiny_model(seed=1))
+    make_trainer(tmp_path, make_rows(seed=5), reference_folder=str(folder))
+    make_trainer(tmp_path, reference_folder=str(folder), batch_tokens=99)
+    assert len(files()) == 4
+
+
+def test_an_anchor_pulls_the_targets_toward_itself(tmp_path: Path) -> None:
+    rows = [{**row, "target": 0.0} for row in make_rows()]
+    anchor = make_tiny_model(seed=1)
+    trainer = make_trainer(tmp_path, rows, anchor_model=anchor, pull=0.5, batch_prompts=6)
+    trainer.train()
+    gaps = [
+        0.5 * (answer_logp_by_hand(anchor, row) - answer_logp_by_hand(make_tiny_model(), row)).item() for row in rows
+    ]
+    assert steps_of(trainer)[0]["loss"] == pytest.approx(sum(gap**2 for gap in gaps) / len(gaps), rel=1e-4)
+
+
+@pytest.mark.parametrize("objective", ["dpo", "ipo"])
+def test_pair_objectives_train_on_the_best_and_the_worst_answer(tmp_path: Path, objective: str) -> None:
+    settings = {"objective": objective, "select": "best-and-worst", "num_train_epochs": 20, "learning_rate": 3e-4}
+    trainer = make_trainer(tmp_path, **settings)
+    assert len(trainer.train_dataset) == 12
+    trainer.train()
+    losses = [step["loss"] for step in steps_of(trainer)]
+    assert losses[0] == pytest.approx({"dpo": 0.6931, "ipo": 25.0}[objective], rel=1e-3)
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_the_sft_term_is_the_likelihood_of_the_best_answers_a_token(tmp_path: Path) -> None:
+    rows = [{**row, "score": float(number % 3 == 1)} for number, row in enumerate(make_rows(scale=0.0))]
+    trainer = make_trainer(tmp_path, rows, sft=0.5, batch_prompts=6, batch_tokens=50)
+    trainer.train()
+    model = make_tiny_model()
+    terms = [-answer_logp_by_hand(model, row).item() / len(row["completion_ids"]) for row in rows[1::3]]
+    assert steps_of(trainer)[0]["loss"] == pytest.approx(0.5 * sum(terms) / len(rows), rel=1e-4)
+
+
+def test_a_stop_rule_ends_the_training_and_is_recorded(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, learning_rate=1e-2, num_train_epochs=20, stop_kl=1.0, stop_window=2)
+    trainer.train()
+    assert trainer.stopped is not None and trainer.stopped["rule"] == "kl"
+    assert trainer.state.global_step == trainer.stopped["step"] < 60
+    assert any(entry.get("stopped") == "kl" for entry in trainer.state.log_history)
+    calm = make_trainer(tmp_path)
+    calm.train()
+    assert calm.stopped is None
 
 
 @pytest.mark.parametrize("optim", ["rmsprop", "adamw_torch"])
@@ -194,3 +285,16 @@ def test_an_adapter_alone_is_trained_and_its_first_log_ratio_is_zero(tmp_path: P
     assert steps[0]["log_ratio_max_abs"] == 0.0 and steps[-1]["log_ratio_max_abs"] > 0.0
     moved = {name for name, value in weights_of(trainer).items() if not torch.equal(value, before[name])}
     assert moved and all("lora" in name for name in moved)
+
+
+def test_a_trained_adapter_that_goes_on_has_itself_as_reference(tmp_path: Path) -> None:
+    adapter = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    first = make_trainer(tmp_path, peft_config=adapter, learning_rate=1e-2)
+    first.train()
+    first.model.save_pretrained(tmp_path / "adapter")
+    for once in (True, False):
+        model = PeftModel.from_pretrained(make_tiny_model(), tmp_path / "adapter", is_trainable=True)
+        again = make_trainer(tmp_path, model=model, learning_rate=1e-2, precompute_ref_log_probs=once)
+        again.train()
+        steps = steps_of(again)
+        assert steps[0]["log_ratio_max_abs"] == 0.0 and steps[-1]["log_ratio_max_abs"] > 0.0

@@ -1,0 +1,96 @@
+"""`gpo report --watch`: the page of a run that is at work, served on loopback and made anew when the run has news.
+
+Only 127.0.0.1 is listened on, and only requests that name a loopback host are answered, so that a page of the web that
+resolves its own name to 127.0.0.1 reads nothing. There are two addresses: the page, and the version it is of.
+"""
+
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from gpo.errors import UserError
+from gpo.journal import RunDirectory
+from gpo.report.page import render
+from gpo.report.samples import select_prompts
+from gpo.report.story import tell
+
+LOOPBACK = "127.0.0.1"
+NAMES = (LOOPBACK, "localhost")
+QUIET_SECONDS = 3.0
+"""Between two versions of the page, or ten times what making one takes, whichever is longer."""
+
+
+class LivePage:
+    """The newest page; threads of the server share it."""
+
+    def __init__(self, directory: RunDirectory, prompts: int) -> None:
+        self._directory = directory
+        self._prompts = prompts
+        self._lock = threading.Lock()
+        self._state = ""
+        self._html = ""
+        self._next = 0.0
+
+    def version(self) -> str:
+        """Changes when the page shown is no longer the newest."""
+        with self._lock:
+            return self._state if time.monotonic() < self._next else self._on_disk()
+
+    def html(self) -> str:
+        """The page, made anew where the run has news."""
+        with self._lock:
+            state = self._on_disk()
+            if state != self._state and time.monotonic() >= self._next:
+                started = time.monotonic()
+                selection = select_prompts(self._directory, self._prompts)
+                self._html = render(tell(self._directory), selection, live=True)
+                self._state = state
+                self._next = time.monotonic() + max(QUIET_SECONDS, 10 * (time.monotonic() - started))
+            return self._html
+
+    def _on_disk(self) -> str:
+        """What stands in the files that grow: their sizes and times."""
+        names = ("run.json", "journal.jsonl", "metrics.jsonl")
+        found = [(self._directory.root / name) for name in names]
+        return " ".join(f"{file.stat().st_mtime_ns}:{file.stat().st_size}" for file in found if file.exists())
+
+
+class _Handler(BaseHTTPRequestHandler):
+    page: LivePage
+
+    def do_GET(self) -> None:
+        """`/` and `/version`; all else is not there."""
+        host = (self.headers.get("Host") or "").rpartition(":")[0] or self.headers.get("Host")
+        if host not in NAMES:
+            self._answer(421, "text/plain", f"expected a request to {LOOPBACK}")
+        elif self.path == "/version":
+            self._answer(200, "text/plain", self.page.version())
+        elif self.path == "/":
+            self._answer(200, "text/html", self.page.html())
+        else:
+            self._answer(404, "text/plain", "only / is here")
+
+    def _answer(self, status: int, kind: str, text: str) -> None:
+        body = text.encode("utf-8")
+        self.send_response(status)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Requests are no news."""
+
+
+def make_server(directory: RunDirectory, port: int, prompts: int) -> ThreadingHTTPServer:
+    """A server of the run's page on loopback, not yet serving; port 0: a free one. Raises UserError when taken."""
+    handler = type("Handler", (_Handler,), {"page": LivePage(directory, prompts)})
+    try:
+        return ThreadingHTTPServer((LOOPBACK, port), handler)
+    except OSError as error:
+        raise UserError(
+            f"--port {port}: cannot be listened on ({error.strerror}); choose another, or 0 for a free one"
+        ) from None

@@ -1,0 +1,172 @@
+"""The numbers of a run, read from its directory alone: what the page and the terminal both tell.
+
+Everything is plain values, ready for JSON. A run that is still at work has what is finished so far.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpo.errors import UserError
+from gpo.files import read_json_lines
+from gpo.journal import RunDirectory
+from gpo.report.distributions import correlation_within, histogram, shared_edges
+from gpo.report.samples import iterations_on_disk, read_json, read_table, shard_files, token_counts
+
+MOST_STEPS = 2000
+"""Training steps that are drawn; of a longer run every n-th."""
+
+
+def open_for_reading(root: Path) -> RunDirectory:
+    """A run directory to look at, also while a run is at work in it; raises UserError when it is none."""
+    if not (root / "run.json").is_file():
+        raise UserError(f"{root}: no run.json in it; expected a run directory, such as runs/NAME after `gpo run`")
+    return RunDirectory(root)
+
+
+def tell(directory: RunDirectory) -> dict[str, Any]:
+    """All numbers: `run`, `evaluations`, `rollouts`, `stages`, `steps`, `tournaments`."""
+    evaluations = read_evaluations(directory)
+    return {
+        "run": _run(directory),
+        "evaluations": evaluations,
+        "rollouts": _rollouts(directory),
+        "stages": _stages(directory),
+        "steps": _steps(directory),
+        "tournaments": tournaments(evaluations),
+    }
+
+
+def _run(directory: RunDirectory) -> dict[str, Any]:
+    state = read_json(directory.root / "run.json")
+    config = directory.root / "config.yaml"
+    kept = ("name", "status", "seed", "started", "updated", "versions")
+    return {name: state.get(name) for name in kept} | {
+        "iterations": state.get("config", {}).get("iterations"),
+        "trained_on": state.get("config", {}).get("preference", {}).get("train_on"),
+        "config": config.read_text(encoding="utf-8") if config.is_file() else "",
+    }
+
+
+def read_evaluations(directory: RunDirectory) -> list[dict[str, Any]]:
+    """evaluation.json of each finished iteration, in order; one without a journal line is still being made."""
+    numbers = sorted(
+        line["iteration"]
+        for line in directory.journal()
+        if line.get("event") == "stage" and line.get("stage") == "evaluate"
+    )
+    return [read_json(directory.evaluation(number)) for number in numbers]
+
+
+def _rollouts(directory: RunDirectory) -> dict[str, Any]:
+    """Distributions of score, target and length of all training answers, by iteration, on shared edges."""
+    columns = {
+        number: _answers(directory, number)
+        for number in iterations_on_disk(directory)
+        if shard_files(directory, number)
+    }
+    edges = {name: shared_edges([answers[name] for answers in columns.values()]) for name in ("score", "target")}
+    rows = []
+    for number, answers in columns.items():
+        rows.append(
+            {
+                "iteration": number,
+                "prompts": int(answers["prompt"].max() + 1),
+                "answers": len(answers["length"]),
+                "length_tokens": float(answers["length"].mean()),
+                "cut_share": float(answers["cut"].mean()),
+                "twin_share": float(answers["twin"].mean()),
+                "length_score_correlation": correlation_within(answers["prompt"], answers["length"], answers["score"]),
+                "score": histogram(answers["score"], edges["score"]),
+                "target": histogram(answers["target"], edges["target"]),
+            }
+        )
+    return {"edges": {name: values.tolist() for name, values in edges.items()}, "iterations": rows}
+
+
+def _answers(directory: RunDirectory, iteration: int) -> dict[str, Any]:
+    """Columns over all answers of an iteration: prompt number, length, score, target, cut, word for word a twin."""
+    names = ["completion", "completion_ids", "finish_reason", "score", "target"]
+    found: dict[str, list[Any]] = {name: [] for name in ("prompt", "length", "score", "target", "cut", "twin")}
+    prompts = 0
+    for path in shard_files(directory, iteration):
+        table = read_table(path, names)
+        for counts in token_counts(table):
+            found["length"] += counts
+            found["prompt"] += [prompts] * len(counts)
+            prompts += 1
+        for texts in table["completion"].to_pylist():
+            found["twin"] += [texts.count(text) > 1 for text in texts]
+        for name in ("score", "target"):
+            found[name] += table[name].combine_chunks().flatten().to_pylist()
+        found["cut"] += [reason != "stop" for reason in table["finish_reason"].combine_chunks().flatten().to_pylist()]
+    kinds: dict[str, Any] = {"prompt": np.int64}
+    return {name: np.array(values, dtype=kinds.get(name, np.float64)) for name, values in found.items()}
+
+
+def _stages(directory: RunDirectory) -> list[dict[str, Any]]:
+    """Each stage that ended, with the moment it began (seconds since the first line), and the one still open."""
+    lines = directory.journal()
+    if not lines:
+        return []
+    zero = lines[0]["time"]
+    stages = [
+        {
+            "stage": line["stage"],
+            "iteration": line["iteration"],
+            "begin": line["time"] - line.get("seconds", 0.0) - zero,
+            "seconds": line.get("seconds", 0.0),
+            "open": False,
+        }
+        for line in lines
+        if line.get("event") == "stage"
+    ]
+    begun = [line for line in lines if line.get("event") == "begin"]
+    if begun and not any((s["stage"], s["iteration"]) == (begun[-1]["stage"], begun[-1]["iteration"]) for s in stages):
+        last = begun[-1]
+        seconds = lines[-1]["time"] - last["time"]
+        stages.append(
+            {
+                "stage": last["stage"],
+                "iteration": last["iteration"],
+                "begin": last["time"] - zero,
+                "seconds": seconds,
+                "open": True,
+            }
+        )
+    return stages
+
+
+def _steps(directory: RunDirectory) -> list[dict[str, Any]]:
+    """Logged training steps, numbered over the whole run; a step that a restart logged twice counts once."""
+    newest = {(line["iteration"], line["step"]): line for line in read_json_lines(directory.metrics)}
+    kept = ("iteration", "step", "loss", "grad_norm", "learning_rate")
+    lines = [newest[key] for key in sorted(newest)]
+    every = -(-len(lines) // MOST_STEPS) or 1
+    return [
+        {"total": total} | {name: line[name] for name in kept if name in line}
+        for total, line in enumerate(lines, start=1)
+        if total % every == 0
+    ]
+
+
+def tournaments(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each judge all checkpoints against all: `names` and `rate[i][j]`, None where nobody compared the two."""
+    if not evaluations:
+        return []
+    numbers = [0, *(evaluation["iteration"] for evaluation in evaluations)]
+    found = []
+    for judge in evaluations[0]["judges"]:
+        rates: dict[tuple[int, int], float] = {(number, number): 0.5 for number in numbers}
+        for evaluation in evaluations:
+            verdict = evaluation["judges"].get(judge)
+            if verdict is None:
+                continue
+            others = {0: verdict["vs_start"], **{int(name): rate for name, rate in verdict["vs"].items()}}
+            for other, rate in others.items():
+                rates[evaluation["iteration"], other] = rate["win_rate"]
+                rates[other, evaluation["iteration"]] = 1 - rate["win_rate"]
+        names = ["start" if number == 0 else f"iteration {number}" for number in numbers]
+        found.append({"judge": judge, "names": names, "rate": [[rates.get((a, b)) for b in numbers] for a in numbers]})
+    return found

@@ -1,0 +1,36 @@
+"""Checkpoints inside a training: which of them are whole, after a kill at any moment.
+
+transformers writes a checkpoint's files one by one into its final folder. A marker is written when the last is there;
+a folder without it is what a kill left behind, and is never resumed from.
+"""
+
+import shutil
+from pathlib import Path
+
+from gpo.files import write_text
+
+MARKER = "whole"
+PREFIX = "checkpoint-"
+
+
+def mark_whole(checkpoint: Path) -> None:
+    """Say that every file of the checkpoint is there."""
+    write_text(checkpoint / MARKER, "every file of this checkpoint was written\n")
+
+
+def last_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole; None where there is none."""
+    steps = [path for path in folder.glob(f"{PREFIX}*") if (path / MARKER).is_file()]
+    return max(steps, key=step_of, default=None)
+
+
+def drop_torn(folder: Path) -> None:
+    """Remove what kills left behind, so that no other tool resumes from it."""
+    for path in folder.glob(f"{PREFIX}*"):
+        if not (path / MARKER).is_file():
+            shutil.rmtree(path)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The number in its name."""
+    return int(checkpoint.name.removeprefix(PREFIX))

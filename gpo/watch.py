@@ -1,0 +1,105 @@
+"""What a training step tells of itself, and the rules that stop a training that goes wrong.
+
+The numbers are pure functions of a step's rows. Shapes: N answers of a step, over all workers.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+LARGEST_EXPONENT = 30.0
+"""Log-ratios beyond it do not overflow the importance weights."""
+
+
+def step_numbers(ratio_N: Tensor, target_N: Tensor, length_N: Tensor, clamp: float | None = None) -> dict[str, float]:
+    """Metrics of a step from log-ratios and targets in nats and lengths in tokens.
+
+    log_ratio_mean, log_ratio_max_abs
+    target_correlation, target_slope   of the log-ratio on its target; a slope of 1 is the minimum of the loss
+    kl                       mean ratio^2 / 2, which agrees with KL(pi | pi_ref) and KL(pi_ref | pi) to second order
+    length                   mean of the rows
+    length_expected          the same under the moved policy: weighted by exp(ratio), normalised by the weights
+    length_target_correlation
+    clamped                  share of targets at the clamp, if there is one
+
+    Correlations are left out where one side does not vary.
+    """
+    ratio, target, length = ratio_N.double(), target_N.double(), length_N.double()
+    weight = ratio.clamp(max=LARGEST_EXPONENT).exp()
+    numbers = {
+        "log_ratio_mean": ratio.mean().item(),
+        "log_ratio_max_abs": ratio.abs().max().item(),
+        "kl": ratio.square().mean().item() / 2,
+        "length": length.mean().item(),
+        "length_expected": ((weight * length).sum() / weight.sum()).item(),
+    }
+    if varies(ratio) and varies(target):
+        numbers["target_correlation"] = correlation(ratio, target)
+        centred = target - target.mean()
+        numbers["target_slope"] = ((ratio * centred).sum() / centred.square().sum()).item()
+    if varies(length) and varies(target):
+        numbers["length_target_correlation"] = correlation(length, target)
+    if clamp is not None:
+        numbers["clamped"] = (target.abs() >= clamp * (1 - 1e-6)).double().mean().item()
+    return numbers
+
+
+def varies(values: Tensor) -> bool:
+    """Whether there are two different values."""
+    return len(values) > 1 and bool((values != values[0]).any())
+
+
+def correlation(one: Tensor, other: Tensor) -> float:
+    """Pearson's r of two vectors that vary."""
+    return torch.corrcoef(torch.stack([one, other]))[0, 1].item()
+
+
+@dataclass(frozen=True, slots=True)
+class StopLimits:
+    """When to stop; None never does. Each is compared with the mean of the last `window` steps."""
+
+    kl: float | None = None
+    """Nats an answer, as `step_numbers` estimates it."""
+    length_growth: float | None = None
+    """Expected length under the moved policy over that of the rows, minus 1; 0.2 is a fifth longer."""
+    collapse: float | None = None
+    """Nats by which the mean log-ratio of all answers has fallen: mass goes to text that nobody sampled."""
+    window: int = 5
+
+
+class StopRule(TrainerCallback):
+    """Stops the training when a limit is passed, and keeps which, in `stopped` and in the log history."""
+
+    def __init__(self, limits: StopLimits) -> None:
+        self._limits = limits
+        self._seen: list[dict[str, float]] = []
+        self.stopped: dict[str, Any] | None = None
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self.stopped is not None or not logs or "log_ratio_mean" not in logs:
+            return
+        self._seen = [*self._seen, self._values(logs)][-self._limits.window :]
+        if len(self._seen) < self._limits.window:
+            return
+        for name, limit in (
+            ("kl", self._limits.kl),
+            ("length_growth", self._limits.length_growth),
+            ("collapse", self._limits.collapse),
+        ):
+            value = sum(seen[name] for seen in self._seen) / len(self._seen)
+            if limit is not None and value > limit:
+                self.stopped = {"rule": name, "value": value, "limit": limit, "step": state.global_step}
+                state.log_history.append({"stopped": name, **self.stopped})
+                control.should_training_stop = True
+                return
+
+    @staticmethod
+    def _values(logs: dict[str, float]) -> dict[str, float]:
+        return {
+            "kl": logs["kl"],
+            "length_growth": logs["length_expected"] / logs["length"] - 1,
+            "collapse": -logs["log_ratio_mean"],
+        }

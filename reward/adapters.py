@@ -1,0 +1,91 @@
+"""LoRA and QLoRA on the backbone, with the heads trained in full.
+What it is: adapters put on a backbone by peft, and the weights that a backbone without adapters would need to compute
+the same. What it is not: it trains and writes nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from reward.errors import RewardInputError
+from reward.training_settings import AdapterSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ADAPTER = "default"
+
+
+def add_adapters(backbone: "PreTrainedModel", settings: AdapterSettings, seed: int) -> None:
+    """Freeze the backbone and put trained adapters into it, in place."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    targets = list(settings.targets) or linear_names(backbone)
+    config = LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            inject_adapter_in_model(config, backbone, adapter_name=ADAPTER)
+        except ValueError as error:
+            raise RewardInputError(f"adapter.targets = {targets}: {error}") from None
+    for name, weight in backbone.named_parameters():
+        weight.requires_grad_("lora_" in name)
+
+
+def linear_names(backbone: nn.Module) -> list[str]:
+    """Last parts of the names of all linear layers."""
+    return sorted({name.rpartition(".")[2] for name, layer in backbone.named_modules() if isinstance(layer, nn.Linear)})
+
+
+def merged_backbone(model: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """State of `model` with the adapters of the part under `prefix` added into its weights; nothing is changed."""
+    layers = {name: layer for name, layer in model.named_modules() if _is_adapted(layer)}
+    state: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        owner = next((known for known in _owners(name) if known in layers), None)
+        if owner is None:
+            state[name] = tensor
+        elif name == f"{owner}.base_layer.weight":
+            state[f"{owner}.weight"] = _merged(layers[owner])
+        elif name == f"{owner}.base_layer.bias":
+            state[f"{owner}.bias"] = tensor
+    return state
+
+
+def _owners(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]
+
+
+def _is_adapted(layer: nn.Module) -> bool:
+    return hasattr(layer, "get_delta_weight") and hasattr(layer, "base_layer")
+
+
+@torch.no_grad()
+def _merged(layer: Any) -> Tensor:
+    weight = layer.base_layer.weight
+    if hasattr(weight, "quant_state"):
+        import bitsandbytes
+
+        weight = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
+    delta = layer.get_delta_weight(ADAPTER)
+    return (weight.float() + delta.float()).cpu()
+
+
+def quantization() -> Any:
+    """transformers' settings for a backbone in 4 bits (NF4, as in the QLoRA paper); raises where they cannot work."""
+    from importlib.util import find_spec
+
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise RewardInputError("adapter.quantized is on, but bitsandbytes is missing; `pip install bitsandbytes`")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )

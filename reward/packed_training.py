@@ -1,0 +1,153 @@
+"""Attention over a packed row of conversations with a gradient, for training.
+What it is: the attention of `reward.packed_attention` step by step, forward and backward, as one autograd function
+for all segments of a layer, registered with transformers for the lifetime of a model in training. Probabilities are
+computed again in the backward pass, so that memory grows with the tokens and not with their square. What it is not: it
+forms no batches and computes no loss.
+
+Step by step ("eager") because on the CPU the backward pass of the fused kernels is slow for short rows; one function
+for all segments because slicing under autograd would fill a tensor of the whole row with zeros for every segment.
+Under autocast the products run in its type; logits and probabilities are float32 always.
+
+Shape suffixes: T packed tokens, G key heads, R query heads a key head, Q a segment's tokens, S what it sees, E head size.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from reward.packed_attention import PackedMasks
+from reward.packing import PackedRows, Segment
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NAME = "gpo_packed_training"
+
+
+def use_packed_attention(backbone: "PreTrainedModel") -> None:
+    """From now on this model's attention goes by segments: it runs packed rows only."""
+    AttentionInterface.register(NAME, training_attention)
+    backbone.config._attn_implementation = NAME
+
+
+def trained_states(backbone: nn.Module, packed: PackedRows, device: torch.device) -> Tensor:
+    """Final-norm states_TH of every packed token, with a gradient; `use_packed_attention` comes before."""
+    ids, positions = (torch.tensor([ids], device=device) for ids in (packed.input_ids, packed.position_ids))
+    masks = PackedMasks(packed.segments, torch.float32, device)
+    output = backbone(input_ids=ids, position_ids=positions, use_cache=False, packed_masks=masks)
+    states_TH: Tensor = output.last_hidden_state[0]
+    return states_TH
+
+
+def training_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    packed_masks: PackedMasks,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls in each layer, with tensors of shape (1, heads, T, head size)."""
+    device = query.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
+    rule = _Rule(packed_masks, scaling, sliding_window, softcap, dtype)
+    return _SegmentAttention.apply(query, key, value, rule), None
+
+
+class _Rule:
+    """Who sees whom, and how logits come about."""
+
+    def __init__(
+        self, masks: PackedMasks, scaling: float, window: int | None, softcap: float | None, dtype: torch.dtype
+    ) -> None:
+        self.masks, self.scaling, self.window, self.softcap, self.dtype = masks, scaling, window, softcap, dtype
+
+    def probabilities(self, q_GNE: Tensor, k_GSE: Tensor, segment: Segment) -> tuple[Tensor, Tensor | None]:
+        """(float32 probabilities, derivative of the logits' cap or None), N = R * Q rows a key head."""
+        mask_QS = self.masks.mask(segment, self.window)
+        raw_GNS = torch.bmm(q_GNE, k_GSE.transpose(1, 2))
+        raw_GRQS = raw_GNS.view(len(raw_GNS), -1, *mask_QS.shape)
+        slope = None
+        if self.softcap is None:
+            logits = torch.add(mask_QS, raw_GRQS, alpha=self.scaling)
+        else:
+            bent = torch.tanh(raw_GRQS.float() * (self.scaling / self.softcap))
+            logits = torch.add(mask_QS, bent, alpha=self.softcap)
+            slope = (1 - bent.square()).view(raw_GNS.shape)
+        return torch.softmax(logits, dim=-1).view(raw_GNS.shape), slope
+
+
+class _SegmentAttention(torch.autograd.Function):
+    """All segments of one layer."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, rule: _Rule) -> Tensor:
+        with torch.autocast(query.device.type, enabled=False):
+            q_GRTE, k_GTE, v_GTE = _by_key_head(query, key, value, rule.dtype)
+            groups, per_group, tokens, size = q_GRTE.shape
+            out_TGRE = v_GTE.new_empty(tokens, groups, per_group, size)
+            for segment in rule.masks.segments:
+                own = slice(segment.start, segment.stop)
+                q_GNE = q_GRTE[:, :, own].reshape(groups, -1, size)
+                probability, _ = rule.probabilities(q_GNE, _seen(k_GTE, segment), segment)
+                o_GNE = torch.bmm(probability.to(rule.dtype), _seen(v_GTE, segment))
+                out_TGRE[own] = o_GNE.view(groups, per_group, -1, size).permute(2, 0, 1, 3)
+        ctx.rule, ctx.types = rule, (query.dtype, key.dtype, value.dtype)
+        ctx.save_for_backward(query, key, value, out_TGRE)
+        return out_TGRE.view(1, tokens, groups * per_group, size)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+        query, key, value, out_TGRE = ctx.saved_tensors
+        rule: _Rule = ctx.rule
+        with torch.autocast(query.device.type, enabled=False):
+            q_GRTE, k_GTE, v_GTE = _by_key_head(query, key, value, rule.dtype)
+            groups, per_group, tokens, size = q_GRTE.shape
+            grad_TGRE = grad.view(out_TGRE.shape).to(rule.dtype)
+            # A prompt is seen by several segments, whose gradients add up.
+            dq_GRTE = torch.empty(q_GRTE.shape, dtype=torch.float32, device=query.device)
+            dk_GTE, dv_GTE = (torch.zeros(k_GTE.shape, dtype=torch.float32, device=query.device) for _ in "kv")
+            for segment in rule.masks.segments:
+                own = slice(segment.start, segment.stop)
+                rows = (groups, -1, size)
+                q_GNE = q_GRTE[:, :, own].reshape(rows)
+                do_GNE = grad_TGRE[own].permute(1, 2, 0, 3).reshape(rows)
+                o_GNE = out_TGRE[own].permute(1, 2, 0, 3).reshape(rows)
+                k_GSE, v_GSE = _seen(k_GTE, segment), _seen(v_GTE, segment)
+                probability, slope = rule.probabilities(q_GNE, k_GSE, segment)
+                _add_seen(dv_GTE, segment, torch.bmm(probability.to(rule.dtype).transpose(1, 2), do_GNE))
+                inner_GN1 = (do_GNE.float() * o_GNE.float()).sum(-1, keepdim=True)
+                d_logits = (torch.bmm(do_GNE, v_GSE.transpose(1, 2)) - inner_GN1).mul_(probability)
+                d_logits = d_logits if slope is None else d_logits.mul_(slope)
+                d_raw_GNS = d_logits.to(rule.dtype)
+                dq_GNE = torch.bmm(d_raw_GNS, k_GSE)
+                dq_GRTE[:, :, own] = dq_GNE.view(groups, per_group, -1, size).float() * rule.scaling
+                _add_seen(dk_GTE, segment, torch.bmm(d_raw_GNS.transpose(1, 2), q_GNE), rule.scaling)
+        q_type, k_type, v_type = ctx.types
+        dq = dq_GRTE.view(1, groups * per_group, tokens, size)
+        return dq.to(q_type), dk_GTE[None].to(k_type), dv_GTE[None].to(v_type), None
+
+
+def _by_key_head(query: Tensor, key: Tensor, value: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    groups = key.shape[1]
+    q_GRTE = query[0].to(dtype).unflatten(0, (groups, -1))
+    return q_GRTE, key[0].to(dtype), value[0].to(dtype)
+
+
+def _seen(tensor_GTE: Tensor, segment: Segment) -> Tensor:
+    parts = [tensor_GTE[:, start:stop] for start, stop in segment.seen]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _add_seen(total_GTE: Tensor, segment: Segment, part_GSE: Tensor, factor: float = 1.0) -> None:
+    done = 0
+    for start, stop in segment.seen:
+        total_GTE[:, start:stop].add_(part_GSE[:, done : done + stop - start], alpha=factor)
+        done += stop - start

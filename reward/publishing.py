@@ -1,0 +1,72 @@
+"""From a model in training to a checkpoint that loads as it is.
+What it is: the whole weights gathered from however they are sharded, adapters merged, gate scaling and learned tau
+folded into the published form, one plain directory written. What it is not: it decides neither when nor where.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModel
+
+from reward.adapters import merged_backbone
+from reward.heads import PROMPT_HEAD
+from reward.model import GeneralPreferenceModel
+from reward.settings import RewardSettings
+
+if TYPE_CHECKING:
+    from reward.trainer import PairTrainer
+
+_BACKBONE, _HEADS, _LOG_TAU, _LM_HEAD = "model.backbone.", "model.heads.", "log_tau", "lm_head.weight"
+
+
+def whole_state(trainer: "PairTrainer") -> dict[str, Tensor]:
+    """Every weight on the CPU; all workers call it, the first one needs the result."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.settings.adapter is not None and trainer.settings.sharding != "zero3":
+        return merged_backbone(model, _BACKBONE)
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        wrapped = trainer.model_wrapped
+        state: dict[str, Tensor] = trainer.accelerator.get_state_dict(wrapped)
+        return state
+    found: dict[str, Tensor] = model.state_dict()
+    return found
+
+
+def publish_model(trainer: "PairTrainer", state: dict[str, Tensor], directory: Path) -> None:
+    """Write the published layout with the tokenizer; called by one worker."""
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    dtype = getattr(torch, trainer.settings.precision)
+    model = published_model(trained, state, dtype)
+    model.save_pretrained(directory, trainer.tokenizer)
+
+
+def published_model(trained: Any, state: dict[str, Tensor], dtype: torch.dtype) -> GeneralPreferenceModel:
+    """The model as it is used, its backbone in `dtype` and its heads in float32."""
+    source: GeneralPreferenceModel = trained.model
+    config = source.backbone.config
+    with torch.device("meta"):
+        backbone = AutoModel.from_config(config, attn_implementation="eager", dtype=dtype)
+    model = GeneralPreferenceModel(backbone, _published_settings(trained, state))
+    parts = {"backbone": {}, "heads": {}}  # type: dict[str, dict[str, Tensor]]
+    for name, tensor in state.items():
+        for kind, prefix in (("backbone", _BACKBONE), ("heads", _HEADS)):
+            if name.startswith(prefix):
+                wanted = dtype if kind == "backbone" else torch.float32
+                parts[kind][name.removeprefix(prefix)] = tensor.detach().cpu().to(wanted)
+    if trained.gate_factor != 1 and PROMPT_HEAD in parts["heads"]:
+        prompt_head = parts["heads"][PROMPT_HEAD]
+        parts["heads"][PROMPT_HEAD] = prompt_head / prompt_head.shape[1] ** 0.5
+    model.backbone.load_state_dict(parts["backbone"], assign=True)
+    model.heads.load_state_dict(parts["heads"])
+    model.source = source.source
+    if _LM_HEAD in state:
+        model._live_lm_head = state[_LM_HEAD]
+    return model
+
+
+def _published_settings(trained: Any, state: dict[str, Tensor]) -> RewardSettings:
+    tau = trained.tau if _LOG_TAU not in state else float(state[_LOG_TAU].float().exp())
+    return dataclasses.replace(trained.model.settings, tau=tau / trained.gate_factor)

@@ -1,0 +1,90 @@
+"""The model a training starts from: a language model with fresh heads, or a reward model whose heads go on.
+What it is: which of the two a directory holds, float32 master weights, adapters and checkpointing as set. What it is
+not: it wraps nothing for training.
+"""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+from transformers import AutoConfig, AutoModel
+
+from reward.adapters import add_adapters, quantization
+from reward.checkpoint import check_directory, read_tensors
+from reward.errors import RewardInputError
+from reward.heads import VALUE_HEAD, read_head_tensors
+from reward.model import GeneralPreferenceModel, choose_attention
+from reward.settings import RewardSettings
+from reward.training_settings import TrainingSettings
+
+logger = logging.getLogger(__name__)
+
+
+def has_heads(directory: str | Path) -> bool:
+    """Whether a directory holds a reward model."""
+    check_directory(Path(directory))
+    return VALUE_HEAD in read_tensors(Path(directory), [VALUE_HEAD])
+
+
+def open_model(directory: str | Path, settings: TrainingSettings) -> GeneralPreferenceModel:
+    """The model in float32, ready to be trained."""
+    source = Path(directory)
+    trust = settings.trust_remote_code
+    if settings.adapter is not None and settings.adapter.quantized:
+        model = _open_quantized(source, settings)
+    elif has_heads(source) and not settings.new_heads:
+        model = GeneralPreferenceModel.from_pretrained(source, dtype="float32", trust_remote_code=trust)
+    else:
+        model = GeneralPreferenceModel.from_backbone(
+            source, settings.reward_settings(), seed=settings.seed, dtype="float32", trust_remote_code=trust
+        )
+    model.settings = _settings_of(source, model.settings, settings)
+    model.heads.l2_normalize = model.settings.l2_normalize
+    if settings.adapter is not None:
+        add_adapters(model.backbone, settings.adapter, settings.seed)
+    if settings.gradient_checkpointing:
+        model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        if settings.adapter is not None:
+            model.backbone.enable_input_require_grads()
+    return model
+
+
+def _settings_of(source: Path, found: RewardSettings, settings: TrainingSettings) -> RewardSettings:
+    """Those of the heads that go on, with policies given for this training; fresh heads have them already."""
+    if not has_heads(source) or settings.new_heads:
+        return found
+    wanted = settings.reward_settings()
+    given = settings.value_head_dim is not None or settings.head == "bt"
+    if given and (wanted.value_head_dim, wanted.gated) != (found.value_head_dim, found.gated):
+        raise RewardInputError(
+            f"{source} is a reward model with head {found.head}, value_head_dim {found.value_head_dim} and gated "
+            f"{found.gated}, the training asks for {wanted.head}, {wanted.value_head_dim} and {wanted.gated}; leave "
+            "them out to go on with its heads, or set new_heads to true to replace them"
+        )
+    logger.info("going on with the heads of %s: %s of width %d", source, found.head, found.value_head_dim)
+    names = ("tau", "l2_normalize")
+    return dataclasses.replace(
+        found, **{name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
+    )
+
+
+def _open_quantized(source: Path, settings: TrainingSettings) -> GeneralPreferenceModel:
+    config = AutoConfig.from_pretrained(source, trust_remote_code=settings.trust_remote_code)
+    backbone = AutoModel.from_pretrained(
+        source,
+        config=config,
+        quantization_config=quantization(),
+        attn_implementation=choose_attention(config, None),
+        trust_remote_code=settings.trust_remote_code,
+    )
+    if has_heads(source) and not settings.new_heads:
+        tensors = read_head_tensors(source, int(config.get_text_config().hidden_size))
+        plain = GeneralPreferenceModel.from_pretrained(source)
+        model = GeneralPreferenceModel(backbone, plain.settings)
+        model.heads.load(tensors)
+    else:
+        model = GeneralPreferenceModel(backbone, settings.reward_settings())
+        model.heads.initialise(settings.seed)
+        model.heads.to(backbone.device)
+    model.source = source
+    return model

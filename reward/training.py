@@ -1,0 +1,275 @@
+"""Training a reward model, backbone and all, as one worker of a training does it.
+What it is: data and model in, step checkpoints on the way, a published checkpoint with `training_metrics.json` out; a
+worker that is started again goes on from the last whole step checkpoint, and ends with the same weights. What it is
+not: it starts no other workers (`gpo.reward_training` and the launch scripts do): it finds them by torch.distributed.
+
+A training leaves below its output directory: `training/steps` while it runs, `training/best` where more than one
+checkpoint is kept, `training/metrics.jsonl`.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, TrainingArguments
+
+from reward.best_checkpoints import BestCheckpoints
+from reward.checkpoint import publish
+from reward.encoded_pairs import EncodedPair, EncodingCounts, PairEncoder, encode_all
+from reward.encoding import ConversationEncoder
+from reward.errors import RewardInputError
+from reward.pair_metrics import correct_pairs
+from reward.pair_model import PairModel
+from reward.pair_sources import PairSource, load_pairs, mixed_stream
+from reward.publishing import publish_model, whole_state
+from reward.sharding import argument_values
+from reward.starting_model import open_model
+from reward.step_plan import PlannedPasses, Share, StreamedPasses, StreamOfGroups, grouped, plan_steps
+from reward.trainer import PairTrainer, last_whole_checkpoint
+from reward.training_log import MetricsFile
+from reward.training_settings import TrainingSettings
+
+logger = logging.getLogger(__name__)
+
+METRICS_FILE = "training_metrics.json"
+FORMAT_VERSION = 1
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingTask:
+    """What a worker is told."""
+
+    backbone: str
+    """A language model, or a reward model to continue."""
+    train: tuple[PairSource, ...]
+    heldout: tuple[PairSource, ...] = ()
+    output: str
+    settings: TrainingSettings
+    stream_buffer: int = 0
+    """Groups in the shuffle buffer of a stream; 0: data are read at once."""
+    collective_seconds: int = 1800
+    """Deadline of everything that workers do together."""
+
+    @property
+    def folder(self) -> Path:
+        """Of everything but the result."""
+        return Path(self.output) / "training"
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Encoded pairs and the counts of what was left out."""
+
+    passes: PlannedPasses | StreamedPasses
+    heldout: list[EncodedPair]
+    counts: dict[str, Any]
+    epochs: float
+
+
+def train_pairs(task: TrainingTask, on_line: Callable[[dict[str, Any]], None] | None = None) -> Report | None:
+    """Train to the end; the first worker returns the report, the others None. `on_line` sees each logged line."""
+    started = time.perf_counter()
+    settings = task.settings
+    arguments = TrainingArguments(**_argument_values(task))
+    tokenizer = AutoTokenizer.from_pretrained(task.backbone, trust_remote_code=settings.trust_remote_code)
+    model = PairModel(open_model(task.backbone, settings), settings)
+    encoder = PairEncoder(ConversationEncoder(tokenizer, model.model.settings, settings.max_length))
+    share = Share(
+        rank=arguments.process_index,
+        world=arguments.world_size,
+        accumulation=settings.accumulation,
+        share_beginnings=model.shares_beginnings,
+        with_answers=settings.sft_weight > 0,
+    )
+    data = _read(task, encoder, share)
+    best = None
+    if data.heldout:
+        best = BestCheckpoints(task.folder / "best", settings.best_metric, settings.more_is_better, settings.keep_best)
+    resumed = last_whole_checkpoint(task.folder / "steps")
+    step = int(resumed.name.rpartition("-")[2]) if resumed else 0
+    lines = MetricsFile(task.folder / "metrics.jsonl", data.epochs, on_line)
+    if arguments.process_index == 0:
+        _tidy(task, resumed, step, best, lines)
+    trainer = PairTrainer(model, arguments, data.passes, data.heldout, best, tokenizer, [lines])
+    trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+    return _finish(trainer, task, data, started)
+
+
+def _argument_values(task: TrainingTask) -> dict[str, Any]:
+    settings = task.settings
+    return {
+        "output_dir": str(task.folder / "steps"),
+        "learning_rate": settings.learning_rate,
+        "weight_decay": settings.weight_decay,
+        "adam_beta1": settings.betas[0],
+        "adam_beta2": settings.betas[1],
+        "lr_scheduler_type": "constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
+        "warmup_steps": settings.warmup_ratio,
+        "num_train_epochs": 1.0,  # The plan counts the epochs: to the trainer all steps are one.
+        "max_steps": settings.max_steps if task.stream_buffer and settings.max_steps else -1,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": settings.accumulation,
+        "max_grad_norm": settings.max_grad_norm,
+        "bf16": settings.precision == "bfloat16",
+        "seed": settings.seed,
+        "save_strategy": "steps" if settings.save_steps else "no",
+        "save_steps": settings.save_steps or 500,
+        "eval_strategy": "steps" if settings.evaluate_steps and task.heldout else "no",
+        "eval_steps": settings.evaluate_steps or None,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": list(settings.trackers),
+        "disable_tqdm": True,
+        "dataloader_num_workers": 0,
+        "remove_unused_columns": False,
+        "ddp_timeout": task.collective_seconds,
+        "ddp_find_unused_parameters": False,
+        **argument_values(settings),
+    }
+
+
+def _read(task: TrainingTask, encoder: PairEncoder, share: Share) -> _Data:
+    settings = task.settings
+    heldout, held_counts = _load(task.heldout, encoder, settings) if task.heldout else ([], {})
+    flat_heldout = [pair for part in heldout for pair in part]
+    if task.stream_buffer:
+        if settings.max_steps is None:
+            raise RewardInputError("the data are streamed and max_steps is not given; a stream has no end: give it")
+        make = _Again(partial(mixed_stream, task.train, settings.seed, task.stream_buffer))
+        stream = StreamOfGroups(make, encoder, settings.cut_pairs)
+        return _Data(StreamedPasses(stream, settings.batch_pairs, share), flat_heldout, {"heldout": held_counts}, 1.0)
+    train, counts = _load(task.train, encoder, settings)
+    _warn_shared(train, flat_heldout)
+    sources = [grouped(pairs) for pairs in train]
+    steps = plan_steps(
+        sources,
+        [source.weight for source in task.train],
+        seed=settings.seed,
+        epochs=settings.epochs,
+        batch_pairs=settings.batch_pairs,
+        max_steps=settings.max_steps,
+    )
+    counted = {"train": counts, "heldout": held_counts}
+    return _Data(PlannedPasses(sources, steps, share), flat_heldout, counted, settings.epochs)
+
+
+class _Again:
+    """An iterable that begins anew each time it is gone through."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Any:
+        return iter(self._make())
+
+
+def _load(
+    sources: Sequence[PairSource], encoder: PairEncoder, settings: TrainingSettings
+) -> tuple[list[list[EncodedPair]], dict[str, Any]]:
+    encoded, counts = [], {}
+    for source in sources:
+        loaded = load_pairs(source)
+        if settings.loss == "margin" and any(pair.target_prob != 1.0 for pair in loaded.pairs):
+            raise RewardInputError(f"{source.path}: it has target_prob, and a margin loss knows no soft labels")
+        pairs, cut = encode_all(encoder, loaded.pairs, settings.cut_pairs)
+        encoded.append(pairs)
+        counts[source.label] = _counts(len(pairs), loaded.duplicates, loaded.ties, cut)
+    return encoded, counts
+
+
+def _counts(used: int, duplicates: int, ties: int, cut: EncodingCounts) -> dict[str, int]:
+    found = {"used": used, "duplicates": duplicates, "ties": ties, "truncated_rows": cut.truncated_rows}
+    return found | {"alike_when_cut": cut.alike, "answer_cut_away": cut.no_answer}
+
+
+def _warn_shared(train: Sequence[Sequence[EncodedPair]], heldout: Sequence[EncodedPair]) -> None:
+    groups = {pair.pair.group for part in train for pair in part}
+    shared = groups & {pair.pair.group for pair in heldout}
+    if shared:
+        logger.warning("%d held-out groups are also trained on: that accuracy is too good", len(shared))
+
+
+def _tidy(
+    task: TrainingTask, resumed: Path | None, step: int, best: BestCheckpoints | None, lines: MetricsFile
+) -> None:
+    """Take away what a training that was stopped left behind its last whole checkpoint."""
+    for path in (task.folder / "steps").glob("checkpoint-*"):
+        if path != resumed:
+            shutil.rmtree(path, ignore_errors=True)
+    if best is not None:
+        best.forget_after(step)
+    lines.forget_after(step)
+    if resumed is not None:
+        logger.info("going on after step %d", step)
+
+
+def _finish(trainer: PairTrainer, task: TrainingTask, data: _Data, started: float) -> Report | None:
+    """Evaluate where the last step was not, and put the best (or the last) model in place."""
+    history = trainer.state.log_history
+    evaluated = [line for line in history if "eval_loss" in line]
+    if data.heldout and (not evaluated or evaluated[-1]["step"] != trainer.state.global_step):
+        trainer.evaluate()
+    best = trainer.best
+    kept = best is not None and trainer.first_says(lambda: bool(best.kept()))
+    state = None if kept else whole_state(trainer)
+    if trainer.args.process_index != 0:
+        trainer.accelerator.wait_for_everyone()
+        return None
+    chosen = best.kept()[0] if best is not None and kept else None
+    _put_in_place(trainer, task, state, None if chosen is None else chosen.directory)
+    report = _report(trainer, task, data, started, trainer.state.global_step if chosen is None else chosen.step)
+    part = Path(task.output) / f".{METRICS_FILE}.part-{os.getpid()}"
+    part.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    part.replace(Path(task.output) / METRICS_FILE)
+    shutil.rmtree(task.folder / "steps", ignore_errors=True)
+    if task.settings.keep_best == 1:
+        shutil.rmtree(task.folder / "best", ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    return report
+
+
+def _put_in_place(trainer: PairTrainer, task: TrainingTask, state: Any, chosen: Path | None) -> None:
+    if chosen is None:
+        publish_model(trainer, state, Path(task.output))
+        return
+    staging = task.folder / ".result"
+    shutil.rmtree(staging, ignore_errors=True)
+    shutil.copytree(chosen, staging)
+    publish(staging, Path(task.output))
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+def _report(trainer: PairTrainer, task: TrainingTask, data: _Data, started: float, best_step: int) -> Report:
+    history = trainer.state.log_history
+    evaluations = [line for line in history if "eval_loss" in line]
+    last = next((line for line in reversed(evaluations) if line["step"] == best_step), None)
+    losses = [line["loss"] for line in history if "loss" in line]
+    correct = correct_pairs([pair.pair for pair in trainer.heldout], trainer.heldout_values[:, 0])
+    return {
+        "format_version": FORMAT_VERSION,
+        "output_dir": task.output,
+        "backbone": task.backbone,
+        "settings": dataclasses.asdict(task.settings),
+        "data": data.counts,
+        "steps": trainer.state.global_step,
+        "best_step": best_step,
+        "workers": trainer.args.world_size,
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+        "heldout": None
+        if last is None
+        else {name.removeprefix("eval_"): value for name, value in last.items() if name.startswith("eval_")},
+        "seconds": time.perf_counter() - started,
+        "heldout_correct_of_last_step": [
+            {"group": pair.pair.group, "correct": value} for pair, value in zip(trainer.heldout, correct, strict=True)
+        ],
+    }

@@ -1,0 +1,286 @@
+"""The chat judge against a scripted server: preferences, both orders, faults, costs, the cache, and a kill.
+
+Run: python -m pytest tests/gpo/evaluation/test_openai_judge.py
+"""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpo.errors import UserError
+from gpo.evaluation.judge_template import ALPACA_EVAL_SHA256, read_template
+from gpo.evaluation.openai_judge import first_preferred, read_answer
+from tests.gpo.evaluation.scripted_server import Reply, Script, good, serve
+from tests.gpo.evaluation.small_evaluation import REPOSITORY, Outcome, answers, gpo, read, write_answers
+
+PAIRS = 12
+KEY = "sk-not-a-real-key-8861"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    for name in ("start", "first"):
+        write_answers(tmp_path, name, answers(name, PAIRS))
+    return tmp_path
+
+
+def words_of(place: Path, url: str, *more: str | Path) -> list[str]:
+    files = ("--outputs", place / "first.json", "--baseline", place / "start.json")
+    judge = ("--judge", "openai:scripted", "--base-url", url, "--output", place / "out")
+    return [str(word) for word in ("eval", *files, *judge, "--tries", "3", "--timeout", "1", *more)]
+
+
+def evaluate(place: Path, url: str, *more: str | Path) -> Outcome:
+    return gpo(place, *words_of(place, url, *more), OPENAI_API_KEY=KEY)
+
+
+def metrics(place: Path) -> Any:
+    return read(place / "out" / "metrics.json")
+
+
+def likes(place: Path) -> Script:
+    """A judge with a chance of its own for each pair, and a liking for whatever stands first."""
+    rows = {row["instruction"]: (number, row["output"]) for number, row in enumerate(answers("first", PAIRS))}
+
+    def script(_before: int, question: str) -> Reply:
+        instruction, first, _second = re.findall(r'"""(.*?)"""', question)
+        number, evaluated = rows[instruction]
+        chance = chance_of(number)
+        return good(0.05 + (chance if first == evaluated else 1 - chance))
+
+    return script
+
+
+def chance_of(number: int) -> float:
+    return (number + 1) / (PAIRS + 2)
+
+
+def test_the_preference_is_the_mean_of_both_orders(place: Path) -> None:
+    with serve(likes(place)) as served:
+        found = evaluate(place, served.url, "--price-prompt", "10", "--price-completion", "30")
+    assert found.status == 0, found
+    assert f"{PAIRS} judged of {PAIRS} asked" in found.printed
+    for number, row in enumerate(read(place / "out" / "annotations.json")):
+        # What stands first is liked by 0.05 more in either order, and that cancels.
+        assert row["preference"] - 1 == pytest.approx(chance_of(number), abs=1e-9)
+        assert len(row["raw_completion"]) == 2 and row["price_per_example"] == pytest.approx((200 * 10 + 2 * 30) / 1e6)
+    made = metrics(place)["judge"]
+    assert made["tokens"] == {"prompt": 200 * PAIRS, "completion": 2 * PAIRS}
+    assert made["price_usd"] == pytest.approx(PAIRS * (200 * 10 + 2 * 30) / 1e6)
+    assert made["template"] == {"name": "alpaca_eval_clf", "sha256": ALPACA_EVAL_SHA256}
+    assert made["models_that_answered"] == ["scripted-1"] and made["faults"] == {}
+    assert made["requests_sent"] == made["questions"] == 2 * PAIRS
+    assert served.bodies[0]["logprobs"] is True and served.bodies[0]["top_logprobs"] == 5
+    assert served.bodies[0]["max_tokens"] == 1 and served.bodies[0]["model"] == "scripted"
+
+
+def test_the_same_evaluation_again_asks_nobody(place: Path) -> None:
+    with serve(likes(place)) as served:
+        assert evaluate(place, served.url).status == 0
+        first = metrics(place)
+        assert evaluate(place, served.url).status == 0
+        assert sum(served.asked.values()) == 2 * PAIRS
+        again = metrics(place)
+        assert again["win_rate"] == first["win_rate"] and again["judge"]["tokens"] == first["judge"]["tokens"]
+        assert again["judge"]["questions_known_from_the_cache"] == 2 * PAIRS and again["judge"]["requests_sent"] == 0
+        other = evaluate(place, served.url, "--top-logprobs", "7")
+        assert other.status == 0 and sum(served.asked.values()) == 4 * PAIRS, "another question is asked anew"
+
+
+FAULTS: dict[str, Reply] = {
+    "time-out": Reply(sleep=3),
+    "status 429": Reply(429, '{"error": {"message": "slow down"}}', {"Retry-After": "0.2"}),
+    "status 500": Reply(500, "oh no"),
+    "status 503": Reply(503, "{}"),
+    "broken JSON": Reply(text='{"choices": [{"logprobs'),
+    "unusable answer": good(0.5, logprobs=None),
+    "no connection": Reply(hang_up=True),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_fault_that_passes_is_tried_again_and_counted(place: Path, kind: str) -> None:
+    script = likes(place)
+    seen: list[str] = []
+
+    def failing(before: int, question: str) -> Reply:
+        # Two questions fail once each.
+        if before == 0 and len(seen) < 2:
+            seen.append(question)
+            return FAULTS[kind]
+        return script(before, question)
+
+    with serve(failing) as served:
+        found = evaluate(place, served.url)
+    assert found.status == 0, found
+    assert metrics(place)["judge"]["faults"] == {kind: 2}
+    assert sorted(served.asked.values()) == [1] * (2 * PAIRS - 2) + [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        (good(0.5, logprobs=None), "the answer has no log-probabilities"),
+        (Reply(text="{"), "the answer is not JSON"),
+        (Reply(500, "oh no"), "status 500: "),
+        (Reply(400, '{"error": {"message": "context too long"}}'), "status 400: context too long"),
+    ],
+)
+def test_a_row_that_keeps_failing_is_named_and_there_is_no_headline_number(
+    place: Path, reply: Reply, told: str
+) -> None:
+    script, third = likes(place), answers("first", PAIRS)[4]["instruction"]
+
+    def failing(before: int, question: str) -> Reply:
+        return reply if third in question else script(before, question)
+
+    with serve(failing) as served:
+        found = evaluate(place, served.url)
+        assert found.status == 1, found
+        assert (
+            f"1 of {PAIRS} judgements failed (row 5: {told}" in found.said and "so there is no win rate" in found.said
+        )
+        assert found.printed == "" and not (place / "out" / "leaderboard.csv").exists()
+        assert metrics(place)["win_rate"] is None and metrics(place)["failed_rows"] == [5]
+        row = read(place / "out" / "annotations.json")[4]
+        assert row["preference"] is None and told in row["failure"]
+        asked = served.asked.copy()
+    with serve(script) as mended:
+        # The same command again, the server mended: only what failed is asked. The address is part of the judge.
+        cache = place / "out" / "cache" / "judgements.jsonl"
+        assert len(cache.read_text().splitlines()) == 2 * PAIRS - 2
+        assert sum(asked.values()) >= 2 * PAIRS - 1
+        assert evaluate(place, mended.url).status == 0
+
+
+def test_when_the_first_ones_all_fail_the_others_are_not_asked(place: Path) -> None:
+    with serve(lambda before, question: good(0.5, logprobs=None)) as served:
+        found = evaluate(place, served.url)
+    assert found.status == 1 and f"{PAIRS} of {PAIRS} judgements failed" in found.said
+    assert len(served.asked) == 3 and set(served.asked.values()) == {3}
+    failures = [row["failure"] for row in read(place / "out" / "annotations.json")]
+    assert failures[3:] == ["not asked, because the first 3 all failed"] * (PAIRS - 3)
+
+
+@pytest.mark.parametrize(("status", "told"), [(401, "expected a valid key in OPENAI_API_KEY"), (404, "not found")])
+def test_a_refused_key_or_an_unknown_model_is_status_2_at_once(place: Path, status: int, told: str) -> None:
+    body = json.dumps({"error": {"message": f"no such thing, {KEY}"}})
+    with serve(lambda before, question: Reply(status, body)) as served:
+        found = evaluate(place, served.url)
+    assert found.status == 2 and told in found.said, found
+    assert KEY not in found.said and sum(served.asked.values()) == 1
+
+
+def test_no_server_is_named(place: Path) -> None:
+    found = evaluate(place, "http://127.0.0.1:9/v1", "--tries", "1")
+    assert found.status == 1 and "no connection to http://127.0.0.1:9/v1" in found.said, found
+
+
+def test_questions_go_out_side_by_side_up_to_the_limit(place: Path) -> None:
+    script = likes(place)
+
+    def slow(before: int, question: str) -> Reply:
+        time.sleep(0.1)
+        return script(before, question)
+
+    with serve(slow) as served:
+        assert evaluate(place, served.url, "--concurrency", "4").status == 0
+    assert 2 <= served.largest_at_once <= 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_evaluation_goes_on_without_judging_anything_twice(place: Path, number: signal.Signals) -> None:
+    script = likes(place)
+
+    def slow(before: int, question: str) -> Reply:
+        time.sleep(0.15)
+        return script(before, question)
+
+    with serve(slow) as served:
+        command = [sys.executable, "-m", "gpo", *words_of(place, served.url, "--concurrency", "2", "--timeout", "20")]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OPENAI_API_KEY": KEY}
+        process = subprocess.Popen(command, cwd=place, env=environment, stderr=subprocess.PIPE, text=True)
+        cache, end = place / "out" / "cache" / "judgements.jsonl", time.monotonic() + 60
+        while not (cache.exists() and cache.read_bytes().count(b"\n") >= 6) and time.monotonic() < end:
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=10)
+        assert process.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[number], said
+        assert "Traceback" not in said
+        kept = len(cache.read_text().splitlines())
+        assert 6 <= kept < 2 * PAIRS
+        found = gpo(place, *words_of(place, served.url, "--concurrency", "2", "--timeout", "20"), OPENAI_API_KEY=KEY)
+        assert found.status == 0, found
+    assert metrics(place)["judge"]["questions_known_from_the_cache"] == kept
+    assert len(cache.read_text().splitlines()) == 2 * PAIRS == len(served.asked)
+    # Only what was under way at the kill may have been asked a second time: its answer never arrived.
+    assert sum(served.asked.values()) - 2 * PAIRS <= 2
+
+
+def test_the_key_is_written_nowhere(place: Path) -> None:
+    with serve(likes(place)) as served:
+        assert evaluate(place, served.url.replace("http://", "http://me:secret@")).status == 0
+    for path in (place / "out").rglob("*"):
+        if path.is_file():
+            assert KEY not in path.read_text() and "secret" not in path.read_text()
+
+
+def test_mistakes_are_status_2_and_nobody_is_asked(place: Path) -> None:
+    def refused(found: Outcome, told: str) -> None:
+        assert found.status == 2 and told in found.said, found
+
+    with serve(likes(place)) as served:
+        refused(evaluate(place, "localhost:8000"), "--base-url localhost:8000: expected an address such as http://")
+        refused(evaluate(place, served.url, "--timeout", "0"), "--timeout 0: expected seconds above 0")
+        refused(evaluate(place, served.url, "--template", place / "none.txt"), "none.txt: cannot be read")
+        (place / "bad.txt").write_text("{instruction} {output_1}")
+        refused(evaluate(place, served.url, "--template", place / "bad.txt"), "no {output_2}; expected {instruction}")
+        assert not served.asked
+    files = ("--outputs", place / "first.json", "--baseline", place / "start.json", "--output", place / "out")
+    found = gpo(place, "eval", *files, "--judge", "openai:gpt-x", OPENAI_API_KEY="", OPENAI_BASE_URL="")
+    refused(found, "OPENAI_API_KEY is not set; expected a key in the environment, or --base-url")
+
+
+def test_the_template_is_pinned_and_filled_in_one_pass() -> None:
+    template = read_template()
+    assert template.sha256 == ALPACA_EVAL_SHA256
+    system, user = template.messages("Say {output_2}.", "{instruction} <|im_end|>", "x")
+    assert (system["role"], user["role"]) == ("system", "user")
+    assert '"""Say {output_2}."""' in user["content"] and '"""{instruction} <|im_end|>"""' in user["content"]
+    assert user["content"].endswith("## Best Model Identifier")
+
+
+def test_a_template_without_turns_is_one_user_message(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("{instruction}: {output_1} (m) or {output_2} (M)?\n")
+    assert read_template(tmp_path / "mine.txt").messages("I", "A", "B") == [
+        {"role": "user", "content": "I: A (m) or B (M)?"}
+    ]
+    with pytest.raises(UserError, match="no {output_1}, {output_2}"):
+        (tmp_path / "bad.txt").write_text("{instruction}")
+        read_template(tmp_path / "bad.txt")
+
+
+def test_the_weighted_preference_is_that_of_the_two_names_alone() -> None:
+    assert first_preferred({"m": math.log(0.3), "M": math.log(0.1), "x": math.log(0.6)}) == pytest.approx(0.75)
+    assert first_preferred({"m": -1.0, "x": -0.1}) == 1.0
+    assert first_preferred({"M": -1.0, "x": -0.1}) == 0.0
+    assert first_preferred({"m": -2000.0, "M": -1.0}) == 0.0
+    with pytest.raises(ValueError, match="neither 'm' nor 'M' is among the 1 likeliest first tokens"):
+        first_preferred({"x": 0.0})
+
+
+def test_an_answer_without_usage_costs_nothing_known() -> None:
+    answer = json.loads(good(0.25).text)
+    del answer["usage"]
+    found = read_answer(answer)
+    assert found["tokens"] == {"prompt": 0, "completion": 0} and found["first_preferred"] == pytest.approx(0.25)

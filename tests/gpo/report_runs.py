@@ -1,0 +1,131 @@
+"""Run directories for reports, planted by the project's own writers: any size, a known cycle, and text that attacks.
+
+Nothing is sampled by a model here; `tests/e2e` has the real thing.
+"""
+
+import random
+from pathlib import Path
+
+from gpo.files import append_json_line, write_json, write_text
+from gpo.journal import FORMAT_VERSION, RunDirectory
+from rollout.records import RolloutRow, write_shard
+
+ATTACK = "<script>window.owned = true</script><img src=x onerror='window.owned = true'>"
+ESCAPES = "\x1b[2J\x1b]0;owned\x07\x1b[31mred\r\x9b1mcsi\u202eright to left"
+CYCLE = [[0.0, 0.8, -0.6], [-0.8, 0.0, 0.7], [0.6, -0.7, 0.0]]
+"""A over B, B over C, C over A."""
+WORDS = "river bread clock honey paper train garden letter winter lamp stone music harbour window bridge orange".split()
+SHARD_PROMPTS = 256
+
+
+def skew(rng: random.Random, answers: int) -> list[list[float]]:
+    table = [[0.0] * answers for _ in range(answers)]
+    for i in range(answers):
+        for j in range(i):
+            table[i][j] = rng.uniform(-1, 1)
+            table[j][i] = -table[i][j]
+    return table
+
+
+def sentence(rng: random.Random, words: int) -> str:
+    return " ".join(rng.choices(WORDS, k=words)) + "."
+
+
+def rollout_row(prompt_id: str, prompt: str, answers: list[str], table: list[list[float]], version: str) -> RolloutRow:
+    score = [sum(line) / len(line) for line in table]
+    return RolloutRow(
+        prompt_id=prompt_id,
+        prompt=[{"role": "user", "content": prompt}],
+        prompt_ids=[1, 2, 3],
+        seed=7,
+        weight_version=version,
+        completion=answers,
+        completion_ids=[[5] * len(answer.split()) for answer in answers],
+        finish_reason=["length" if place == 1 else "stop" for place in range(len(answers))],
+        embedding=[[1.0, 0.0]] * len(answers),
+        score=score,
+        target=[value / 0.1 for value in score],
+        gate=None,
+        table=table,
+        baseline_kind="self",
+        baseline_ids=[f"{prompt_id}/{k}" for k in range(len(answers))],
+    )
+
+
+def plant_start(root: Path, iterations: int, name: str) -> RunDirectory:
+    """run.json, config.yaml and the first journal line, with the fields `gpo.journal` writes."""
+    directory = RunDirectory(root)
+    config = {"iterations": iterations, "preference": {"train_on": "gpm"}}
+    state = {"name": name, "status": "finished", "seed": 5, "config": config, "versions": {"torch": "2.13.0"}}
+    write_json(root / "run.json", {"format_version": FORMAT_VERSION, "started": 1.7e9, "updated": 1.7e9, **state})
+    write_text(root / "config.yaml", f"name: tiny\niterations: {iterations}\n")
+    directory.record("start", placement={})
+    return directory
+
+
+def plant_evaluation(directory: RunDirectory, iteration: int, judges: tuple[str, ...] = ("gpm", "oracle")) -> None:
+    def rate(value: float) -> dict[str, object]:
+        return {"win_rate": value, "ci95": [value - 0.05, value + 0.04], "n_prompts": 8}
+
+    start = 0.5 + 0.06 * iteration
+    verdict = {"vs_start": rate(start), "vs": {str(n): rate(start - 0.05 * n) for n in range(1, iteration)}}
+    write_json(
+        directory.evaluation(iteration),
+        {
+            "iteration": iteration,
+            "judges": dict.fromkeys(judges, verdict),
+            "length_tokens": 40.0 - iteration,
+            "ended_share": 0.6,
+            "kl_nats_per_answer": 1.5 * iteration,
+            "cyclic_share": 0.1,
+        },
+    )
+    for stage, seconds in {"generate": 20.0, "train": 40.0, "publish": 5.0, "evaluate": 10.0}.items():
+        directory.record("begin", stage=stage, iteration=iteration)
+        directory.record("stage", stage=stage, iteration=iteration, seconds=seconds)
+    for step in (1, 2, 3):
+        loss = 4.0 / (iteration + step)
+        append_json_line(directory.metrics, {"iteration": iteration, "step": step, "steps": 3, "loss": loss})
+
+
+def plant_heldout(directory: RunDirectory, iteration: int, prompts: dict[str, str]) -> None:
+    rows = [
+        {
+            "prompt_id": prompt_id,
+            "prompt": [{"role": "user", "content": prompt}],
+            "prompt_ids": [1],
+            "seed": 1,
+            "weight_version": f"{iteration:03d}-abc",
+            "completion": [f"held out {iteration}: {prompt[:20]}", "another"],
+            "completion_ids": [[1, 2, 3], [1]],
+            "finish_reason": ["stop", "length"],
+        }
+        for prompt_id, prompt in prompts.items()
+    ]
+    write_json(directory.heldout(iteration), {"format_version": 1, "prompts": rows})
+
+
+def plant_run(root: Path, prompts: int = 30, iterations: int = 2, answers: int = 3, name: str = "tiny") -> RunDirectory:
+    """A finished run of `prompts` distinct training prompts; the first of iteration 1 is cyclic, the second attacks."""
+    rng = random.Random(0)
+    directory = plant_start(root, iterations, name)
+    heldout = {f"{16**15 + n:016x}": f"held-out question {n}" for n in range(4)}
+    plant_heldout(directory, 0, heldout)
+    each = prompts // iterations
+    for iteration in range(1, iterations + 1):
+        rows = []
+        for place in range(each):
+            number = (iteration - 1) * each + place
+            prompt_id = f"{number * 2654435761 % 2**32:08x}{number:08x}"
+            prompt, table = f"prompt {number}: {sentence(rng, 12)}", skew(rng, answers)
+            texts = [sentence(rng, rng.randint(10, 60)) for _ in range(answers)]
+            if number == 0:
+                prompt, table, texts = "a cyclic zebra", CYCLE, ["rock", "scissors", "paper"]
+            if number == 1:
+                prompt, texts = f"attack {ATTACK} {ESCAPES}", [ATTACK, ESCAPES, *texts[2:]]
+            rows.append(rollout_row(prompt_id, prompt, texts, table, f"{iteration:03d}-{ATTACK}"))
+        for shard, start in enumerate(range(0, len(rows), SHARD_PROMPTS)):
+            write_shard(directory.shard(iteration, shard), rows[start : start + SHARD_PROMPTS])
+        plant_heldout(directory, iteration, heldout)
+        plant_evaluation(directory, iteration, ("gpm", ATTACK))
+    return directory

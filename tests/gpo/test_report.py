@@ -1,0 +1,190 @@
+"""What reports are made of: cycles, distributions, the story, samples, signs, and the rules of the page's parts.
+
+Run: python -m pytest tests/gpo/test_report.py
+"""
+
+import base64
+import gzip
+import hashlib
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from gpo.errors import UserError
+from gpo.journal import RunDirectory
+from gpo.report.cycles import strongest_cycle
+from gpo.report.distributions import correlation_within, histogram, shared_edges
+from gpo.report.page import ASSETS, LAST_SCRIPTS, LIVE_SCRIPT, SCRIPTS, content_policy, render
+from gpo.report.samples import select_prompts
+from gpo.report.signs import watch
+from gpo.report.story import open_for_reading, tell
+from tests.gpo.report_runs import ATTACK, CYCLE, plant_run
+
+VENDORED = {
+    "d3.min.js": "912111098ea99503a6f4967361d2bbdc9dbf58cf9c678c8e27e5b02d1a07f0c1",
+    "plot.umd.min.js": "4358086467740777dd788d6b27a95cebdbaefdd50c730a3060117073bd7134cb",
+}
+"""d3 7.9.2 and @observablehq/plot 0.6.17, as npm has them."""
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return plant_run(tmp_path_factory.mktemp("report"))
+
+
+def test_the_strongest_cycle_names_who_beats_whom() -> None:
+    cycle = strongest_cycle(CYCLE)
+    assert cycle is not None and cycle.answers == (0, 1, 2) and cycle.weakest == pytest.approx(0.6)
+    backwards = strongest_cycle(np.array(CYCLE).T)
+    assert backwards is not None and backwards.answers == (0, 2, 1)
+
+
+@given(npst.arrays(np.float64, st.tuples(*[st.shared(st.integers(0, 6), key="k")] * 2), elements=st.floats(-3, 3)))
+def test_the_strongest_cycle_is_that_of_a_slow_search(table: np.ndarray) -> None:
+    margin = (table - table.T) / 2
+    found = [min(margin[i, j], margin[j, k], margin[k, i]) for i, j, k in itertools.permutations(range(len(table)), 3)]
+    best = max(found, default=0.0)
+    cycle = strongest_cycle(table)
+    assert (cycle is None) == (best <= 0)
+    if cycle is not None:
+        i, j, k = cycle.answers
+        assert cycle.weakest == best == min(margin[i, j], margin[j, k], margin[k, i]) and i == min(cycle.answers)
+
+
+def test_a_table_against_other_answers_has_no_cycle() -> None:
+    assert strongest_cycle([[0.1, 0.2, 0.3]] * 2) is None
+
+
+def test_the_correlation_within_prompts_ignores_differences_between_them() -> None:
+    prompt = np.repeat(np.arange(50), 4)
+    rng = np.random.default_rng(0)
+    length = 100.0 * prompt + rng.normal(size=200)
+    score = -100.0 * prompt + (length - 100.0 * prompt)
+    assert correlation_within(prompt, length, score) == pytest.approx(1.0)
+    assert correlation_within(prompt, length, np.zeros(200)) is None
+    assert correlation_within(np.array([], dtype=np.int64), np.array([]), np.array([])) is None
+
+
+def test_histograms_on_shared_edges_count_every_answer() -> None:
+    groups = [np.array([0.0, 1.0, 1.0]), np.array([2.0])]
+    edges = shared_edges(groups, bins=4)
+    assert [histogram(group, edges)["counts"] for group in groups] == [[1, 0, 2, 0], [0, 0, 0, 1]]
+    assert sum(histogram(np.ones(3), shared_edges([np.ones(3)]))["counts"]) == 3
+    assert len(shared_edges([np.array([])])) == 41
+
+
+def test_the_story_has_evaluations_rollouts_stages_steps_and_tournaments(directory: RunDirectory) -> None:
+    story = tell(directory)
+    assert [evaluation["iteration"] for evaluation in story["evaluations"]] == [1, 2]
+    first, second = story["rollouts"]["iterations"]
+    assert first["prompts"] == second["prompts"] == 15 and first["answers"] == 45
+    assert first["cut_share"] == pytest.approx(1 / 3)
+    assert sum(first["score"]["counts"]) == 45
+    assert [step["total"] for step in story["steps"]] == list(range(1, 7))
+    assert {stage["stage"] for stage in story["stages"]} == {"generate", "train", "publish", "evaluate"}
+    tournament = story["tournaments"][0]
+    assert tournament["names"] == ["start", "iteration 1", "iteration 2"]
+    rate = np.array(tournament["rate"])
+    assert np.allclose(rate + rate.T, 1) and rate[1, 0] == pytest.approx(0.56)
+
+
+def test_a_stage_that_is_still_open_stands_in_the_story(directory: RunDirectory, tmp_path: Path) -> None:
+    at_work = plant_run(tmp_path)
+    at_work.record("begin", stage="generate", iteration=3)
+    assert [s["stage"] for s in tell(at_work)["stages"] if s["open"]] == ["generate"]
+    assert [s for s in tell(directory)["stages"] if s["open"]] == []
+
+
+def test_a_run_without_a_finished_stage_can_be_looked_at(tmp_path: Path) -> None:
+    directory = plant_run(tmp_path, prompts=2, iterations=1)
+    for child in ("iterations", "metrics.jsonl", "journal.jsonl"):
+        (tmp_path / child).rename(tmp_path / f"no-{child}")
+    story = tell(directory)
+    assert story["evaluations"] == story["tournaments"] == story["stages"] == watch(story) == []
+    assert select_prompts(directory, 5).rule() == "All 0 prompts are shown."
+    assert render(story, select_prompts(directory, 5)).startswith("<!doctype html>")
+
+
+def test_prompts_come_with_their_answers_of_every_iteration(directory: RunDirectory) -> None:
+    selection = select_prompts(directory, 100)
+    assert selection.rule() == "All 34 prompts are shown." and len(selection.prompts) == 34
+    zebra = next(prompt for prompt in selection.prompts if "zebra" in prompt.messages[-1]["content"])
+    (appearance,) = zebra.appearances
+    assert appearance.cycle == (0, 1, 2) and [answer.tokens for answer in appearance.answers] == [1, 1, 1]
+    assert appearance.table == CYCLE
+    heldout = next(prompt for prompt in selection.prompts if prompt.messages[-1]["content"] == "held-out question 0")
+    assert [(one.kind, one.iteration) for one in heldout.appearances] == [("heldout", n) for n in range(3)]
+
+
+def test_a_large_run_is_sampled_by_a_rule_that_is_said(directory: RunDirectory) -> None:
+    selection = select_prompts(directory, 5)
+    every = [prompt.prompt_id for prompt in select_prompts(directory, 100).prompts]
+    assert [prompt.prompt_id for prompt in selection.prompts] == every[:5]
+    assert selection.rule().startswith("5 of 34 prompts are shown: those with the smallest ids.")
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+    directory = plant_run(tmp_path)
+    directory.shard(1, 0).write_bytes(b"PAR1 not really")
+    with pytest.raises(UserError, match="shard-00000.parquet: not a readable rollout shard"):
+        select_prompts(directory, 5)
+
+
+def test_a_directory_that_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run.json in it; expected a run directory"):
+        open_for_reading(tmp_path)
+
+
+def test_signs_point_at_length_twins_cuts_and_judges_that_part_ways() -> None:
+    row = {"iteration": 1, "length_tokens": 40.0, "cut_share": 0.0, "twin_share": 0.0, "length_score_correlation": 0.1}
+    worse = row | {"iteration": 2, "length_tokens": 90.0, "cut_share": 0.5, "twin_share": 0.9}
+    judges = {"gpm": {"vs_start": {"win_rate": 0.9}}, "oracle": {"vs_start": {"win_rate": 0.5}}}
+    evaluation = {"iteration": 2, "judges": judges, "kl_nats_per_answer": 50.0}
+    story: dict[str, Any] = {"rollouts": {"iterations": [row]}, "evaluations": [], "run": {"trained_on": "gpm"}}
+    assert [sign.beyond for sign in watch(story)] == [False] * 4
+    story |= {"rollouts": {"iterations": [row, worse]}, "evaluations": [evaluation]}
+    found = watch(story)
+    assert sum(sign.beyond for sign in found) == 5
+    assert "+40.0 points" in [sign.value for sign in found]
+
+
+def test_nothing_a_model_says_is_in_the_file_as_it_stands(directory: RunDirectory, tmp_path: Path) -> None:
+    story = tell(plant_run(tmp_path, name=ATTACK))
+    page = render(story, select_prompts(directory, 100))
+    assert ATTACK not in page and "&lt;script&gt;window.owned" in page
+    packed = re.search(r'<script type="text/plain" id="index">([A-Za-z0-9+/=]*)</script>', page)
+    assert packed is not None
+    rows = json.loads(gzip.decompress(base64.b64decode(packed[1])))
+    assert any(ATTACK in row["text"] for row in rows), "it is there, packed"
+
+
+def test_the_policy_lets_our_scripts_run_and_nothing_else() -> None:
+    scripts = ["let a = 1;", "let b = 2;"]
+    policy = content_policy(scripts, live=False)
+    for script in scripts:
+        assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
+    assert "default-src 'none'" in policy and "connect-src 'none'" in policy and "unsafe-eval" not in policy
+    assert "connect-src 'self'" in content_policy(scripts, live=True)
+
+
+@pytest.mark.parametrize("name", [name for name in (*SCRIPTS, *LAST_SCRIPTS, LIVE_SCRIPT) if "/" not in name])
+def test_our_scripts_never_read_text_as_markup(name: str) -> None:
+    text = (ASSETS / name).read_text("utf-8")
+    for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "DOMParser"):
+        assert way not in text
+    assert len(text.splitlines()) <= 300
+
+
+def test_the_charting_library_is_the_published_one_with_its_licence() -> None:
+    for name, sha256 in VENDORED.items():
+        assert hashlib.sha256((ASSETS / "vendor" / name).read_bytes()).hexdigest() == sha256
+    for licence in ("LICENSE-d3", "LICENSE-plot"):
+        assert "Permission to use, copy, modify" in (ASSETS / "vendor" / licence).read_text("utf-8")

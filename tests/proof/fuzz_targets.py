@@ -1,0 +1,148 @@
+"""What is fuzzed: from a good workplace and a seed to a damaged copy and the words of a command that reads it.
+
+No target reaches an engine: runs are dry, and a run directory is read, not gone on with.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import yaml
+
+from tests.proof.mutations import Mutated, mutate_bytes, mutate_json_lines, mutate_value
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A case that can be run."""
+
+    words: list[str]
+    done: str
+    wrong: bool
+
+
+Target = Callable[[Path, Path, Random], Prepared]
+
+
+def make_workplace(folder: Path) -> Path:
+    """The good files: a tiny policy and GPM, prompts, pairs, a config, and a finished run's directory."""
+    from tests.e2e.tiny_run import make_workplace as make_run_workplace
+    from tests.reward.batch_files import mixed, write
+
+    folder.mkdir()
+    make_run_workplace(folder)
+    write(folder / "pairs.jsonl", mixed(9))
+    return folder
+
+
+def _fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+def _dry_run(config: Path, folder: Path) -> list[str]:
+    return ["run", str(config), "--dry-run", "--run-dir", str(folder / "run")]
+
+
+def config_values(workplace: Path, folder: Path, draw: Random) -> Prepared:
+    """One setting of the config is removed, unknown or odd; a misspelt or missing one is certainly wrong."""
+    values = yaml.safe_load((workplace / "tiny.yaml").read_text())
+    wrong = False
+    kind = draw.random()
+    if kind < 0.25:
+        section = draw.choice([values, *(value for value in values.values() if isinstance(value, dict))])
+        section[f"x_{draw.randrange(100)}"] = draw.choice([1, "a", None])
+        # The names under preference.sources are the user's own.
+        wrong = section is not values["preference"]["sources"]
+        done = "an unknown key"
+    elif kind < 0.4:
+        key = draw.choice(["name", "policy", "prompts", "preference", "target"])
+        del values[key]
+        wrong, done = True, f"without {key}"
+    else:
+        values, done = mutate_value(values, draw)
+    config = _fresh(folder) / "case.yaml"
+    config.write_text(yaml.safe_dump(values))
+    return Prepared(_dry_run(config, folder), done, wrong)
+
+
+def config_bytes(workplace: Path, folder: Path, draw: Random) -> Prepared:
+    """The config's bytes are damaged."""
+    mutated = mutate_bytes((workplace / "tiny.yaml").read_bytes(), draw)
+    config = _fresh(folder) / "case.yaml"
+    config.write_bytes(mutated.content)
+    return Prepared(_dry_run(config, folder), mutated.done, mutated.wrong)
+
+
+def overrides(workplace: Path, folder: Path, draw: Random) -> Prepared:
+    """Odd `key=value` words behind a good config."""
+    key = draw.choice(["iterations", "rollout.samples", "train.learning_rate", "prompts.train", "a.b.c", "", "policy"])
+    value = draw.choice(["0", "-1", "nan", "[", "{}", "1e400", "~", "'", "x" * 5000, "\u0000", "!!python/object:os"])
+    return Prepared([*_dry_run(workplace / "tiny.yaml", _fresh(folder)), f"{key}={value}"], f"{key}={value[:20]}", True)
+
+
+def prompts(workplace: Path, folder: Path, draw: Random) -> Prepared:
+    """The prompts file is damaged."""
+    mutated = mutate_json_lines((workplace / "prompts.jsonl").read_bytes(), draw)
+    values = yaml.safe_load((workplace / "tiny.yaml").read_text())
+    values["prompts"]["train"] = str(_put(folder, "prompts.jsonl", mutated))
+    config = folder / "case.yaml"
+    config.write_text(yaml.safe_dump(values))
+    return Prepared(_dry_run(config, folder), mutated.done, mutated.wrong)
+
+
+def pairs(workplace: Path, folder: Path, draw: Random) -> Prepared:
+    """A file of pairs and groups is damaged, then scored."""
+    mutated = mutate_json_lines((workplace / "pairs.jsonl").read_bytes(), draw)
+    data = _put(folder, "pairs.jsonl", mutated)
+    words = ["reward", "score", "--model", str(workplace / "gpm"), "--backend", "transformers"]
+    return Prepared(
+        [*words, "--data", str(data), "--output", str(folder / "scores.jsonl")], mutated.done, mutated.wrong
+    )
+
+
+def reward_model(workplace: Path, folder: Path, draw: Random) -> Prepared:
+    """A file of the reward model is damaged, then used."""
+    model = _fresh(folder) / "gpm"
+    shutil.copytree(workplace / "gpm", model)
+    path = draw.choice(sorted(path for path in model.iterdir() if path.is_file()))
+    mutated = _mutate_json_or_bytes(path.read_bytes(), path.suffix, draw)
+    path.write_bytes(mutated.content)
+    words = ["reward", "score", "--model", str(model), "--backend", "transformers"]
+    words += ["--data", str(workplace / "pairs.jsonl"), "--output", str(folder / "scores.jsonl")]
+    return Prepared(words, f"{path.name}: {mutated.done}", mutated.wrong)
+
+
+def policy(workplace: Path, folder: Path, draw: Random) -> Prepared:
+    """A file of the policy is damaged, then a dry run looks at it."""
+    model = _fresh(folder) / "policy"
+    shutil.copytree(workplace / "policy", model)
+    path = draw.choice(sorted(path for path in model.iterdir() if path.is_file()))
+    mutated = _mutate_json_or_bytes(path.read_bytes(), path.suffix, draw)
+    path.write_bytes(mutated.content)
+    words = _dry_run(workplace / "tiny.yaml", folder)
+    return Prepared([*words, f"policy.model={model}"], f"{path.name}: {mutated.done}", mutated.wrong)
+
+
+def _mutate_json_or_bytes(content: bytes, suffix: str, draw: Random) -> Mutated:
+    if suffix == ".json" and draw.random() < 0.6:
+        value, done = mutate_value(json.loads(content), draw)
+        return Mutated(json.dumps(value).encode(), done, wrong=False)
+    return mutate_bytes(content, draw)
+
+
+def _put(folder: Path, name: str, mutated: Mutated) -> Path:
+    path = _fresh(folder) / name
+    path.write_bytes(mutated.content)
+    return path
+
+
+TARGETS: dict[str, Any] = {
+    target.__name__: target for target in (config_values, config_bytes, overrides, prompts, pairs, reward_model, policy)
+}
+"""By name; each is a Target."""

@@ -1,0 +1,110 @@
+"""What fuzzing does to a good file: changes of single bytes, of JSON lines and of YAML settings, drawn from a seed.
+
+Each mutation says whether what comes out is certainly wrong. Bytes may by chance change nothing that matters.
+"""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+ODD_VALUES: list[Any] = [
+    None,
+    "",
+    " ",
+    -1,
+    0,
+    1e308,
+    True,
+    [],
+    {},
+    [[]],
+    "\x00",
+    "\ud83d\ude00" * 3,
+    "../../etc",
+    "nan",
+]
+"""For any place; not certain to be wrong anywhere."""
+ODD_TEXTS = ["", "\u202e", "a" * 20_000, "\x1b[2J", "<script>", "{{ 7 * 7 }}", "%s%n", "\r\n", "\ufeff", "None"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutated:
+    """A file's new content and what was done to it."""
+
+    content: bytes
+    done: str
+    wrong: bool
+    """Certainly wrong: status 0 for it is a fault."""
+
+
+def mutate_bytes(content: bytes, draw: Random) -> Mutated:
+    """Cut, flip, double, insert or empty."""
+    data = bytearray(content)
+    kind = draw.choice(("cut", "flip", "double", "insert", "zero"))
+    place = draw.randrange(len(data) + 1)
+    if kind == "cut":
+        del data[place:]
+    elif kind == "flip":
+        for _ in range(draw.randint(1, 8)):
+            if data:
+                data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+    elif kind == "double":
+        stop = min(len(data), place + draw.randint(1, 200))
+        data[place:place] = data[place:stop]
+    elif kind == "insert":
+        data[place:place] = draw.randbytes(draw.randint(1, 40))
+    else:
+        stop = min(len(data), place + draw.randint(1, 100))
+        data[place:stop] = bytes(stop - place)
+    return Mutated(bytes(data), f"bytes: {kind} at {place}", wrong=False)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths of everything inside dictionaries and lists."""
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = [] if not path else [path]
+    for key, child in children:
+        found += places(child, (*path, key))
+    return found
+
+
+def replaced(value: Any, path: tuple[Any, ...], change: Callable[[Any, Any], None]) -> Any:
+    """A copy in which `change(container, key)` was done at a path."""
+    changed = copy.deepcopy(value)
+    owner = changed
+    for key in path[:-1]:
+        owner = owner[key]
+    change(owner, path[-1])
+    return changed
+
+
+def mutate_value(value: Any, draw: Random) -> tuple[Any, str]:
+    """Remove something, or put something odd in its place."""
+    path = draw.choice(places(value))
+    where = ".".join(map(str, path))
+    if draw.random() < 0.3:
+
+        def remove(owner: Any, key: Any) -> None:
+            del owner[key]
+
+        return replaced(value, path, remove), f"removed {where}"
+    odd = draw.choice([*ODD_VALUES, *ODD_TEXTS])
+
+    def put(owner: Any, key: Any) -> None:
+        owner[key] = odd
+
+    return replaced(value, path, put), f"{where} = {str(odd)[:20]!r}"
+
+
+def mutate_json_lines(content: bytes, draw: Random) -> Mutated:
+    """One row of JSON Lines changed in its structure, or the bytes of the file."""
+    if draw.random() < 0.4:
+        return mutate_bytes(content, draw)
+    rows = [json.loads(line) for line in content.decode().splitlines()]
+    number = draw.randrange(len(rows))
+    rows[number], done = mutate_value(rows[number], draw)
+    text = "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows)
+    return Mutated(text.encode(), f"row {number + 1}: {done}", wrong=False)
