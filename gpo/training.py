@@ -94,7 +94,9 @@ def _start(run: RunContext, task: LearnerTask) -> "queue.Queue[BaseException | N
 def _torch_trainer(run: RunContext, task: LearnerTask) -> Any:
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as TrainRunConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+
+    from gpo.rendezvous import Rendezvous
 
     scaling = learner_scaling(run.config)
     gpus = scaling["use_gpu"]
@@ -108,7 +110,11 @@ def _torch_trainer(run: RunContext, task: LearnerTask) -> Any:
     return TorchTrainer(
         train_worker,
         train_loop_config=asdict(task),
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=seconds),
+        torch_config=Rendezvous(
+            backend="nccl" if gpus else "gloo",
+            timeout_s=seconds,
+            folder=str(_ray_folder(task)) if run.config.cluster.address is None else None,
+        ),
         scaling_config=ScalingConfig(**scaling),
         run_config=TrainRunConfig(**settings),
     )
