@@ -205,3 +205,31 @@ def test_a_submitted_run_that_is_stopped_goes_on_with_the_same_command(cluster, 
     done = cluster.run(cluster.head, words, RUN_SECONDS)
     assert done.returncode == 0, done.stdout[-3000:]
     assert finished_stages(out) == STAGES and answers(out) == undisturbed[0]
+
+
+@pytest.mark.long
+def test_nodes_without_a_shared_disk_get_their_files_through_the_object_store(folder, undisturbed):
+    """Each host but the head sees an empty folder of its own where the head has models, prompts and the run."""
+    shared = folder / "apart"
+    config = new_workplace(shared)
+    out = shared / "out"
+    storage = folder / "storage"
+    with namespaced_cluster(folder, workers=3, cpus=CPUS, hidden=shared) as apart:
+        words = gpo_run(
+            config, out, *PLACEMENT, f"cluster.address={apart.address}", f"cluster.storage=file://{storage}"
+        )
+        done = apart.run(apart.head, words, RUN_SECONDS)
+        assert done.returncode == 0, done.stderr[-3000:]
+        own = [host.temporary / "own-disk" for host in apart.hosts[1:]]
+        assert all((disk / "policy/config.json").is_file() for disk in own), "the policy was brought to every node"
+        assert not any((disk / "out/journal.jsonl").exists() for disk in own), "and the run was not shared after all"
+        assert any((disk / "out/iterations/001/checkpoint").is_dir() for disk in own)
+    assert finished_stages(out) == STAGES and answers(out) == undisturbed[0]
+    assert [line["step"] for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines())]
+    # The copy at the URL is a run directory: elsewhere it is found, and finished.
+    moved = folder / "elsewhere" / "out"
+    found = subprocess.run(
+        gpo_run(config, moved, f"cluster.storage=file://{storage}"),
+        env=environment(), cwd=folder, capture_output=True, text=True, timeout=RUN_SECONDS,
+    )  # fmt: skip
+    assert found.returncode == 0 and answers(moved) == undisturbed[0], found.stderr[-3000:]
