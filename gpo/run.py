@@ -8,7 +8,7 @@ from gpo import interrupts
 from gpo.cluster import ray_session, relative, threads_for
 from gpo.config import RunConfig
 from gpo.context import RunContext
-from gpo.errors import StageError
+from gpo.errors import StageError, UserError
 from gpo.journal import RunDirectory, open_run, set_status
 from gpo.logs import log_to_file
 from gpo.loop import self_play
@@ -43,7 +43,7 @@ def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool
     except KeyboardInterrupt:
         set_status(directory, "interrupted")
         raise
-    except StageError:
+    except (StageError, UserError):
         set_status(directory, "failed")
         raise
     except Exception as error:

@@ -95,8 +95,9 @@ class NamespacedCluster:
     def environment(self) -> dict[str, str]:
         """What every process of the cluster, and every client, is given."""
         quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "token"}
+        path = f"{RAY.parent}:{os.environ['PATH']}"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        return {**kept, **quiet, "RAY_AUTH_TOKEN": self.token, "PYTHONPATH": str(REPOSITORY)}
+        return {**kept, **quiet, "RAY_AUTH_TOKEN": self.token, "PYTHONPATH": str(REPOSITORY), "PATH": path}
 
     def start(self, host: Host, cpus: int) -> None:
         """Ray on a host; joins the head's cluster unless it is the head."""

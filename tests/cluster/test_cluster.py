@@ -98,7 +98,9 @@ def test_a_jobs_mistake_comes_back_as_status_two(cluster, config, folder):
 
 def test_too_small_a_cluster_is_told_within_ten_seconds_and_nothing_hangs(cluster, config, folder):
     address = f"cluster.address={cluster.address}"
-    words = gpo_run(config, folder / "small", *PLACEMENT, address, "cluster.samplers=9", "cluster.placement_seconds=12")
+    words = gpo_run(
+        config, folder / "small", *PLACEMENT, address, "cluster.samplers=20", "cluster.placement_seconds=12"
+    )
     with (folder / "told").open("w+") as told:
         process = cluster.popen(cluster.head, words, stderr=told, stdout=subprocess.DEVNULL)
         text = wait_for(lambda: "lacks" in (folder / "told").read_text(), "word of what is missing", 60)
@@ -106,7 +108,7 @@ def test_too_small_a_cluster_is_told_within_ten_seconds_and_nothing_hangs(cluste
     lines = journal(folder / "small")
     message = (folder / "told").read_text()
     assert [line["event"] for line in lines] == ["start"]
-    assert "9 samplers of 1 CPU each: the cluster has room for 8, and for 8 of them now" in message
+    assert "20 samplers of 1 CPU each: the cluster has room for 9, and for 9 of them now" in message
     assert f"node {cluster.hosts[1].address}: {CPUS} of {CPUS} CPU free" in message
     assert "waiting up to 12 s more" in message and "lacks, after 12 s" in message
 
