@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from gpo import interrupts
 from gpo.config import ClusterConfig, RunConfig
 from gpo.errors import StageError, UserError
+from gpo.node_files import NodeFiles
 from gpo.placement import A_LITTLE_CPU
 from gpo.reservation import Reservation
 
@@ -44,22 +45,25 @@ QUIET = {
 
 
 _reservation: Reservation | None = None
+_files: NodeFiles | None = None
 """Of the session: Ray, too, is one for a whole process."""
 
 
 @contextmanager
-def ray_session(config: RunConfig) -> Iterator[None]:
-    """Ray for the time of a run, with its places reserved; joins `cluster.address` when one is given.
+def ray_session(config: RunConfig, root: Path) -> Iterator[None]:
+    """Ray for the time of a run in the directory `root`, with its places reserved; joins `cluster.address` when given.
 
     A cluster that was joined is left running. Raises UserError when it cannot be reached, or lacks what the run wants.
     """
-    global _reservation
+    global _reservation, _files
     with ray_alone(config.cluster):
         try:
             _reservation = Reservation(config)
+            _files = NodeFiles(root, "yes" if config.cluster.address is None else config.cluster.shared_disk)
+            _files.keep(*(path for path in named_files(config) if path.exists()))
             yield
         finally:
-            _reservation = None
+            _reservation = _files = None
 
 
 @contextmanager
@@ -156,6 +160,7 @@ def make_actor(
     """
     import ray
 
+    deliver()
     place = _reservation.take(role) if _reservation is not None and role is not None else None
     environment = {
         "OMP_NUM_THREADS": str(threads),
@@ -170,6 +175,25 @@ def make_actor(
     if place is not None and _reservation is not None:
         _reservation.hold(place, actor)
     return actor
+
+
+def named_files(config: RunConfig) -> list[Path]:
+    """What processes on nodes read besides the run directory: the policy and the preference sources."""
+    places = [spec.partition(":")[2] for spec in config.preference.sources.values() if spec.startswith("gpm:")]
+    places += [spec.split(":")[1] for spec in config.preference.sources.values() if spec.startswith("python:")]
+    return [Path(place) for place in (config.policy.model, *places)]
+
+
+def deliver(*paths: Path) -> None:
+    """Bring files to the nodes that do not share this disk; nothing happens where all do."""
+    if _files is not None:
+        _files.deliver(*paths)
+
+
+def collect(*paths: Path, beside: Path | None = None) -> None:
+    """Bring back what processes on such nodes wrote; `beside`: only from the node that wrote this file last."""
+    if _files is not None:
+        _files.collect(*paths, beside=beside)
 
 
 def processes_now(role: str, wanted: int) -> int:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -87,8 +88,17 @@ PLACEMENT = (
 
 
 def identity_values(config: RunConfig) -> dict[str, Any]:
-    """The resolved config without its placement keys."""
+    """The resolved config without its placement keys, and with paths as every machine names them.
+
+    A run may go on where its prompts lie elsewhere (as a submitted job): they are known by their content's hash.
+    """
     values = config.model_dump(mode="json")
+    values["policy"]["model"] = str(Path(config.policy.model).absolute())
+    for key in ("train", "heldout"):
+        source = values["prompts"][key]
+        values["prompts"][key] = source if not source or source.startswith("hub:") else Path(source).name
+    sources = values["preference"]["sources"]
+    values["preference"]["sources"] = {name: _without_folder(spec) for name, spec in sources.items()}
     for dotted in PLACEMENT:
         *parents, last = dotted.split(".")
         owner = values
@@ -96,6 +106,14 @@ def identity_values(config: RunConfig) -> dict[str, Any]:
             owner = owner[parent]
         owner.pop(last)
     return values
+
+
+def _without_folder(spec: str) -> str:
+    """A model's directory absolute, a Python source by its file's name."""
+    kind, _, place = spec.partition(":")
+    if kind == "gpm":
+        return f"gpm:{Path(place).absolute()}"
+    return f"python:{Path(place).name}" if kind == "python" else spec
 
 
 def identity_hash(config: RunConfig) -> str:
