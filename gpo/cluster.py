@@ -89,7 +89,7 @@ def _start_or_join(cluster: ClusterConfig) -> None:
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if cluster.address is None:
-        local = {"_node_ip_address": "127.0.0.1"} if cluster.listen == "loopback" else {}
+        local: dict[str, Any] = {"_node_ip_address": "127.0.0.1"} if cluster.listen == "loopback" else {}
         ray.init(
             address="local",
             num_cpus=os.cpu_count(),
@@ -169,7 +169,7 @@ def make_actor(
         **(place.environment() if place else {}),
     }
     options = {"num_cpus": A_LITTLE_CPU, "num_gpus": gpus, **(place.actor_options() if place else {})}
-    actor = (
+    actor: Any = (
         ray.remote(kind).options(**options, max_restarts=0, runtime_env={"env_vars": environment}).remote(*arguments)
     )
     if place is not None and _reservation is not None:

@@ -135,8 +135,9 @@ class GPOTrainer(KTOTrainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> StepLoader:
         """The rows of an evaluation data set in order."""
-        dataset = self.eval_dataset[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
-        return StepLoader(Steps(self.eval_dataset if dataset is None else dataset, self._plan(shuffle=False)))
+        named: Any = self.eval_dataset
+        dataset = named[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
+        return StepLoader(Steps(named if dataset is None else dataset, self._plan(shuffle=False)))
 
     # Reference and anchor
 
@@ -165,7 +166,7 @@ class GPOTrainer(KTOTrainer):
 
     def _precompute_model(self) -> Any:
         """The reference as it can be called now; ZeRO-3's parameters are in pieces until an engine holds them."""
-        model = self.model if self.ref_model is None else self.ref_model
+        model: Any = self.model if self.ref_model is None else self.ref_model
         if self.ref_model is None and any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
             if self._precompute_engine is None:
                 self._precompute_engine = prepare_deepspeed(model, self.accelerator)
@@ -269,7 +270,8 @@ class GPOTrainer(KTOTrainer):
         rows_N3 = rows_N3[~rows_N3.isnan().any(-1)].float().cpu()
         if len(rows_N3):
             metrics = self._metrics["train" if torch.is_grad_enabled() else "eval"]
-            for name, value in step_numbers(*rows_N3.unbind(-1), clamp=self.args.clamp).items():
+            ratio_N, target_N, length_N = rows_N3.unbind(-1)
+            for name, value in step_numbers(ratio_N, target_N, length_N, clamp=self.args.clamp).items():
                 metrics[name].append(value)
 
     # Checkpoints
@@ -277,7 +279,7 @@ class GPOTrainer(KTOTrainer):
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As transformers' own; True resumes from the last checkpoint that is whole, if there is one."""
         if resume_from_checkpoint is True:
-            found = last_whole(Path(self.args.output_dir))
+            found = last_whole(Path(str(self.args.output_dir)))
             resume_from_checkpoint = str(found) if found else None
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -285,7 +287,7 @@ class GPOTrainer(KTOTrainer):
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            mark_whole(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+            mark_whole(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
 
 
 def _load(path: str, args: GPOConfig) -> Any:

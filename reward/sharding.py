@@ -66,7 +66,7 @@ def tell_zero3(model: PairModel) -> None:
     from deepspeed.zero import register_external_parameter
 
     heads = model.model.heads
-    outer = [heads.value_head.weight]
+    outer: list[Any] = [heads.value_head.weight]
     if model.settings.sft_weight:
         head = model.model.backbone.get_input_embeddings() if model.lm_head is None else model.lm_head
         outer.append(head.weight)

@@ -70,7 +70,8 @@ class NcclSender:
         marker = verify_published(Path(directory))
         if marker.version != version:
             raise ValueError(f"{directory}: holds version {marker.version}, expected {version}")
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", use_safetensors=True).cuda()
+        model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", use_safetensors=True)
+        model = model.cuda()
         client = RayVLLMWeightSyncClient(engines)
         address, port = _own_address()
         place = NCCLTrainerInitInfo(
