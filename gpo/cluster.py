@@ -49,25 +49,34 @@ _reservation: Reservation | None = None
 
 @contextmanager
 def ray_session(config: RunConfig) -> Iterator[None]:
-    """Ray for the time of a run, with its places reserved; joins `cluster.address` when one is given.
+    """Ray for the time of a run, with its places reserved.
 
-    A cluster that was joined is left running. Raises UserError when it cannot be reached, or lacks what the run wants.
+    Raises UserError when a given cluster cannot be reached, or lacks what the run wants.
     """
     global _reservation
+    with ray_started(config.cluster):
+        try:
+            _reservation = Reservation(config)
+            yield
+        finally:
+            _reservation = None
+
+
+@contextmanager
+def ray_started(cluster: ClusterConfig) -> Iterator[None]:
+    """Ray without reserved places; joins `cluster.address` when one is given, and then leaves it running."""
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
-    if config.cluster.listen == "all" or config.cluster.address is not None:
+    if cluster.listen == "all" or cluster.address is not None:
         # On loopback alone this process could not be reached by other nodes. Ray reads it when it is imported.
         os.environ.pop(LOOPBACK_SWITCH, None)
     import ray
 
-    _start_or_join(config.cluster)
+    _start_or_join(cluster)
     # Ray 2.60 puts a handler on SIGTERM that aborts the process; ours unwinds and leaves a resumable run.
     interrupts.install()
     try:
-        _reservation = Reservation(config)
         yield
     finally:
-        _reservation = None
         ray.shutdown()
 
 
@@ -133,11 +142,16 @@ def threads_for(config: RunConfig, processes: int) -> int:
 
 
 def make_actor(
-    kind: type, *arguments: Any, threads: int, role: str | None = None, environment: dict[str, str] | None = None
+    kind: type,
+    *arguments: Any,
+    threads: int,
+    role: str | None = None,
+    gpus: float = 0,
+    environment: dict[str, str] | None = None,
 ) -> Any:
     """Start an actor process of a plain class; it never restarts by itself, the stage that uses it decides.
 
-    `role` (sampler, scorer): it goes to a reserved place of that kind; None: anywhere, without a device. Raises
+    `role` (sampler, scorer): it goes to a reserved place of that kind; None: anywhere, with so many GPUs. Raises
     StageError when no place is there within `cluster.placement_seconds`.
     """
     import ray
@@ -149,7 +163,7 @@ def make_actor(
         **(environment or {}),
         **(place.environment() if place else {}),
     }
-    options = {"num_cpus": A_LITTLE_CPU, "num_gpus": 0, **(place.actor_options() if place else {})}
+    options = {"num_cpus": A_LITTLE_CPU, "num_gpus": gpus, **(place.actor_options() if place else {})}
     actor = (
         ray.remote(kind).options(**options, max_restarts=0, runtime_env={"env_vars": environment}).remote(*arguments)
     )
