@@ -49,6 +49,15 @@ test: setup ## the whole default suite
 kill: setup ## SIGKILL of every process in every stage of a small run, about 15 minutes
 	$(VENV)/bin/python -m pytest tests/e2e/test_kill.py -m "long or not long"
 
+chaos: setup ## SIGKILL of sampler, scorer, driver and Ray node, one random moment of a small run each, about 8 minutes
+	$(VENV)/bin/python -m tests.proof.chaos --moments 1 --log runs/chaos.jsonl
+
+chaos-full: setup ## twenty moments each; goes on where it stopped
+	$(VENV)/bin/python -m tests.proof.chaos --moments 20 --log runs/chaos-full.jsonl
+cluster: setup ## runs and node deaths on a Ray cluster in network namespaces (root, iproute2), about 20 minutes
+	@command -v ip >/dev/null || { echo "cluster: needs ip: apt-get update && apt-get install iproute2" >&2; exit 2; }
+	$(VENV)/bin/python -m pytest tests/cluster -m "long or not long"
+
 fuzz: setup ## damaged configs, prompts, preference files and models: 400 cases, some minutes
 	$(VENV)/bin/python -m tests.proof.fuzz --cases 400 --log runs/fuzz.jsonl
 
@@ -83,9 +92,17 @@ bench-scoring: setup ## the scorer against the model card's way and against the 
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	$(VENV)/bin/python benchmarks/scoring.py --output runs/bench-scoring.json
 
+bench-rollout: setup ## the pool against its engine and transformers, scoring beside sampling; needs the quick start's policy
+	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
+	$(VENV)/bin/python -m benchmarks.rollout --output runs/bench-rollout.json
+
+bench-driver: setup ## a million prompts through the driver with instant engines, about 8 minutes
+	$(VENV)/bin/python -m benchmarks.rollout_driver --output runs/bench-driver.json
+
 bench-evaluation: setup ## a tournament's cost against the number of checkpoints; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	$(VENV)/bin/python benchmarks/evaluation.py --output runs/bench-evaluation.json
+
 bench-training: setup ## the trainer against TRL's DPOTrainer and against the plain step; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	$(VENV)/bin/python benchmarks/training.py --output runs/bench-training.json
@@ -93,6 +110,20 @@ bench-training: setup ## the trainer against TRL's DPOTrainer and against the pl
 nash: setup ## self-play to the Nash policy: exact games and their figure, then samples and the real trainer
 	$(VENV)/bin/python benchmarks/nash.py --output runs/nash.json --figure docs/nash.svg \
 		--chart ../shared/data/cyclic/pokemon_gen6_typechart.json
+
+browser: setup ## the report in headless Chromium (Debian's package): drawn, searched, walked by keys, attacked, timed
+	@command -v chromium >/dev/null || { echo "browser: no chromium; apt-get install chromium" >&2; exit 2; }
+	$(VENV)/bin/python -m pytest tests/browser -rP
+
+site: setup ## the documents as a site in site/; fails on a broken link
+	$(PIP) install -q -c constraints-cpu.txt -e '.[docs]'
+	$(VENV)/bin/zensical build --clean --strict
+
+reference: setup ## docs/configuration.md anew from the config classes
+	$(VENV)/bin/python scripts/config_reference.py docs/configuration.md
+
+newcomer: ## time the way from a clone to the first own score and the first own run, some minutes
+	$(PYTHON) scripts/newcomer.py
 
 lint: setup ## ruff: rules and format
 	$(VENV)/bin/ruff check .

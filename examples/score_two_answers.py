@@ -2,8 +2,8 @@
 
     python examples/score_two_answers.py models/quickstart-gpm
 
-The score is raw; divided by the model's tau it is log-odds, and their sigmoid is the probability that the first answer is
-preferred.
+The score is raw; divided by the model's tau it is log-odds, and their sigmoid is the probability that the first
+answer is preferred.
 """
 
 import argparse

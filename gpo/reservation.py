@@ -30,7 +30,7 @@ NEXT_STEP = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Place:
     """Where one process goes: its bundles in a placement group."""
 

@@ -8,13 +8,14 @@ import json
 import logging
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gpo.cluster import relative
 from gpo.config.reward import RewardTrainConfig, sources_of
 from gpo.errors import UserError
-from gpo.files import write_json
+from gpo.files import write_json, write_text
 from gpo.logs import Progress
 from gpo.modelfiles import has_chat_template, parameter_count, read_model_config
 
@@ -106,6 +107,7 @@ def _train_heads(config: RewardTrainConfig) -> int:
         bars.setdefault(total, Progress("reading the backbone's states", total, "tokens")).update(done)
 
     report = train_heads(config.backbone, train, heldout, config.output, settings, config.cache, progress)
+    _write_card(config, {name: asdict(getattr(report, name)) for name in ("train", "heldout")})
     logger.info(
         "%s: accuracy %.3f on %d training pairs, %.3f on %d held-out pairs; heads took %.1f s",
         relative(Path(config.output)),
@@ -116,6 +118,12 @@ def _train_heads(config: RewardTrainConfig) -> int:
         report.head_seconds,
     )
     return 0
+
+
+def _write_card(config: RewardTrainConfig, metrics: dict[str, Any]) -> None:
+    from gpo.cards import CARD, reward_card
+
+    write_text(Path(config.output) / CARD, reward_card(config.model_dump(mode="json"), metrics))
 
 
 def _train_whole(config: RewardTrainConfig, fresh: bool) -> int:
@@ -131,6 +139,7 @@ def _train_whole(config: RewardTrainConfig, fresh: bool) -> int:
         _check_sources(task)
         write_json(output / "training" / "config.json", config.model_dump(mode="json"))
         run_training(task, config)
+        _write_card(config, json.loads((output / "training_metrics.json").read_text("utf-8")))
     _tell(output)
     return 0
 

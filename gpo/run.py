@@ -8,56 +8,85 @@ from gpo import interrupts
 from gpo.cluster import ray_session, relative, threads_for
 from gpo.config import RunConfig
 from gpo.context import RunContext
-from gpo.errors import StageError
+from gpo.errors import StageError, UserError
 from gpo.evaluation.choosing import choose_checkpoint
+from gpo.hub import push_when_asked
 from gpo.journal import RunDirectory, open_run, set_status
 from gpo.logs import log_to_file
 from gpo.loop import self_play
 from gpo.pool import Pool
 from gpo.preflight import Prepared
 from gpo.report.terminal import closing_table, samples_before_and_after
+from gpo.storage import Storage
+from gpo.trackers import Trackers
 from rollout.engine_settings import EngineSettings
 
 logger = logging.getLogger(__name__)
+file_only = logging.getLogger("driver")
+"""Lines for the driver's log alone: only our packages' loggers reach the terminal."""
 
 
 def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool) -> int:
     """Start or go on with a run; returns the exit status. Raises UserError and StageError."""
+    storage = _storage(config, root)
+    if storage is not None and not fresh:
+        storage.restore()
     directory = open_run(root, config, fresh=fresh, versions=prepared.versions, data=prepared.data_sha256)
     log_to_file(directory.logs, f"driver-{os.getpid()}")
     for note in prepared.notes:
         logger.info("%s", note)
     if directory.finished("evaluate", config.iterations):
-        set_status(directory, "finished")
-        _say_what_came_out(directory, config)
-        return 0
+        return _finish(directory, config)
     set_status(directory, "running")
     try:
-        with ray_session(config):
+        directory.storage = storage
+        with Trackers(config, directory), ray_session(config, root):
             folders = (str(path.absolute()) for path in (directory.logs, directory.root / "iterations"))
             pool = Pool(config, engine_settings(config, prepared), *folders)
             self_play(RunContext(config, directory, pool, prepared.prompts, prepared.heldout))
     except KeyboardInterrupt:
-        set_status(directory, "interrupted")
+        _close(directory, "interrupted", "interrupted; the same command goes on where this start stopped")
         raise
-    except StageError:
-        set_status(directory, "failed")
+    except (StageError, UserError) as error:
+        _close(directory, "failed", str(error))
         raise
     except Exception as error:
         if interrupts.received:
             # Ray turns an interrupt inside some of its calls into an error of its own.
-            set_status(directory, "interrupted")
+            _close(directory, "interrupted", "interrupted; the same command goes on where this start stopped")
             raise KeyboardInterrupt from error
-        set_status(directory, "failed")
         stage = _stage_at_work(directory)
-        logging.getLogger("traceback").exception("%s failed", stage)
-        raise StageError(
+        file_only.exception("%s failed", stage)
+        message = (
             f"{stage} failed: {type(error).__name__}: {_first_line(error)}\n"
             f"  details are in {relative(directory.logs)}; start the same command again to go on"
-        ) from error
+        )
+        _close(directory, "failed", message)
+        raise StageError(message) from error
+    finally:
+        directory.copy_away()
+    return _finish(directory, config)
+
+
+def _close(directory: RunDirectory, status: str, message: str) -> None:
+    """The run's status, and at the end of the driver's log what happened and the way on; the terminal gets it later."""
+    set_status(directory, status)
+    file_only.error("%s", message)
+
+
+def _finish(directory: RunDirectory, config: RunConfig) -> int:
     set_status(directory, "finished")
+    directory.copy_away()
     _say_what_came_out(directory, config)
+    push_when_asked(config, directory)
     return 0
+
+
+def _storage(config: RunConfig, root: Path) -> Storage | None:
+    """The copy of the run directory, below `cluster.storage` under the directory's own name."""
+    if config.cluster.storage is None:
+        return None
+    return Storage(f"{config.cluster.storage.rstrip('/')}/{root.absolute().name}", root)
 
 
 def engine_settings(config: RunConfig, prepared: Prepared) -> EngineSettings:
@@ -74,6 +103,7 @@ def engine_settings(config: RunConfig, prepared: Prepared) -> EngineSettings:
         max_sequences=engine.max_sequences,
         threads=threads_for(config, at_work),
         compile=engine.compile,
+        weight_transfer=engine.weight_transfer,
         sleep_level=engine.sleep_level if shared else 0,
         trust_remote_code=config.policy.trust_remote_code,
     )
@@ -99,3 +129,4 @@ def _say_what_came_out(directory: RunDirectory, config: RunConfig) -> None:
     chosen = directory.checkpoint(choice.iteration) if choice.iteration else Path(config.policy.model)
     print(f"checkpoint: {relative(chosen)}")
     print(f"rollouts, evaluations, logs: {relative(directory.root)}")
+    print(f"to look at it: gpo show {relative(directory.root)}, or gpo report {relative(directory.root)}")

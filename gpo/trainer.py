@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
@@ -79,9 +79,9 @@ class GPOTrainer(KTOTrainer):
         # TRL would load a live reference from where the policy was loaded; what is meant is the policy as it is now.
         if ref_model is None and not args.precompute_ref_log_probs and plain is model and not kwargs.get("peft_config"):
             ref_model = copy.deepcopy(model)
-        add_log_prob_head(plain)
-        if ref_model is not None:
-            add_log_prob_head(ref_model)
+        for one in (plain, ref_model, anchor_model):
+            if one is not None:
+                add_log_prob_head(one)
         self._layout = choose_layout(model.config, args.layout)
         self._use_flash = "flash" in str(model.config._attn_implementation) and torch.cuda.is_available()
         self._anchor = anchor_model
@@ -90,7 +90,6 @@ class GPOTrainer(KTOTrainer):
             model=model,
             ref_model=ref_model,
             args=args,
-            data_collator=kwargs.pop("data_collator", None) or list,
             train_dataset=train_dataset,
             processing_class=processing_class,
             **kwargs,
@@ -148,13 +147,16 @@ class GPOTrainer(KTOTrainer):
         """
         plan = self._plan(shuffle=name == "train")
         if self._anchor is not None and "anchor_logps" not in dataset.column_names:
-            add_log_prob_head(self._anchor)
             dataset = dataset.add_column("anchor_logps", self._pass(self._anchor, dataset, plan).tolist())
         if "ref_logps" in dataset.column_names:
             return dataset
         folder = Path(self.args.reference_folder) if self.args.reference_folder else None
-        key = reference_key(dataset, plan, str(self._precompute_model_hash), self.args.compute_dtype) if folder else ""
-        logps = read_reference(folder, key, len(dataset)) if folder else None
+        key, kept = "", None
+        if folder and self.accelerator.is_main_process:
+            key = reference_key(dataset, plan, str(self._precompute_model_hash), self.args.compute_dtype)
+            kept = read_reference(folder, key, len(dataset))
+        # The first worker decides for all: others may see another disk, or hash only their piece of the weights.
+        (logps,) = broadcast_object_list([kept], from_process=0)
         if logps is None:
             logps = self._pass(self._precompute_model(), dataset, plan)
             if folder and self.accelerator.is_main_process:

@@ -57,6 +57,8 @@ class PairTrainer(Trainer):
         """By group, so that a batch holds whole groups."""
         self.heldout_values = torch.zeros(0, len(COLUMNS), dtype=torch.float64)
         """Of the last evaluation, a row for each of `heldout`."""
+        self.tau = model.tau
+        """Of the last evaluation; it is read where a sharded model has it whole, in the forward pass."""
 
     @property
     def pair_model(self) -> PairModel:
@@ -102,7 +104,7 @@ class PairTrainer(Trainer):
         if not self.heldout:
             return {}
         self.heldout_values = self._values()
-        metrics = evaluation_metrics(self.heldout, self.heldout_values, self._training_tau())
+        metrics = evaluation_metrics(self.heldout, self.heldout_values, self.tau)
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(dict(named))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
@@ -137,11 +139,9 @@ class PairTrainer(Trainer):
         batch = lay_out(pairs, 1.0, share=model.shares_beginnings).to(self.args.device)
         with self.accelerator.autocast():
             output = model(batch)
+        self.tau = float(output.tau)
         loss_N = loss_of_pairs(output.score_N, output.tau, batch.target_N, batch.margin_N, self.settings)
         return pair_values(output, batch, loss_N)
-
-    def _training_tau(self) -> float:
-        return self.pair_model.published_tau() * self.pair_model.gate_factor
 
     def _keep_if_best(self, metrics: dict[str, float]) -> None:
         if self.best is None:

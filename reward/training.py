@@ -30,7 +30,7 @@ from reward.pair_metrics import correct_pairs
 from reward.pair_model import PairModel
 from reward.pair_sources import PairSource, load_pairs, mixed_stream
 from reward.publishing import publish_model, whole_state
-from reward.sharding import argument_values
+from reward.sharding import argument_values, tell_zero3
 from reward.starting_model import open_model
 from reward.step_plan import PlannedPasses, Share, StreamedPasses, StreamOfGroups, grouped, plan_steps
 from reward.trainer import PairTrainer, last_whole_checkpoint
@@ -79,9 +79,12 @@ def train_pairs(task: TrainingTask, on_line: Callable[[dict[str, Any]], None] | 
     """Train to the end; the first worker returns the report, the others None. `on_line` sees each logged line."""
     started = time.perf_counter()
     settings = task.settings
-    arguments = TrainingArguments(**_argument_values(task))
     tokenizer = AutoTokenizer.from_pretrained(task.backbone, trust_remote_code=settings.trust_remote_code)
     model = PairModel(open_model(task.backbone, settings), settings)
+    if settings.sharding == "zero3":
+        tell_zero3(model)
+    # After the model: from here on transformers would open models in ZeRO-3's pieces.
+    arguments = TrainingArguments(**_argument_values(task))
     encoder = PairEncoder(ConversationEncoder(tokenizer, model.model.settings, settings.max_length))
     share = Share(
         rank=arguments.process_index,

@@ -130,6 +130,12 @@ class PolicyEngine:
                 self._llm.apply_model(_repack_tied_head)
         self._llm.reset_prefix_cache()
 
+    def transfer(self, call: str, *arguments: Any) -> None:
+        """A step of vLLM's own weight transfer (`rollout.weight_transfer`); prefixes are forgotten at its end."""
+        getattr(self._llm, call)(*arguments)
+        if call == "finish_weight_update":
+            self._llm.reset_prefix_cache()
+
     def _take_adapter(self, directory: Path) -> None:
         """vLLM tells adapters apart by number, so each version gets a new one; the old one is dropped."""
         from vllm.lora.request import LoRARequest

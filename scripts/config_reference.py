@@ -14,9 +14,9 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from gpo.config.reward import RewardTrainConfig
 from gpo.config.run import PLACEMENT, RunConfig
 from gpo.files import write_text
-from gpo.reward_training import RewardTrainConfig
 from gpo.settings import Settings
 
 HEAD = """# Configuration reference
@@ -24,11 +24,11 @@ HEAD = """# Configuration reference
 <!-- Written by scripts/config_reference.py from the config classes; change those, not this page. -->
 
 A setting is a line of the YAML file or a word `key=value` on the command line, with dots between the levels
-(`train.learning_rate=1e-6`). A key that is not in this list is refused, with the nearest name. `gpo run CONFIG --dry-run`
-prints what holds.
+(`train.learning_rate=1e-6`). A key that is not in this list is refused, with the nearest name. `gpo run CONFIG
+--dry-run` prints what holds.
 
-Keys marked *placement* may change between starts of the same run; all others are the run's identity, and a run directory
-refuses a start with another value.
+Keys marked *placement* may change between starts of the same run; all others are the run's identity, and a run
+directory refuses a start with another value.
 """
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -12,6 +13,7 @@ from gpo.config.evaluation import CanaryConfig, EvaluationConfig
 from gpo.config.policy import PolicyConfig, PromptsConfig
 from gpo.config.preference import PreferenceConfig, TargetConfig
 from gpo.config.rollout import RolloutConfig
+from gpo.config.tracking import HubConfig, TrackingConfig
 from gpo.config.train import TrainConfig
 from gpo.config.types import Count
 from gpo.settings import Settings
@@ -36,6 +38,8 @@ class RunConfig(Settings):
     evaluation: EvaluationConfig = EvaluationConfig()
     canary: CanaryConfig = CanaryConfig()
     cluster: ClusterConfig = ClusterConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    hub: HubConfig = HubConfig()
 
     @model_validator(mode="after")
     def _methods_agree(self) -> "RunConfig":
@@ -49,6 +53,11 @@ class RunConfig(Settings):
             )
         if self.target.exclude_self and self.baseline.kind != "self":
             raise ValueError(f"target.exclude_self needs baseline.kind = 'self', found {self.baseline.kind!r}")
+        if self.train.select == "top-and-bottom" and 2 * self.train.select_n > self.rollout.samples:
+            raise ValueError(
+                f"train.select_n = {self.train.select_n} at each end of rollout.samples = {self.rollout.samples} "
+                "answers; expected at most half of them"
+            )
         return self
 
     @model_validator(mode="after")
@@ -63,6 +72,8 @@ class RunConfig(Settings):
 
 PLACEMENT = (
     "cluster",
+    "hub",
+    "tracking",
     "rollout.engine",
     "train.activation_offload",
     "train.batch_tokens",
@@ -77,8 +88,17 @@ PLACEMENT = (
 
 
 def identity_values(config: RunConfig) -> dict[str, Any]:
-    """The resolved config without its placement keys."""
+    """The resolved config without its placement keys, and with paths as every machine names them.
+
+    A run may go on where its prompts lie elsewhere (as a submitted job): they are known by their content's hash.
+    """
     values = config.model_dump(mode="json")
+    values["policy"]["model"] = str(Path(config.policy.model).absolute())
+    for key in ("train", "heldout"):
+        source = values["prompts"][key]
+        values["prompts"][key] = source if not source or source.startswith("hub:") else Path(source).name
+    sources = values["preference"]["sources"]
+    values["preference"]["sources"] = {name: _without_folder(spec) for name, spec in sources.items()}
     for dotted in PLACEMENT:
         *parents, last = dotted.split(".")
         owner = values
@@ -86,6 +106,14 @@ def identity_values(config: RunConfig) -> dict[str, Any]:
             owner = owner[parent]
         owner.pop(last)
     return values
+
+
+def _without_folder(spec: str) -> str:
+    """A model's directory absolute, a Python source by its file's name."""
+    kind, _, place = spec.partition(":")
+    if kind == "gpm":
+        return f"gpm:{Path(place).absolute()}"
+    return f"python:{Path(place).name}" if kind == "python" else spec
 
 
 def identity_hash(config: RunConfig) -> str:

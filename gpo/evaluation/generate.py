@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpo import interrupts
-from gpo.cluster import end_actor, make_actor, ray_started, relative, wait_for
+from gpo.cluster import end_actor, make_actor, ray_alone, relative, wait_for
 from gpo.config import ClusterConfig
 from gpo.errors import StageError, UserError
 from gpo.evaluation.generate_plan import GenerateRequest, Job, plan_jobs
@@ -45,7 +45,7 @@ def generate(request: GenerateRequest) -> int:
 
 
 def _run(jobs: list[Job], request: GenerateRequest) -> None:
-    with ray_started(ClusterConfig()):
+    with ray_alone(ClusterConfig()):
         engine = _Engine(request)
         try:
             for job in jobs:

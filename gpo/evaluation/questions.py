@@ -70,7 +70,7 @@ def ask_all(
 
 
 def _pass_over_interrupts(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """An interrupt that hits a task is raised by the runner; asyncio would tell of it a second time, with a traceback."""
+    """An interrupt that hits a task is raised by the runner; asyncio would tell of it again, with a traceback."""
     if not isinstance(context.get("exception"), KeyboardInterrupt):
         loop.default_exception_handler(context)
 

@@ -1,0 +1,35 @@
+"""The last checkpoint of a finished run on the model hub, where the config asks for it.
+
+The token is the hub's own (HF_TOKEN, or what `hf auth login` keeps); it passes through no file of the run.
+"""
+
+import logging
+
+from gpo.config import RunConfig
+from gpo.errors import StageError
+from gpo.journal import RunDirectory
+
+logger = logging.getLogger(__name__)
+
+
+def push_when_asked(config: RunConfig, directory: RunDirectory) -> None:
+    """Push once; the journal says that it is done. Raises StageError, with the run finished all the same."""
+    if config.hub.push_to is None or any(line.get("event") == "pushed" for line in directory.journal()):
+        return
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    folder = directory.checkpoint(config.iterations)
+    api = HfApi()
+    try:
+        api.create_repo(config.hub.push_to, private=config.hub.private, exist_ok=True)
+        pushed = api.upload_folder(
+            repo_id=config.hub.push_to, folder_path=folder, commit_message=f"{config.name}, by gpo"
+        )
+    except (OSError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled) as error:
+        raise StageError(
+            f"the run is finished, but hub.push_to = {config.hub.push_to}: {type(error).__name__}: {error}\n"
+            "  log in with `hf auth login`, or mend hub.push_to, and start the same command again to push"
+        ) from error
+    directory.record("pushed", repository=config.hub.push_to, commit=pushed.oid)
+    logger.info("pushed %s to %s", folder.name, pushed.repo_url)

@@ -1,0 +1,167 @@
+"""Every command of README and docs runs, on tiny models, or is a make target, an example, or one of a short list.
+
+`docs/gpm.md` has a test of its own. `gpo run` is typed with `--dry-run`; tests/e2e runs it to the end. What needs a
+cluster, a judge elsewhere or a browser is parsed here and run by the tests that are named.
+
+Run: python -m pytest tests/docs/test_commands.py
+"""
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gpo import cli
+from gpo.config import RunConfig
+from gpo.config.reward import RewardTrainConfig
+from gpo.logs import OURS
+from tests.docs.workplace import ROOT, make_workplace
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OWN_TEST = {"gpm.md"}
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+RUN_HERE = ("run", "show", "report", "reward train", "reward score")
+RUN_ELSEWHERE = {
+    "submit": "tests/gpo/test_submit.py",
+    "generate": "tests/gpo/evaluation/test_cli_generate.py",
+    "eval": "tests/gpo/evaluation/test_cli_eval.py",
+    "tournament": "tests/gpo/evaluation/test_tournament.py",
+    "report --watch": "tests/browser/test_live_page.py",
+    "reward bench": "tests/reward/test_bench.py",
+    "reward cyclic": "tests/reward/test_cyclic.py",
+}
+PROGRAMS = ("gpo", "make", "python", "cp")
+OTHER_PROGRAMS = (
+    "git",
+    "pip",
+    "ray",
+    "sbatch",
+    "ssh",
+    "source",
+    "export",
+    "hf",
+    "tensorboard",
+    "trackio",
+    "curl",
+    "bash",
+)
+STANDS_FOR = {"DIR": "models/smollm2-135m-instruct"}
+
+
+def blocks(page: Path, *languages: str) -> Iterator[str]:
+    for language, text in FENCE.findall(page.read_text("utf-8")):
+        if language in languages:
+            yield text
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of each command; lines that end in a backslash are joined, comments are left out."""
+    found = []
+    for text in blocks(page, "sh", "bash", ""):
+        for line in text.replace("\\\n", " ").splitlines():
+            if line.split()[:1] and line.split()[0] in PROGRAMS:
+                words = shlex.split(line, comments=True)
+                found.append([re.sub(r"\bDIR\b", STANDS_FOR["DIR"], word) for word in words])
+    return found
+
+
+ALL = [(page, words) for page in PAGES if page.name not in OWN_TEST for words in commands(page)]
+
+
+def verb_of(words: list[str]) -> str:
+    if words[:2] == ["gpo", "reward"]:
+        return " ".join(words[1:3])
+    return "report --watch" if words[1] == "report" and "--watch" in words else words[1]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("workplace")
+    make_workplace(folder)
+    shutil.copyfile(folder / "configs/quickstart.yaml", folder / "my.yaml")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_log_handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What `gpo` puts on its loggers in this process goes again."""
+    import logging
+
+    yield
+    for name in OURS:
+        logging.getLogger(name).handlers.clear()
+
+
+@pytest.mark.parametrize(("page", "words"), ALL, ids=[f"{page.name}:{' '.join(words)[:60]}" for page, words in ALL])
+def test_a_command_of_the_documents_works(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, page: Path, words: list[str]
+) -> None:
+    monkeypatch.chdir(workplace)
+    if words[0] == "make":
+        for target in words[1:]:
+            assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), f"no make target {target}"
+    elif words[0] == "python":
+        assert (ROOT / words[1]).is_file() or words[1] == "-m", words
+        if words[1].startswith("examples/"):
+            assert f'run("{Path(words[1]).name}"' in (ROOT / "tests/examples/test_examples.py").read_text()
+    elif words[0] == "cp":
+        shutil.copyfile(words[1], words[2])
+    else:
+        type_gpo(words)
+
+
+def type_gpo(words: list[str]) -> None:
+    verb = verb_of(words)
+    if verb not in RUN_HERE:
+        assert verb in RUN_ELSEWHERE, f"gpo {verb}: say in RUN_ELSEWHERE which test runs it"
+        assert (ROOT / RUN_ELSEWHERE[verb]).is_file()
+        cli._parse(words[1:])
+        return
+    dry = ["--dry-run"] if verb == "run" and "--dry-run" not in words else []
+    scores = Path("scores.jsonl")
+    scores.unlink(missing_ok=True)
+    assert cli.main([*words[1:], *dry]) == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_what_looks_like_a_command_is_one_that_is_known(page: Path) -> None:
+    for text in blocks(page, "sh", "bash"):
+        for line in text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            assert not words or words[0].partition("/")[0] in PROGRAMS + OTHER_PROGRAMS or "=" in words[0], line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_settings_shown_in_yaml_are_settings(page: Path, tmp_path: Path) -> None:
+    from tests.gpo.small_runs import run_values
+
+    for text in blocks(page, "yaml"):
+        values = yaml.safe_load(text)
+        kind = RewardTrainConfig if page.name == "reward-training.md" else RunConfig
+        assert set(values) <= set(kind.model_fields), f"{sorted(values)}: not all are settings of {kind.__name__}"
+        if kind is RunConfig:
+            RunConfig.model_validate(run_values(tmp_path, **values))
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text("utf-8")):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+def test_the_configuration_reference_is_what_the_classes_say() -> None:
+    from scripts.config_reference import page
+
+    assert (ROOT / "docs/configuration.md").read_text("utf-8") == page(), "run `make reference`"
+
+
+def test_settings_named_in_the_guides_exist() -> None:
+    known = re.findall(r"^\| `([\w.]+)` \|", (ROOT / "docs/configuration.md").read_text("utf-8"), re.MULTILINE)
+    for name in ("moving.md", "recipes.md", "reports.md", "operations.md"):
+        text = (ROOT / "docs" / name).read_text("utf-8")
+        sections = "policy|prompts|rollout|preference|target|train|evaluation|canary|cluster|tracking|hub"
+        for setting in re.findall(rf"`((?:{sections})\.[a-z_.]+)", text):
+            assert setting in known, f"{name} names {setting}, which is no setting"
