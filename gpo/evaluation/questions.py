@@ -62,9 +62,17 @@ def ask_all(
     """
     cache = JudgementCache(cache_file)
     try:
-        return asyncio.run(_Asking(chat, cache, read).all(groups, unit))
+        with asyncio.Runner() as runner:
+            runner.get_loop().set_exception_handler(_pass_over_interrupts)
+            return runner.run(_Asking(chat, cache, read).all(groups, unit))
     finally:
         cache.close()
+
+
+def _pass_over_interrupts(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """An interrupt that hits a task is raised by the runner; asyncio would tell of it again, with a traceback."""
+    if not isinstance(context.get("exception"), KeyboardInterrupt):
+        loop.default_exception_handler(context)
 
 
 class _Asking:
