@@ -3,8 +3,9 @@ What it is: the overrides that a plan of whole steps needs (its own data loader,
 workers, two learning rates), evaluation that gives every worker the same numbers, step checkpoints that count only when
 whole, and best checkpoints by metric. What it is not: it reads no data and opens no model (`reward.training` does).
 
-Private to transformers 5.19 and used here: `loss_is_scaled_for_ga`, `_save_checkpoint`, `_save`, and that a data loader
-of its own is used as it is; tests/contract/test_transformers_trainer.py names the version.
+Private to transformers 5.19 and used here: `loss_is_scaled_for_ga`, `_save_checkpoint`, `_save`,
+`_issue_warnings_after_load`, and that a data loader of its own is used as it is;
+tests/contract/test_transformers_trainer.py names the version.
 """
 
 import json
@@ -22,6 +23,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from reward.best_checkpoints import BestCheckpoints
 from reward.encoded_pairs import EncodedPair
+from reward.errors import RewardInputError
 from reward.pair_batches import PairBatch, lay_out
 from reward.pair_evaluation import COLUMNS, evaluation_metrics, pair_values
 from reward.pair_model import PairModel, loss_of_pairs, pair_loss
@@ -171,6 +173,16 @@ class PairTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """A step checkpoint has what is trained: with adapters the frozen weights are not in it, and nothing else."""
+        trained = {name for name, weight in self.pair_model.named_parameters() if weight.requires_grad}
+        wrong = [*load_result.unexpected_keys, *(trained & set(load_result.missing_keys))]
+        if wrong:
+            raise RewardInputError(
+                f"the step checkpoint in {self.args.output_dir} does not fit this training (first {wrong[0]}); "
+                "delete it to start from the beginning"
+            )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
