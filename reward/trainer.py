@@ -105,7 +105,7 @@ class PairTrainer(Trainer):
         """Metrics of the held-out pairs, the same on every worker; keeps the model where it is among the best."""
         if not self.heldout:
             return {}
-        self.heldout_values = self._values()
+        self.score_heldout()
         metrics = evaluation_metrics(self.heldout, self.heldout_values, self.tau)
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(dict(named))
@@ -114,8 +114,8 @@ class PairTrainer(Trainer):
         return named
 
     @torch.no_grad()
-    def _values(self) -> Tensor:
-        """COLUMNS of every held-out pair, computed by turns and gathered."""
+    def score_heldout(self) -> None:
+        """COLUMNS of every held-out pair, computed by turns and gathered into `heldout_values`; all workers call it."""
         rank, world = self.args.process_index, self.args.world_size
         value_N6 = torch.zeros(len(self.heldout), len(COLUMNS), dtype=torch.float64)
         limit = max(1, self.settings.batch_pairs // (world * self.settings.accumulation))
@@ -134,7 +134,7 @@ class PairTrainer(Trainer):
             if place < len(batches):
                 value_N6[start : start + len(pairs)] = values
         self.pair_model.train()
-        return self.accelerator.reduce(value_N6.to(self.args.device), "sum").cpu()
+        self.heldout_values = self.accelerator.reduce(value_N6.to(self.args.device), "sum").cpu()
 
     def _batch_values(self, pairs: Sequence[EncodedPair]) -> Tensor:
         model = self.pair_model
