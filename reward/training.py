@@ -221,6 +221,9 @@ def _finish(trainer: PairTrainer, task: TrainingTask, data: _Data, started: floa
     evaluated = [line for line in history if "eval_loss" in line]
     if data.heldout and (not evaluated or evaluated[-1]["step"] != trainer.state.global_step):
         trainer.evaluate()
+    if len(trainer.heldout_values) != len(trainer.heldout):
+        # It went on from a checkpoint of the last step, which an earlier start had evaluated.
+        trainer.score_heldout()
     best = trainer.best
     kept = best is not None and trainer.first_says(lambda: bool(best.kept()))
     state = None if kept else whole_state(trainer)
