@@ -60,6 +60,7 @@ class RunConfig(Settings):
             )
         return self
 
+
 PLACEMENT = (
     "cluster",
     "rollout.engine",
