@@ -20,8 +20,8 @@ from gpo.journal import RunDirectory
 from gpo.report.cycles import strongest_cycle
 
 COLUMNS = (
-    "prompt_id prompt weight_version completion completion_ids finish_reason score target table baseline_kind".split()
-)
+    "prompt_id prompt weight_version completion completion_ids finish_reason score target left_out table baseline_kind"
+).split()
 OWN_FIRST = ("self", "optimistic")
 """Baselines whose first K columns are the answers themselves."""
 DIGITS = 5
@@ -37,6 +37,8 @@ class Answer:
     tokens: int
     score: float | None = None
     target: float | None = None
+    left_out: str = ""
+    """Why it was not trained on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +150,7 @@ def _rollouts(directory: RunDirectory, wanted: set[str]) -> Iterator[Found]:
 
 
 def _trained_on(row: dict[str, Any], iteration: int) -> Appearance:
-    columns = (row["completion"], row["finish_reason"], row["tokens"], row["score"], row["target"])
+    columns = (row["completion"], row["finish_reason"], row["tokens"], row["score"], row["target"], row["left_out"])
     own = own_columns(row["table"], row["baseline_kind"])
     cycle = strongest_cycle(own) if own else None
     return Appearance(
@@ -156,8 +158,8 @@ def _trained_on(row: dict[str, Any], iteration: int) -> Appearance:
         iteration=iteration,
         version=row["weight_version"],
         answers=[
-            Answer(text, finish, tokens, _short(score), _short(target))
-            for text, finish, tokens, score, target in zip(*columns, strict=True)
+            Answer(text, finish, tokens, _short(score), _short(target), left_out)
+            for text, finish, tokens, score, target, left_out in zip(*columns, strict=True)
         ],
         table=[[_short(value) for value in line] for line in row["table"]],
         baseline=row["baseline_kind"],

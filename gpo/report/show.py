@@ -166,6 +166,8 @@ def _facts(index: int, answer: Answer) -> str:
         facts.append(f"score {answer.score:.3g}")
     if answer.target is not None:
         facts.append(f"target {answer.target:+.3g} nats")
+    if answer.left_out:
+        facts.append(f"not trained on ({printable(answer.left_out)})")
     return ", ".join(facts)
 
 

@@ -92,6 +92,7 @@ def test_the_heat_map_of_a_cyclic_prompt_shows_its_cycle(seen: Seen) -> None:
     assert "A beats B beats C beats A" in page.inner_text(".pictures")
     facts = texts(page, ".card .facts")
     assert "ended by itself" in facts[0] and "score" in facts[0] and "target" in facts[0] and "cut (length)" in facts[1]
+    assert "not trained on (loop)" in facts[2]
 
 
 def test_the_same_prompt_stands_across_iterations(seen: Seen) -> None:

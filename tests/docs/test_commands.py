@@ -160,8 +160,9 @@ def test_the_configuration_reference_is_what_the_classes_say() -> None:
 
 def test_settings_named_in_the_guides_exist() -> None:
     known = re.findall(r"^\| `([\w.]+)` \|", (ROOT / "docs/configuration.md").read_text("utf-8"), re.MULTILINE)
+    known += [name.rpartition(".")[0] for name in known]
     for name in ("moving.md", "recipes.md", "reports.md", "operations.md"):
         text = (ROOT / "docs" / name).read_text("utf-8")
-        sections = "policy|prompts|rollout|preference|target|train|evaluation|canary|cluster|tracking|hub"
+        sections = "policy|prompts|baseline|rollout|preference|target|train|evaluation|canary|cluster|tracking|hub"
         for setting in re.findall(rf"`((?:{sections})\.[a-z_.]+)", text):
             assert setting in known, f"{name} names {setting}, which is no setting"

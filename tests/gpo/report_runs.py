@@ -50,7 +50,7 @@ def rollout_row(prompt_id: str, prompt: str, answers: list[str], table: list[lis
         baseline_kind="self",
         baseline_ids=[f"{prompt_id}/{k}" for k in range(len(answers))],
         baseline_weight=[1 / len(answers)] * len(answers),
-        left_out=[""] * len(answers),
+        left_out=["loop" if answer == "paper" else "" for answer in answers],
     )
 
 

@@ -13,7 +13,8 @@ gpo.answerCard = (answer, index, cyclic) => gpo.el("section", { class: cyclic ? 
   gpo.el("h4", {}, `Answer ${gpo.letter(index)}`),
   gpo.el("p", { class: "facts" },
     gpo.el("span", { class: answer.finish === "stop" ? "" : "cut" }, answer.finish === "stop" ? "ended by itself" : `cut (${answer.finish})`),
-    gpo.el("span", {}, answer.tokens === 1 ? "1 token" : `${answer.tokens} tokens`), number(answer.score, "score"), number(answer.target, "nats target")),
+    gpo.el("span", {}, answer.tokens === 1 ? "1 token" : `${answer.tokens} tokens`), number(answer.score, "score"), number(answer.target, "nats target"),
+    answer.left_out ? gpo.el("span", { class: "cut" }, `not trained on (${answer.left_out})`) : null),
   gpo.el("p", { class: "text" }, answer.text || "(empty)"));
 
 const pictures = (appearance) => {
