@@ -56,9 +56,13 @@ class NodeFiles:
         """
         nodes = self._apart()
         if beside is not None:
-            written = {node: _on(node, _written, str(beside.absolute())) for node in nodes}
+            written = _ask(nodes, _written, str(beside.absolute()))
             nodes = [max(nodes, key=lambda node: written[node])] if any(written.values()) else []
-        return any([_fetch(path.absolute(), node) for path in paths for node in nodes])
+        found = {path.absolute(): _ask(nodes, _written, str(path.absolute())) for path in paths}
+        holders = [(path, node) for path, written in found.items() for node in nodes if written[node]]
+        for path, node in holders:
+            _fetch(path, node)
+        return bool(holders)
 
     def _apart(self) -> list[str]:
         """Node ids of those that do not see the driver's disk."""
@@ -80,7 +84,7 @@ class NodeFiles:
         self._root.mkdir(parents=True, exist_ok=True)
         probe.touch()
         try:
-            self._sees |= {node: _on(node, _written, str(probe)) > 0 for node in nodes}
+            self._sees |= {node: written > 0 for node, written in _ask(nodes, _written, str(probe)).items()}
         finally:
             probe.unlink()
         apart = sum(not self._sees[node] for node in nodes)
@@ -88,15 +92,17 @@ class NodeFiles:
             logger.info("%d nodes do not see %s; files go there through Ray's object store", apart, self._root)
 
 
-def _on(node: str, work: Any, *arguments: Any, seconds: float = TASK_SECONDS) -> Any:
-    """Call a plain function on a node. Raises StageError at the deadline."""
+def _ask(nodes: list[str], work: Any, *arguments: Any) -> dict[str, Any]:
+    """What a plain function returns on each node, all at once. Raises StageError at the deadline."""
     import ray
 
-    reference = _task(node, work).remote(*arguments)
+    references = [_task(node, work).remote(*arguments) for node in nodes]
     try:
-        return ray.get(reference, timeout=seconds)
+        return dict(zip(nodes, ray.get(references, timeout=TASK_SECONDS), strict=True))
     except ray.exceptions.GetTimeoutError:
-        raise StageError(f"node {node}: no answer within {seconds:.0f} s; start the same command again") from None
+        raise StageError(
+            f"a node of {', '.join(nodes)} does not answer within {TASK_SECONDS:.0f} s; start the same command again"
+        ) from None
 
 
 def _task(node: str, work: Any, **options: Any) -> Any:
@@ -164,12 +170,10 @@ def _read(path: str) -> Iterator[tuple[str, bytes]]:
             yield str(file), chunk
 
 
-def _fetch(path: Path, node: str) -> bool:
-    """Bring what is under a path on a node here; whether there was anything."""
+def _fetch(path: Path, node: str) -> None:
+    """Bring what is under a path on a node here."""
     import ray
 
-    if not _on(node, _written, str(path)):
-        return False
     parts: dict[Path, Path] = {}
     for reference in _task(node, _read, num_returns="streaming").remote(str(path)):
         name, chunk = ray.get(reference, timeout=COPY_SECONDS)
@@ -185,4 +189,3 @@ def _fetch(path: Path, node: str) -> bool:
         with part.open("rb") as stream:
             os.fsync(stream.fileno())
         part.rename(target)
-    return True
