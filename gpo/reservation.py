@@ -1,16 +1,16 @@
 """Devices that a run holds on a Ray cluster: preflight, placement groups, and waits that say what is missing.
 
-Samplers and scorers get a place each in a placement group; a kind with a least number has one group for that number
-and one for each further process, which stays pending (and so asks an autoscaler for a node) until there is room. A
-place whose node dies is moved by Ray as soon as another node has room. Learners are placed by Ray Train, in a group of
-its own; their room is looked for before it starts.
+Samplers and scorers get a place each in a placement group of their kind's least number; more groups follow while the
+cluster has room for them beside the learners, and an autoscaler is asked for nodes for all. A place whose node dies is
+moved by Ray as soon as another node has room. Learners are placed by Ray Train, in a group of its own; their room is
+looked for before it starts.
 """
 
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gpo import interrupts
@@ -81,15 +81,22 @@ class Reservation:
         self._holders: dict[Place, Any] = {}
         self._wait(lambda: what_is_missing(list(self._demands.values()), cluster_nodes()), UserError)
         for kind in RESERVED:
-            self._reserve(self._demands[kind])
+            self._reserve(self._demands[kind], self._demands[kind].least)
         self._wait(self._unplaced, UserError)
+        if any(demand.least < demand.processes for demand in self._demands.values()):
+            from ray.autoscaler.sdk import request_resources
 
-    def _reserve(self, demand: Demand) -> None:
+            request_resources(
+                bundles=[
+                    demand.bundle for demand in self._demands.values() for _ in range(demand.processes * demand.parts)
+                ]
+            )
+
+    def _reserve(self, demand: Demand, wanted: int) -> None:
         from ray.util.placement_group import placement_group
 
         alone = demand.parts == 1
-        sizes = [demand.least, *[1] * (demand.processes - demand.least)] if alone else [1] * demand.processes
-        for processes in sizes:
+        for processes in [wanted] if alone else [1] * wanted:
             group = placement_group(
                 [demand.bundle] * (processes * demand.parts),
                 strategy="SPREAD" if alone and self._config.cluster.strategy == "spread" else "PACK",
@@ -115,8 +122,19 @@ class Reservation:
         self._holders = {place: holder for place, holder in self._holders.items() if holder is not actor}
 
     def processes(self, kind: str) -> int:
-        """How many processes of a kind may be there now: those placed, and never fewer than the least."""
+        """How many processes of a kind may be there now: those placed, and never fewer than the least.
+
+        Takes more places first, where there is room that the learners do not need.
+        """
         demand = self._demands[kind]
+        lacking = demand.processes - sum(place.kind == kind for place in self._places)
+        if lacking:
+            more = replace(demand, processes=lacking, least=0)
+            free = [node.free for node in cluster_nodes()]
+            found = processes_that_fit([self._demands["learner"], more], free)[kind]
+            if found:
+                self._reserve(demand, found)
+                logger.info("the cluster has room for %s more", demand.sentence(found))
         return max(demand.least, sum(place.kind == kind for place in self._placed()))
 
     def wait_for_learners(self) -> None:
