@@ -40,11 +40,23 @@ quickstart: setup ## align SmolLM2-135M on this machine, about 12 minutes on two
 upper-bound: setup ## the same run with the oracle itself as judge of the training answers
 	$(VENV)/bin/python scripts/quickstart.py preference.train_on=oracle --run-dir runs/upper-bound
 
+tournament: setup ## the quick start's checkpoints against each other, and pair by pair; after make quickstart
+	$(VENV)/bin/python scripts/quickstart_tournament.py
+
 test: setup ## the whole default suite
 	$(VENV)/bin/python -m pytest
 
 kill: setup ## SIGKILL of every process in every stage of a small run, about 15 minutes
 	$(VENV)/bin/python -m pytest tests/e2e/test_kill.py -m "long or not long"
+
+chaos: setup ## SIGKILL of sampler, scorer, driver and Ray node, one random moment of a small run each, about 8 minutes
+	$(VENV)/bin/python -m tests.proof.chaos --moments 1 --log runs/chaos.jsonl
+
+chaos-full: setup ## twenty moments each; goes on where it stopped
+	$(VENV)/bin/python -m tests.proof.chaos --moments 20 --log runs/chaos-full.jsonl
+cluster: setup ## runs and node deaths on a Ray cluster in network namespaces (root, iproute2), about 20 minutes
+	@command -v ip >/dev/null || { echo "cluster: needs ip: apt-get update && apt-get install iproute2" >&2; exit 2; }
+	$(VENV)/bin/python -m pytest tests/cluster -m "long or not long"
 
 fuzz: setup ## damaged configs, prompts, preference files and models: 400 cases, some minutes
 	$(VENV)/bin/python -m tests.proof.fuzz --cases 400 --log runs/fuzz.jsonl
@@ -80,9 +92,17 @@ bench-scoring: setup ## the scorer against the model card's way and against the 
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	$(VENV)/bin/python benchmarks/scoring.py --output runs/bench-scoring.json
 
+bench-rollout: setup ## the pool against its engine and transformers, scoring beside sampling; needs the quick start's policy
+	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
+	$(VENV)/bin/python -m benchmarks.rollout --output runs/bench-rollout.json
+
+bench-driver: setup ## a million prompts through the driver with instant engines, about 8 minutes
+	$(VENV)/bin/python -m benchmarks.rollout_driver --output runs/bench-driver.json
+
 bench-evaluation: setup ## a tournament's cost against the number of checkpoints; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	$(VENV)/bin/python benchmarks/evaluation.py --output runs/bench-evaluation.json
+
 bench-training: setup ## the trainer against TRL's DPOTrainer and against the plain step; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	$(VENV)/bin/python benchmarks/training.py --output runs/bench-training.json

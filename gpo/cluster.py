@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from gpo import interrupts
 from gpo.config import ClusterConfig, RunConfig
 from gpo.errors import StageError, UserError
+from gpo.node_files import NodeFiles
 from gpo.placement import A_LITTLE_CPU
 from gpo.reservation import Reservation
 
@@ -44,30 +45,42 @@ QUIET = {
 
 
 _reservation: Reservation | None = None
+_files: NodeFiles | None = None
 """Of the session: Ray, too, is one for a whole process."""
 
 
 @contextmanager
-def ray_session(config: RunConfig) -> Iterator[None]:
-    """Ray for the time of a run, with its places reserved; joins `cluster.address` when one is given.
+def ray_session(config: RunConfig, root: Path) -> Iterator[None]:
+    """Ray for the time of a run in the directory `root`, with its places reserved; joins `cluster.address` when given.
 
     A cluster that was joined is left running. Raises UserError when it cannot be reached, or lacks what the run wants.
     """
-    global _reservation
+    global _reservation, _files
+    with ray_alone(config.cluster):
+        try:
+            _reservation = Reservation(config)
+            _files = NodeFiles(root, "yes" if config.cluster.address is None else config.cluster.shared_disk)
+            _files.keep(*(path for path in named_files(config) if path.exists()))
+            yield
+        finally:
+            _reservation = _files = None
+
+
+@contextmanager
+def ray_alone(cluster: ClusterConfig) -> Iterator[None]:
+    """Ray without places reserved, started here or joined; raises UserError when it cannot be reached."""
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
-    if config.cluster.listen == "all" or config.cluster.address is not None:
+    if cluster.listen == "all" or cluster.address is not None:
         # On loopback alone this process could not be reached by other nodes. Ray reads it when it is imported.
         os.environ.pop(LOOPBACK_SWITCH, None)
     import ray
 
-    _start_or_join(config.cluster)
+    _start_or_join(cluster)
     # Ray 2.60 puts a handler on SIGTERM that aborts the process; ours unwinds and leaves a resumable run.
     interrupts.install()
     try:
-        _reservation = Reservation(config)
         yield
     finally:
-        _reservation = None
         ray.shutdown()
 
 
@@ -76,7 +89,7 @@ def _start_or_join(cluster: ClusterConfig) -> None:
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if cluster.address is None:
-        local = {"_node_ip_address": "127.0.0.1"} if cluster.listen == "loopback" else {}
+        local: dict[str, Any] = {"_node_ip_address": "127.0.0.1"} if cluster.listen == "loopback" else {}
         ray.init(
             address="local",
             num_cpus=os.cpu_count(),
@@ -133,15 +146,21 @@ def threads_for(config: RunConfig, processes: int) -> int:
 
 
 def make_actor(
-    kind: type, *arguments: Any, threads: int, role: str | None = None, environment: dict[str, str] | None = None
+    kind: type,
+    *arguments: Any,
+    threads: int,
+    role: str | None = None,
+    gpus: float = 0,
+    environment: dict[str, str] | None = None,
 ) -> Any:
     """Start an actor process of a plain class; it never restarts by itself, the stage that uses it decides.
 
-    `role` (sampler, scorer): it goes to a reserved place of that kind; None: anywhere, without a device. Raises
+    `role` (sampler, scorer): it goes to a reserved place of that kind; None: anywhere, with `gpus` devices. Raises
     StageError when no place is there within `cluster.placement_seconds`.
     """
     import ray
 
+    deliver()
     place = _reservation.take(role) if _reservation is not None and role is not None else None
     environment = {
         "OMP_NUM_THREADS": str(threads),
@@ -149,13 +168,32 @@ def make_actor(
         **(environment or {}),
         **(place.environment() if place else {}),
     }
-    options = {"num_cpus": A_LITTLE_CPU, "num_gpus": 0, **(place.actor_options() if place else {})}
-    actor = (
+    options = {"num_cpus": A_LITTLE_CPU, "num_gpus": gpus, **(place.actor_options() if place else {})}
+    actor: Any = (
         ray.remote(kind).options(**options, max_restarts=0, runtime_env={"env_vars": environment}).remote(*arguments)
     )
     if place is not None and _reservation is not None:
         _reservation.hold(place, actor)
     return actor
+
+
+def named_files(config: RunConfig) -> list[Path]:
+    """What processes on nodes read besides the run directory: the policy and the preference sources."""
+    places = [spec.partition(":")[2] for spec in config.preference.sources.values() if spec.startswith("gpm:")]
+    places += [spec.split(":")[1] for spec in config.preference.sources.values() if spec.startswith("python:")]
+    return [Path(place) for place in (config.policy.model, *places)]
+
+
+def deliver(*paths: Path) -> None:
+    """Bring files to the nodes that do not share this disk; nothing happens where all do."""
+    if _files is not None:
+        _files.deliver(*paths)
+
+
+def collect(*paths: Path, beside: Path | None = None) -> None:
+    """Bring back what processes on such nodes wrote; `beside`: only from the node that wrote this file last."""
+    if _files is not None:
+        _files.collect(*paths, beside=beside)
 
 
 def processes_now(role: str, wanted: int) -> int:

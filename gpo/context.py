@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpo.cluster import deliver
 from gpo.config import RunConfig
 from gpo.journal import RunDirectory
 from gpo.pool import Pool, Weights
@@ -59,4 +60,5 @@ class RunContext:
         if iteration == 0:
             return Weights(str(Path(self.config.policy.model).absolute()), None)
         directory = self.directory.checkpoint(iteration)
+        deliver(directory)
         return Weights(str(directory.absolute()), verify_published(directory).version)

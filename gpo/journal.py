@@ -17,6 +17,7 @@ from gpo.config import RunConfig, changed_identity, identity_hash, identity_valu
 from gpo.errors import UserError
 from gpo.files import append_json_line, read_json_lines, write_json, write_text
 from gpo.settings import dump_yaml
+from gpo.storage import Storage
 
 FORMAT_VERSION = 1
 
@@ -27,6 +28,8 @@ class RunDirectory:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._lock: IO[str] | None = None
+        self.storage: Storage | None = None
+        """Where the directory is copied to behind every stage."""
 
     def iteration(self, number: int) -> Path:
         """Folder of an iteration; 0 is the start."""
@@ -81,6 +84,11 @@ class RunDirectory:
             if line.get("event") == "stage" and line.get("stage") == stage and line.get("iteration") == iteration:
                 return line
         return None
+
+    def copy_away(self) -> None:
+        """Bring the copy up to date, where there is one."""
+        if self.storage is not None:
+            self.storage.save()
 
     def lock(self) -> None:
         """Hold the directory against a second driver; raises UserError when one is at work."""

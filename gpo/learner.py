@@ -127,8 +127,8 @@ def _starting_model(task: LearnerTask, config: RunConfig) -> Any:
     from gpo.forward import load_policy
 
     directory = task.policy if _has_adapter(task) else task.start
-    options = {"attention": config.policy.attention, "trust_remote_code": config.policy.trust_remote_code}
-    model = load_policy(Path(directory), **options)
+    policy = config.policy
+    model = load_policy(Path(directory), attention=policy.attention, trust_remote_code=policy.trust_remote_code)
     return PeftModel.from_pretrained(model, task.start, is_trainable=True) if _has_adapter(task) else model
 
 
@@ -144,7 +144,7 @@ def _adapter(config: RunConfig) -> Any:
         return None
     return LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft divides it, whole or not
         lora_dropout=lora.dropout,
         target_modules=lora.modules,
         task_type="CAUSAL_LM",
@@ -241,8 +241,8 @@ def _publish(trainer: Any, tokenizer: Any, task: LearnerTask, config: RunConfig)
     model = trainer.accelerator.unwrap_model(trainer.model)
     _save_whole(training / "master", model, tokenizer, state)
     if sharded:
-        options = {"attention": config.policy.attention, "trust_remote_code": config.policy.trust_remote_code}
-        model = load_policy(training / "master", **options)
+        policy = config.policy
+        model = load_policy(training / "master", attention=policy.attention, trust_remote_code=policy.trust_remote_code)
         add_log_prob_head(model)
     if config.train.lora is not None:
         model = model.merge_and_unload(adapter_names=["default"])

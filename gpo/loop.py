@@ -38,3 +38,4 @@ def once(run: RunContext, stage: str, iteration: int, work: Callable[[RunContext
     run.directory.record("begin", stage=stage, iteration=iteration)
     result = work(run, iteration)
     run.directory.record("stage", stage=stage, iteration=iteration, **result)
+    run.directory.copy_away()

@@ -8,6 +8,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -20,17 +21,38 @@ BASE_GIB = 0.7
 """A Python process with torch and transformers."""
 ENGINE_BASE_GIB = 1.1
 """The same with vllm."""
+DRIVER_GIB = 1.0
+"""The driver and Ray's own processes on its node."""
 OPTIMIZER_STATES = {"rmsprop": 1, "adamw": 2}
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """GiB of one process, by what takes it."""
+
+    process: str
+    base: float
+    weights: float
+    gradients: float = 0.0
+    optimizer: float = 0.0
+    activations: float = 0.0
+    kv_cache: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.base + self.weights + self.gradients + self.optimizer + self.activations + self.kv_cache
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """GiB of memory by process, GiB of disk, and where they were counted."""
+    """GiB of memory by kind of process, GiB of disk, and what one process of each kind is made of."""
 
     parameters: int
     memory_gib: dict[str, float]
     disk_gib: float
+    processes: tuple[Memory, ...] = ()
 
     @property
     def peak_gib(self) -> float:
@@ -43,15 +65,65 @@ def make_plan(config: RunConfig) -> Plan:
     parameters = parameter_count(Path(config.policy.model))
     weights = parameters * BYTES[config.policy.dtype] / GIB
     master = parameters * 4 / GIB
-    states = 2 + OPTIMIZER_STATES[config.train.optimizer]
+    sampler, scorer, learner = processes = (
+        Memory(
+            process="sampler",
+            base=ENGINE_BASE_GIB,
+            # On the CPU vLLM keeps packed copies of the linear layers beside what it loaded.
+            weights=2 * weights,
+            kv_cache=config.rollout.engine.kv_cache_gib,
+        ),
+        Memory(process="scorer", base=BASE_GIB, weights=_scorer_weights(config)),
+        Memory(
+            process="learner",
+            base=BASE_GIB,
+            weights=master / _pieces(config, "zero3", "fsdp") + weights,
+            gradients=master / _pieces(config, "zero2", "zero3", "fsdp"),
+            optimizer=OPTIMIZER_STATES[config.train.optimizer]
+            * master
+            / _pieces(config, "zero1", "zero2", "zero3", "fsdp"),
+            activations=_activations(config),
+        ),
+    )
     memory = {
-        "driver and Ray": 1.0,
-        "samplers": config.cluster.samplers * (ENGINE_BASE_GIB + 2 * weights + config.rollout.engine.kv_cache_gib),
-        "scorers": config.cluster.scorers * (BASE_GIB + _scorer_weights(config)),
-        "learner": config.train.workers * (BASE_GIB + states * master + weights + _activations(config)),
+        "driver and Ray": DRIVER_GIB,
+        "samplers": config.cluster.samplers * sampler.total,
+        "scorers": config.cluster.scorers * scorer.total,
+        "learner": config.train.workers * learner.total,
     }
+    states = 2 + OPTIMIZER_STATES[config.train.optimizer]
     kept_on_disk = config.iterations * weights + 2 * master + (2 * states * master if config.train.save_steps else 0)
-    return Plan(parameters, {name: round(value, 2) for name, value in memory.items()}, round(kept_on_disk + 0.1, 2))
+    rounded = {name: round(value, 2) for name, value in memory.items()}
+    return Plan(parameters, rounded, round(kept_on_disk + 0.1, 2), processes)
+
+
+def device_phases(config: RunConfig, plan: Plan) -> dict[str, float]:
+    """GiB that each phase takes on one GPU, without what a process needs of the host.
+
+    An engine on a GPU takes `rollout.engine.gpu_memory_utilization` of the device whatever the model; this is the
+    least it must be. Weights are shared out over the engine's tensor-parallel GPUs.
+    """
+    by_name = {memory.process: memory for memory in plan.processes}
+    sampler, learner = by_name["sampler"], by_name["learner"]
+    parts = config.rollout.engine.tensor_parallel
+    return {
+        "generate": (sampler.weights / 2 + sampler.kv_cache) / parts,
+        "score": by_name["scorer"].weights,
+        "train": learner.total - learner.base,
+    }
+
+
+def _pieces(config: RunConfig, *shardings: str) -> int:
+    """Into how many pieces these ways of sharding cut something; 1 where train.sharding is another."""
+    return config.train.workers if config.train.sharding in shardings else 1
+
+
+def kv_bytes_a_token(model_config: dict[str, Any], dtype: str) -> int:
+    """Bytes of the KV cache for a token: keys and values of every layer and KV head."""
+    text = model_config.get("text_config", model_config)
+    heads = text.get("num_key_value_heads") or text["num_attention_heads"]
+    width = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
+    return int(2 * text["num_hidden_layers"] * heads * width * BYTES[dtype])
 
 
 def _scorer_weights(config: RunConfig) -> float:
@@ -68,10 +140,10 @@ def _activations(config: RunConfig) -> float:
     return tokens * 1.8 * share * scale / 1024
 
 
-def check_fits(plan: Plan, run_directory: Path) -> None:
-    """Raises UserError when memory or disk of this machine cannot hold the run."""
+def check_fits(plan: Plan, run_directory: Path, *, alone: bool = True) -> None:
+    """Raises UserError when this machine's disk, and (where it works `alone`) its memory, cannot hold the run."""
     available = available_memory_gib()
-    if plan.peak_gib > available:
+    if alone and plan.peak_gib > available:
         parts = ", ".join(f"{name} {value:.1f}" for name, value in plan.memory_gib.items())
         raise UserError(
             f"the run needs about {plan.peak_gib:.1f} GiB of memory ({parts}), {available:.1f} GiB are free; lower "

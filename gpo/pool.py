@@ -17,6 +17,7 @@ from gpo.errors import StageError
 from gpo.scoring import ShardScorer
 from rollout.engine_settings import EngineSettings
 from rollout.sampler import Sampler
+from rollout.weight_transfer import NcclSender
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Pool:
         self._scorer_threads = threads_for(config, config.cluster.scorers + (0 if shared else config.cluster.samplers))
         self._workers: list[Worker] = []
         self._look_again = 0.0
+        self._sender: Any = None
 
     def workers(self, role: str) -> list[Worker]:
         """All of a role, started where missing; fewer while the cluster has no room for more."""
@@ -94,12 +96,25 @@ class Pool:
         """
         for tries in range(1, LARGEST_LOADS + 1):
             stale = [worker for worker in self.workers("sampler") if worker.loaded != weights]
-            loads = [(worker, load_weights(worker, weights)) for worker in stale]
+            loads = self._send(stale, weights)
             failures = [failure for worker, load in loads if (failure := self._finish_load(worker, load, weights))]
             if not failures:
                 return [worker.actor for worker in self.workers("sampler")]
             logger.warning("%s; it is replaced by a new one (%d of %d tries)", failures[0], tries, LARGEST_LOADS)
         raise StageError(f"{failures[0]}; {LARGEST_LOADS} engines failed. Start the same command again to go on")
+
+    def _send(self, stale: list[Worker], weights: Weights) -> list[tuple[Worker, Any]]:
+        """Ask samplers to hold weights: each from the disk, or all together over the network where they run already."""
+        by_network = self._engine.weight_transfer == "nccl" and weights.version is not None
+        if not (by_network and stale and all(worker.loaded for worker in stale)):
+            return [(worker, load_weights(worker, weights)) for worker in stale]
+        if self._sender is None:
+            self._sender = make_actor(NcclSender, threads=1, gpus=1.0)
+        for worker in stale:
+            worker.loaded = None
+        actors = [worker.actor for worker in stale]
+        sent = self._sender.send.remote(weights.directory, weights.version, actors, self._engine.tensor_parallel)
+        return [(worker, sent) for worker in stale]
 
     def ask_samplers(self, weights: Weights, call: Callable[[Any], Any], what: str) -> list[Any]:
         """What each sampler answers to `call(actor)` when it holds these weights; those that die are replaced.
@@ -144,6 +159,11 @@ class Pool:
         self._workers.remove(worker)
         self._look_again = 0.0
         end_actor(worker.actor)
+
+    def close(self) -> None:
+        """End all processes."""
+        for worker in list(self._workers):
+            self.drop(worker)
 
     def _new_sampler(self) -> Any:
         return make_actor(self._kinds["sampler"], self._engine, threads=self._engine.threads, role="sampler")

@@ -16,6 +16,7 @@ from gpo.config import RunConfig
 from gpo.context import TokenizedPrompt
 from gpo.errors import UserError
 from gpo.modelfiles import context_length, has_chat_template, parameter_count, read_model_config
+from gpo.workers import sharding_obstacle
 from reward.errors import RewardInputError
 from rollout.canary import canary_rows
 from rollout.errors import RolloutInputError
@@ -89,6 +90,8 @@ def prepare(config: RunConfig) -> Prepared:
         with faults.noted(f"preference.sources.{name}"):
             check_source(spec)
     with faults.noted():
+        _check_sharding(config)
+    with faults.noted():
         train, heldout = _load(config, notes)
     # What follows imports transformers, which takes seconds: the mistakes above are told at once.
     faults.raise_found()
@@ -128,6 +131,13 @@ def _check_model(model: Path) -> dict[str, Any]:
             "chat_template.jinja or chat_template in tokenizer_config.json, as instruction-tuned models have"
         )
     return model_config
+
+
+def _check_sharding(config: RunConfig) -> None:
+    sharding = config.train.sharding
+    obstacle = sharding_obstacle(sharding) if config.train.workers > 1 else None
+    if obstacle:
+        raise UserError(f"train.sharding = {sharding!r}: {obstacle}; or set train.sharding=none")
 
 
 def _split(config: RunConfig, items: list[TokenizedPrompt]) -> list[list[TokenizedPrompt]]:

@@ -8,6 +8,7 @@ its own; their room is looked for before it starts.
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+RESERVED = ("sampler", "scorer")
 POLL_SECONDS = 0.5
 REPORT_EVERY_SECONDS = 10.0
 NEXT_STEP = (
@@ -30,7 +32,7 @@ NEXT_STEP = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Place:
     """Where one process goes: its bundles in a placement group."""
 
@@ -78,7 +80,7 @@ class Reservation:
         self._places: list[Place] = []
         self._holders: dict[Place, Any] = {}
         self._wait(lambda: what_is_missing(list(self._demands.values()), cluster_nodes()), UserError)
-        for kind in ("sampler", "scorer"):
+        for kind in RESERVED:
             self._reserve(self._demands[kind])
         self._wait(self._unplaced, UserError)
 
@@ -115,7 +117,7 @@ class Reservation:
     def processes(self, kind: str) -> int:
         """How many processes of a kind may be there now: those placed, and never fewer than the least."""
         demand = self._demands[kind]
-        return max(demand.least, sum(self._is_placed(place) for place in self._places if place.kind == kind))
+        return max(demand.least, sum(place.kind == kind for place in self._placed()))
 
     def wait_for_learners(self) -> None:
         """Raises StageError when the free devices do not hold the learners within `cluster.placement_seconds`."""
@@ -126,26 +128,23 @@ class Reservation:
         return self._demands["learner"].bundle
 
     def _vacant(self, kind: str) -> list[Place]:
-        return [
-            place
-            for place in self._places
-            if place.kind == kind and place not in self._holders and self._is_placed(place)
-        ]
+        return [place for place in self._placed() if place.kind == kind and place not in self._holders]
 
-    def _is_placed(self, place: Place) -> bool:
+    def _placed(self) -> list[Place]:
+        """Places whose bundles lie on nodes that are alive."""
         from ray.util.placement_group import placement_group_table
 
-        nodes = placement_group_table(place.group)["bundles_to_node_id"]
         alive = {node.node_id for node in cluster_nodes()}
-        return all(nodes.get(index) in alive for index in place.bundles)
+        groups = {place.group.id: place.group for place in self._places}
+        nodes = {key: placement_group_table(group)["bundles_to_node_id"] for key, group in groups.items()}
+        return [
+            place for place in self._places if all(nodes[place.group.id].get(index) in alive for index in place.bundles)
+        ]
 
     def _unplaced(self) -> str | None:
-        short = [demand.kind for demand in self._demands.values() if not self._least_is_placed(demand)]
+        placed = Counter(place.kind for place in self._placed())
+        short = [kind for kind in RESERVED if placed[kind] < self._demands[kind].least]
         return "\n".join(self._shortage(kind) for kind in short) or None
-
-    def _least_is_placed(self, demand: Demand) -> bool:
-        own = [place for place in self._places if place.kind == demand.kind]
-        return not own or sum(map(self._is_placed, own)) >= demand.least
 
     def _shortage(self, kind: str) -> str:
         nodes = cluster_nodes()

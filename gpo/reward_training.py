@@ -71,13 +71,13 @@ def training_task(config: RewardTrainConfig) -> Any:
     renamed = {"accumulation": filled.gradient_accumulation_steps, "precision": filled.dtype}
     adapter = AdapterSettings(**filled.adapter.model_dump()) if filled.tune == "adapter" else None
     names = set(TrainingSettings.__dataclass_fields__) & set(RewardTrainConfig.model_fields) - {"adapter"}
-    given = {name: getattr(filled, name) for name in names}
+    given: dict[str, Any] = {name: getattr(filled, name) for name in names} | renamed
     return TrainingTask(
         backbone=str(Path(config.backbone).absolute()),
         train=tuple(PairSource(**_absolute(source.model_dump())) for source in sources_of(config.train)),
         heldout=tuple(PairSource(**_absolute(source.model_dump())) for source in sources_of(config.heldout)),
         output=str(Path(config.output).absolute()),
-        settings=TrainingSettings(**given, **renamed, adapter=adapter),
+        settings=TrainingSettings(**given, adapter=adapter),
         stream_buffer=config.stream_buffer,
         collective_seconds=int(min(config.cluster.wait_seconds, LARGEST_COLLECTIVE_SECONDS)),
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gpo import interrupts
-from gpo.cluster import QUIET, ray_session
+from gpo.cluster import QUIET, ray_alone
 from gpo.config.reward import RewardTrainConfig
 from gpo.cpu import allocator_environment, use_threads
 from gpo.errors import StageError, UserError
@@ -31,7 +31,7 @@ LARGEST_WORKER_DEATHS = 3
 
 def run_training(task: Any, config: RewardTrainConfig) -> None:
     """Start the workers and wait for them; raises StageError when they fail or no step comes in time."""
-    with ray_session(config.cluster):
+    with ray_alone(config.cluster):
         outcome = _start(_torch_trainer(task, config))
         _follow(Path(task.output), config.cluster.wait_seconds, outcome)
     shutil.rmtree(Path(task.output) / "training" / "ray", ignore_errors=True)

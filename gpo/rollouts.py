@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpo.baseline_stage import baseline_parts
+from gpo.cluster import collect
 from gpo.config import TargetConfig
 from gpo.context import RunContext
 from gpo.errors import StageError
@@ -64,6 +65,9 @@ def generate_and_score(run: RunContext, iteration: int) -> dict[str, Any]:
     def finished(shard: Shard, scored: ShardSummary) -> None:
         sampled = shard.report
         assert sampled is not None  # It was sampled before it was scored.
+        collect(Path(shard.path))
+        if not Path(shard.path).exists():
+            raise StageError(f"shard {shard.index} went with its node; start the same command again to draw it again")
         run.directory.record(
             "shard",
             iteration=iteration,

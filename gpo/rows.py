@@ -139,7 +139,8 @@ def _with_targets(group: list[dict[str, Any]], args: GPOConfig) -> list[dict[str
     """A prompt's answers with `target` in nats and `rank`, the same before the clamp, which makes extremes equal."""
     if "target" in group[0]:
         return [{**answer, "rank": answer.get("score", answer["target"])} for answer in group]
-    if args.target_beta is None:
+    beta = args.target_beta
+    if beta is None:
         raise ValueError("targets are made from scores with GPOConfig(target_beta=...), which has no default")
     rows = [answer.get("scores", [answer.get("score")]) for answer in group]
     table_KM = torch.tensor(rows, dtype=torch.float64)
@@ -149,7 +150,7 @@ def _with_targets(group: list[dict[str, Any]], args: GPOConfig) -> list[dict[str
             table_KM,
             method=args.target_method,
             tau=args.tau,
-            beta=args.target_beta,
+            beta=beta,
             clamp=clamp,
             exclude_self=args.exclude_self,
             log_z=args.log_z,

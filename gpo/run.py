@@ -8,7 +8,7 @@ from gpo import interrupts
 from gpo.cluster import ray_session, relative, threads_for
 from gpo.config import RunConfig
 from gpo.context import RunContext
-from gpo.errors import StageError
+from gpo.errors import StageError, UserError
 from gpo.evaluation.choosing import choose_checkpoint
 from gpo.hub import push_when_asked
 from gpo.journal import RunDirectory, open_run, set_status
@@ -17,6 +17,7 @@ from gpo.loop import self_play
 from gpo.pool import Pool
 from gpo.preflight import Prepared
 from gpo.report.terminal import closing_table, samples_before_and_after
+from gpo.storage import Storage
 from gpo.trackers import Trackers
 from rollout.engine_settings import EngineSettings
 
@@ -27,6 +28,9 @@ file_only = logging.getLogger("driver")
 
 def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool) -> int:
     """Start or go on with a run; returns the exit status. Raises UserError and StageError."""
+    storage = _storage(config, root)
+    if storage is not None and not fresh:
+        storage.restore()
     directory = open_run(root, config, fresh=fresh, versions=prepared.versions, data=prepared.data_sha256)
     log_to_file(directory.logs, f"driver-{os.getpid()}")
     for note in prepared.notes:
@@ -35,14 +39,15 @@ def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool
         return _finish(directory, config)
     set_status(directory, "running")
     try:
-        with Trackers(config, directory), ray_session(config):
+        directory.storage = storage
+        with Trackers(config, directory), ray_session(config, root):
             folders = (str(path.absolute()) for path in (directory.logs, directory.root / "iterations"))
             pool = Pool(config, engine_settings(config, prepared), *folders)
             self_play(RunContext(config, directory, pool, prepared.prompts, prepared.heldout))
     except KeyboardInterrupt:
         _close(directory, "interrupted", "interrupted; the same command goes on where this start stopped")
         raise
-    except StageError as error:
+    except (StageError, UserError) as error:
         _close(directory, "failed", str(error))
         raise
     except Exception as error:
@@ -58,6 +63,8 @@ def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool
         )
         _close(directory, "failed", message)
         raise StageError(message) from error
+    finally:
+        directory.copy_away()
     return _finish(directory, config)
 
 
@@ -69,9 +76,17 @@ def _close(directory: RunDirectory, status: str, message: str) -> None:
 
 def _finish(directory: RunDirectory, config: RunConfig) -> int:
     set_status(directory, "finished")
+    directory.copy_away()
     _say_what_came_out(directory, config)
     push_when_asked(config, directory)
     return 0
+
+
+def _storage(config: RunConfig, root: Path) -> Storage | None:
+    """The copy of the run directory, below `cluster.storage` under the directory's own name."""
+    if config.cluster.storage is None:
+        return None
+    return Storage(f"{config.cluster.storage.rstrip('/')}/{root.absolute().name}", root)
 
 
 def engine_settings(config: RunConfig, prepared: Prepared) -> EngineSettings:
@@ -88,6 +103,7 @@ def engine_settings(config: RunConfig, prepared: Prepared) -> EngineSettings:
         max_sequences=engine.max_sequences,
         threads=threads_for(config, at_work),
         compile=engine.compile,
+        weight_transfer=engine.weight_transfer,
         sleep_level=engine.sleep_level if shared else 0,
         trust_remote_code=config.policy.trust_remote_code,
     )

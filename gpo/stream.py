@@ -244,6 +244,7 @@ class Stream:
                 f"({why}); start the same command again to go on"
             )
         shards = [shard for shard in worker.work.values() if shard is not None]
+        worker.work = {}
         logger.warning("A %s was lost (%s); a new one takes over %d shards.", worker.role, why, len(shards))
         self.pool.drop(worker)
         for shard in reversed(shards):

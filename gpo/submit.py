@@ -7,6 +7,7 @@ same name, as a shared disk has them.
 
 import asyncio
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -34,6 +35,8 @@ PASSED_ON = (
 SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "AUTH")
 SECRETS_VARIABLE = "GPO_SECRETS"
 """Names, never values, of what the job's environment must hold."""
+STOPPED = 143
+"""Exit status of a job that somebody stopped: as of a run that got SIGTERM."""
 POLL_SECONDS = 1.0
 STOP_SECONDS = 60.0
 LOST_SECONDS = 60.0
@@ -71,9 +74,10 @@ def submit(config: RunConfig, request: SubmitRequest) -> int:
         words = ["python", "-m", "gpo", "run", name, "--run-dir", str(run_dir), *(["--fresh"] if request.fresh else [])]
         client = connect(request.address)
         say_what_goes_up(upload, placed, run_dir)
+        label = re.sub("[^A-Za-z0-9_.-]", "-", config.name)
         job = client.submit_job(
             entrypoint=shlex.join(words),
-            submission_id=f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+            submission_id=f"{label}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
             runtime_env={"working_dir": folder, "env_vars": variables, **environment},
         )
     print(f"job {job}")
@@ -244,4 +248,4 @@ def _status_at_end(client: "JobSubmissionClient", job: str) -> int:
     if details.status == JobStatus.SUCCEEDED:
         return 0
     print(f"gpo: job {job}: {details.status.value.lower()}; {details.message or 'no reason given'}", file=sys.stderr)
-    return details.driver_exit_code or 1
+    return STOPPED if details.status == JobStatus.STOPPED else details.driver_exit_code or 1

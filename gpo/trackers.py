@@ -75,11 +75,11 @@ class Trackers:
         over = False
         while self._open and not over:
             over = self._over.wait(EVERY_SECONDS)
-            for name in list(self._open):
-                self._each(name, self._copy)
+            for opened in list(self._open):
+                self._each(opened, self._copy)
             write_json(path, {**known, **self._copied})
-        for name in list(self._open):
-            self._each(name, lambda name: self._open[name].finish())
+        for opened in list(self._open):
+            self._each(opened, lambda name: self._open[name].finish())
 
     def _each(self, name: str, work: Any) -> None:
         """Do it for one tracker; what a tracker raises ends that tracker only."""

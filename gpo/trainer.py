@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
@@ -79,9 +79,9 @@ class GPOTrainer(KTOTrainer):
         # TRL would load a live reference from where the policy was loaded; what is meant is the policy as it is now.
         if ref_model is None and not args.precompute_ref_log_probs and plain is model and not kwargs.get("peft_config"):
             ref_model = copy.deepcopy(model)
-        add_log_prob_head(plain)
-        if ref_model is not None:
-            add_log_prob_head(ref_model)
+        for one in (plain, ref_model, anchor_model):
+            if one is not None:
+                add_log_prob_head(one)
         self._layout = choose_layout(model.config, args.layout)
         self._use_flash = "flash" in str(model.config._attn_implementation) and torch.cuda.is_available()
         self._anchor = anchor_model
@@ -90,7 +90,6 @@ class GPOTrainer(KTOTrainer):
             model=model,
             ref_model=ref_model,
             args=args,
-            data_collator=kwargs.pop("data_collator", None) or list,
             train_dataset=train_dataset,
             processing_class=processing_class,
             **kwargs,
@@ -136,8 +135,9 @@ class GPOTrainer(KTOTrainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> StepLoader:
         """The rows of an evaluation data set in order."""
-        dataset = self.eval_dataset[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
-        return StepLoader(Steps(self.eval_dataset if dataset is None else dataset, self._plan(shuffle=False)))
+        named: Any = self.eval_dataset
+        dataset = named[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
+        return StepLoader(Steps(named if dataset is None else dataset, self._plan(shuffle=False)))
 
     # Reference and anchor
 
@@ -148,13 +148,16 @@ class GPOTrainer(KTOTrainer):
         """
         plan = self._plan(shuffle=name == "train")
         if self._anchor is not None and "anchor_logps" not in dataset.column_names:
-            add_log_prob_head(self._anchor)
             dataset = dataset.add_column("anchor_logps", self._pass(self._anchor, dataset, plan).tolist())
         if "ref_logps" in dataset.column_names:
             return dataset
         folder = Path(self.args.reference_folder) if self.args.reference_folder else None
-        key = reference_key(dataset, plan, str(self._precompute_model_hash), self.args.compute_dtype) if folder else ""
-        logps = read_reference(folder, key, len(dataset)) if folder else None
+        key, kept = "", None
+        if folder and self.accelerator.is_main_process:
+            key = reference_key(dataset, plan, str(self._precompute_model_hash), self.args.compute_dtype)
+            kept = read_reference(folder, key, len(dataset))
+        # The first worker decides for all: others may see another disk, or hash only their piece of the weights.
+        (logps,) = broadcast_object_list([kept], from_process=0)
         if logps is None:
             logps = self._pass(self._precompute_model(), dataset, plan)
             if folder and self.accelerator.is_main_process:
@@ -163,7 +166,7 @@ class GPOTrainer(KTOTrainer):
 
     def _precompute_model(self) -> Any:
         """The reference as it can be called now; ZeRO-3's parameters are in pieces until an engine holds them."""
-        model = self.model if self.ref_model is None else self.ref_model
+        model: Any = self.model if self.ref_model is None else self.ref_model
         if self.ref_model is None and any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
             if self._precompute_engine is None:
                 self._precompute_engine = prepare_deepspeed(model, self.accelerator)
@@ -267,7 +270,8 @@ class GPOTrainer(KTOTrainer):
         rows_N3 = rows_N3[~rows_N3.isnan().any(-1)].float().cpu()
         if len(rows_N3):
             metrics = self._metrics["train" if torch.is_grad_enabled() else "eval"]
-            for name, value in step_numbers(*rows_N3.unbind(-1), clamp=self.args.clamp).items():
+            ratio_N, target_N, length_N = rows_N3.unbind(-1)
+            for name, value in step_numbers(ratio_N, target_N, length_N, clamp=self.args.clamp).items():
                 metrics[name].append(value)
 
     # Checkpoints
@@ -275,7 +279,7 @@ class GPOTrainer(KTOTrainer):
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As transformers' own; True resumes from the last checkpoint that is whole, if there is one."""
         if resume_from_checkpoint is True:
-            found = last_whole(Path(self.args.output_dir))
+            found = last_whole(Path(str(self.args.output_dir)))
             resume_from_checkpoint = str(found) if found else None
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -283,7 +287,7 @@ class GPOTrainer(KTOTrainer):
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            mark_whole(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+            mark_whole(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
 
 
 def _load(path: str, args: GPOConfig) -> Any:

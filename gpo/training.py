@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpo import interrupts
-from gpo.cluster import learner_scaling, threads_for
+from gpo.cluster import collect, deliver, learner_scaling, threads_for
 from gpo.context import RunContext
 from gpo.cpu import allocator_environment
 from gpo.errors import StageError
@@ -19,6 +19,8 @@ from gpo.learner import LearnerTask, train_worker
 from gpo.logs import Progress
 
 LARGEST_WORKER_DEATHS = 2
+COLLECT_EVERY_SECONDS = 10.0
+"""Steps come from a learner on a node with a disk of its own this often."""
 LARGEST_COLLECTIVE_SECONDS = 1800
 """What a learner waits for another one at most."""
 
@@ -31,7 +33,9 @@ def train(run: RunContext, iteration: int) -> dict[str, Any]:
     started = time.monotonic()
     task = make_task(run, iteration)
     Path(task.training).mkdir(parents=True, exist_ok=True)
+    deliver(Path(task.start), Path(task.anchor), Path(task.metrics), *map(Path, task.shards))
     _follow(run, iteration, _start(run, task))
+    collect(Path(task.training), Path(task.checkpoint), Path(task.metrics), beside=Path(task.training) / "report.json")
     shutil.rmtree(_ray_folder(task), ignore_errors=True)
     report: dict[str, Any] = json.loads((Path(task.training) / "report.json").read_text())
     return {"seconds": round(time.monotonic() - started, 3), **report}
@@ -90,7 +94,9 @@ def _start(run: RunContext, task: LearnerTask) -> "queue.Queue[BaseException | N
 def _torch_trainer(run: RunContext, task: LearnerTask) -> Any:
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as TrainRunConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+
+    from gpo.rendezvous import Rendezvous
 
     scaling = learner_scaling(run.config)
     gpus = scaling["use_gpu"]
@@ -104,7 +110,11 @@ def _torch_trainer(run: RunContext, task: LearnerTask) -> Any:
     return TorchTrainer(
         train_worker,
         train_loop_config=asdict(task),
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=seconds),
+        torch_config=Rendezvous(
+            backend="nccl" if gpus else "gloo",
+            timeout_s=seconds,
+            folder=str(_ray_folder(task)) if run.config.cluster.address is None else None,
+        ),
         scaling_config=ScalingConfig(**scaling),
         run_config=TrainRunConfig(**settings),
     )
@@ -115,12 +125,15 @@ def _follow(run: RunContext, iteration: int, outcome: "queue.Queue[BaseException
     before = len(read_json_lines(run.directory.metrics))
     deadline = time.monotonic() + run.config.cluster.wait_seconds
     progress: Progress | None = None
-    shown = 0
+    shown, looked = 0, time.monotonic()
     while time.monotonic() < deadline:
         interrupts.check()
         try:
             error = outcome.get(timeout=1.0)
         except queue.Empty:
+            if time.monotonic() - looked > COLLECT_EVERY_SECONDS:
+                collect(run.directory.metrics, beside=run.directory.metrics)
+                looked = time.monotonic()
             lines = read_json_lines(run.directory.metrics)[before:]
             if not lines or lines[-1]["step"] == shown:
                 continue

@@ -62,9 +62,9 @@ def _best_inside(names: Sequence[str], wins: Mapping[tuple[str, str], int]) -> i
     best = np.zeros(len(subsets), dtype=np.int64)
     sizes = np.array([bin(subset).count("1") for subset in subsets])
     before = np.zeros((len(names), len(subsets)), dtype=np.int64)
-    for winner in range(len(names)):
-        has = (subsets >> winner & 1).astype(bool)
-        before[:, has] += beats[winner][:, None]
+    for place in range(len(names)):
+        has = (subsets >> place & 1).astype(bool)
+        before[:, has] += beats[place][:, None]
     for size in range(1, len(names) + 1):
         of_size = subsets[sizes == size]
         values = np.zeros(len(of_size), dtype=np.int64)

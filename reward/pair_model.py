@@ -103,11 +103,6 @@ class PairModel(nn.Module):
         if self.model.heads.prompt_head is not None:
             self.model.heads.prompt_head.weight.mul_(factor)
 
-    def published_tau(self) -> float:
-        """The tau of the published form; call it where all parameters are whole."""
-        tau = self.tau if self.log_tau is None else float(self.log_tau.detach().float().exp())
-        return tau / self.gate_factor
-
 
 def _untied_lm_head(model: GeneralPreferenceModel) -> nn.Linear | None:
     """The model's own language model head as a trained layer; None when the embeddings serve."""

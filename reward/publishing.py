@@ -6,11 +6,11 @@ folded into the published form, one plain directory written. What it is not: it 
 import copy
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoModel
+from transformers import PreTrainedModel
 
 from reward.adapters import merged_backbone
 from reward.heads import PROMPT_HEAD
@@ -50,8 +50,10 @@ def published_model(trained: PairModel, state: dict[str, Tensor], dtype: torch.d
     source: GeneralPreferenceModel = trained.model
     # A copy, because making a model writes its attention into the config that it is given.
     config = copy.deepcopy(source.backbone.config)
+    config._attn_implementation = "eager"
     with torch.device("meta"):
-        backbone = AutoModel.from_config(config, attn_implementation="eager", dtype=dtype)
+        # By its class, because AutoModel would hand it to ZeRO-3, which waits for all workers.
+        backbone = _plain_class(source.backbone)(config)
     model = GeneralPreferenceModel(backbone, _published_settings(trained, state))
     parts: dict[str, dict[str, Tensor]] = {"backbone": {}, "heads": {}}
     for name, tensor in state.items():
@@ -68,6 +70,12 @@ def published_model(trained: PairModel, state: dict[str, Tensor], dtype: torch.d
     if _LM_HEAD in state:
         model._live_lm_head = state[_LM_HEAD]
     return model
+
+
+def _plain_class(backbone: PreTrainedModel) -> type[PreTrainedModel]:
+    """The class in transformers' own code; FSDP2 puts one of its own before it."""
+    kinds = (kind for kind in type(backbone).__mro__ if not kind.__name__.startswith("FSDP"))
+    return cast(type[PreTrainedModel], next(kinds))
 
 
 def _published_settings(trained: PairModel, state: dict[str, Tensor]) -> RewardSettings:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from reward.errors import RewardInputError
+from reward.pair_model import PairModel
 from reward.training_settings import TrainingSettings
 
 ZERO_STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
@@ -58,6 +59,21 @@ def deepspeed_config(settings: TrainingSettings) -> dict[str, Any]:
         "steps_per_print": 1_000_000_000,
     }
     return base | settings.deepspeed
+
+
+def tell_zero3(model: PairModel) -> None:
+    """Name the weights that a module reads out of another one, which ZeRO-3 would otherwise not gather in time."""
+    from deepspeed.zero import register_external_parameter
+
+    heads = model.model.heads
+    outer: list[Any] = [heads.value_head.weight]
+    if model.settings.sft_weight:
+        head = model.model.backbone.get_input_embeddings() if model.lm_head is None else model.lm_head
+        outer.append(head.weight)
+    inner = [layer.weight for layer in (heads.value_head, heads.prompt_head) if layer is not None]
+    for module, weights in ((model, outer), (heads, inner)):
+        for weight in weights:
+            register_external_parameter(module, weight)
 
 
 def fsdp2_values() -> dict[str, Any]:

@@ -171,8 +171,9 @@ class FunctionSource:
 
     def tables(self, groups: list[ReadGroup], others: list[ReadGroup] | None = None) -> "list[Tensor]":
         """One after the other."""
-        pairs = zip(groups, others or [None] * len(groups), strict=True)
-        return [self.compare(group, other) for group, other in pairs]
+        if others is None:
+            return [self.compare(group) for group in groups]
+        return [self.compare(group, other) for group, other in zip(groups, others, strict=True)]
 
     def _score(self, messages: list[Message], a: Answer, b: Answer) -> float:
         score = self.prefer(messages, a, b)

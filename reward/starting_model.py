@@ -5,8 +5,11 @@ not: it wraps nothing for training.
 
 import dataclasses
 import logging
+import math
 from pathlib import Path
+from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModel
 
 from reward.adapters import add_adapters, quantization
@@ -39,6 +42,8 @@ def open_model(directory: str | Path, settings: TrainingSettings) -> GeneralPref
             source, settings.reward_settings(), seed=settings.seed, dtype="float32", trust_remote_code=trust
         )
     model.settings = _settings_of(source, model.settings, settings)
+    if settings.gate_scaling and (settings.new_heads or not has_heads(source)):
+        _to_published_form(model)
     model.heads.l2_normalize = model.settings.l2_normalize
     if settings.adapter is not None:
         add_adapters(model.backbone, settings.adapter, settings.seed)
@@ -47,6 +52,14 @@ def open_model(directory: str | Path, settings: TrainingSettings) -> GeneralPref
         if settings.adapter is not None:
             model.backbone.enable_input_require_grads()
     return model
+
+
+@torch.no_grad()
+def _to_published_form(model: GeneralPreferenceModel) -> None:
+    """Fresh heads are drawn, and tau is given, for the scaled gate; `PairModel` expects the published form."""
+    assert model.heads.prompt_head is not None  # The settings are checked: there is no scaling without a gate.
+    model.heads.prompt_head.weight.div_(math.sqrt(model.heads.prompt_head.in_features))
+    model.settings = dataclasses.replace(model.settings, tau=model.settings.tau / (model.settings.value_head_dim // 2))
 
 
 def _settings_of(source: Path, found: RewardSettings, settings: TrainingSettings) -> RewardSettings:
@@ -62,10 +75,10 @@ def _settings_of(source: Path, found: RewardSettings, settings: TrainingSettings
             "them out to go on with its heads, or set new_heads to true to replace them"
         )
     logger.info("going on with the heads of %s: %s of width %d", source, found.head, found.value_head_dim)
-    names = ("tau", "l2_normalize")
-    return dataclasses.replace(
-        found, **{name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
-    )
+    changes: dict[str, Any] = {"l2_normalize": settings.l2_normalize, "tau": settings.tau}
+    if settings.tau is not None and settings.gate_scaling:
+        changes["tau"] = settings.tau / (found.value_head_dim // 2)
+    return dataclasses.replace(found, **{name: value for name, value in changes.items() if value is not None})
 
 
 def _open_quantized(source: Path, settings: TrainingSettings) -> GeneralPreferenceModel:

@@ -3,8 +3,9 @@ What it is: the overrides that a plan of whole steps needs (its own data loader,
 workers, two learning rates), evaluation that gives every worker the same numbers, step checkpoints that count only when
 whole, and best checkpoints by metric. What it is not: it reads no data and opens no model (`reward.training` does).
 
-Private to transformers 5.19 and used here: `loss_is_scaled_for_ga`, `_save_checkpoint`, `_save`, and that a data loader
-of its own is used as it is; tests/contract/test_transformers_trainer.py names the version.
+Private to transformers 5.19 and used here: `loss_is_scaled_for_ga`, `_save_checkpoint`, `_save`,
+`_issue_warnings_after_load`, and that a data loader of its own is used as it is;
+tests/contract/test_transformers_trainer.py names the version.
 """
 
 import json
@@ -22,6 +23,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from reward.best_checkpoints import BestCheckpoints
 from reward.encoded_pairs import EncodedPair
+from reward.errors import RewardInputError
 from reward.pair_batches import PairBatch, lay_out
 from reward.pair_evaluation import COLUMNS, evaluation_metrics, pair_values
 from reward.pair_model import PairModel, loss_of_pairs, pair_loss
@@ -57,6 +59,8 @@ class PairTrainer(Trainer):
         """By group, so that a batch holds whole groups."""
         self.heldout_values = torch.zeros(0, len(COLUMNS), dtype=torch.float64)
         """Of the last evaluation, a row for each of `heldout`."""
+        self.tau = model.tau
+        """Of the last evaluation; it is read where a sharded model has it whole, in the forward pass."""
 
     @property
     def pair_model(self) -> PairModel:
@@ -101,8 +105,8 @@ class PairTrainer(Trainer):
         """Metrics of the held-out pairs, the same on every worker; keeps the model where it is among the best."""
         if not self.heldout:
             return {}
-        self.heldout_values = self._values()
-        metrics = evaluation_metrics(self.heldout, self.heldout_values, self._training_tau())
+        self.score_heldout()
+        metrics = evaluation_metrics(self.heldout, self.heldout_values, self.tau)
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(dict(named))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
@@ -110,8 +114,8 @@ class PairTrainer(Trainer):
         return named
 
     @torch.no_grad()
-    def _values(self) -> Tensor:
-        """COLUMNS of every held-out pair, computed by turns and gathered."""
+    def score_heldout(self) -> None:
+        """COLUMNS of every held-out pair, computed by turns and gathered into `heldout_values`; all workers call it."""
         rank, world = self.args.process_index, self.args.world_size
         value_N6 = torch.zeros(len(self.heldout), len(COLUMNS), dtype=torch.float64)
         limit = max(1, self.settings.batch_pairs // (world * self.settings.accumulation))
@@ -130,18 +134,16 @@ class PairTrainer(Trainer):
             if place < len(batches):
                 value_N6[start : start + len(pairs)] = values
         self.pair_model.train()
-        return self.accelerator.reduce(value_N6.to(self.args.device), "sum").cpu()
+        self.heldout_values = self.accelerator.reduce(value_N6.to(self.args.device), "sum").cpu()
 
     def _batch_values(self, pairs: Sequence[EncodedPair]) -> Tensor:
         model = self.pair_model
         batch = lay_out(pairs, 1.0, share=model.shares_beginnings).to(self.args.device)
         with self.accelerator.autocast():
             output = model(batch)
+        self.tau = float(output.tau)
         loss_N = loss_of_pairs(output.score_N, output.tau, batch.target_N, batch.margin_N, self.settings)
         return pair_values(output, batch, loss_N)
-
-    def _training_tau(self) -> float:
-        return self.pair_model.published_tau() * self.pair_model.gate_factor
 
     def _keep_if_best(self, metrics: dict[str, float]) -> None:
         if self.best is None:
@@ -171,6 +173,16 @@ class PairTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """A step checkpoint has what is trained: with adapters the frozen weights are not in it, and nothing else."""
+        trained = {name for name, weight in self.pair_model.named_parameters() if weight.requires_grad}
+        wrong = [*load_result.unexpected_keys, *(trained & set(load_result.missing_keys))]
+        if wrong:
+            raise RewardInputError(
+                f"the step checkpoint in {self.args.output_dir} does not fit this training (first {wrong[0]}); "
+                "delete it to start from the beginning"
+            )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

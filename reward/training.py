@@ -30,7 +30,7 @@ from reward.pair_metrics import correct_pairs
 from reward.pair_model import PairModel
 from reward.pair_sources import PairSource, load_pairs, mixed_stream
 from reward.publishing import publish_model, whole_state
-from reward.sharding import argument_values
+from reward.sharding import argument_values, tell_zero3
 from reward.starting_model import open_model
 from reward.step_plan import PlannedPasses, Share, StreamedPasses, StreamOfGroups, grouped, plan_steps
 from reward.trainer import PairTrainer, last_whole_checkpoint
@@ -79,9 +79,12 @@ def train_pairs(task: TrainingTask, on_line: Callable[[dict[str, Any]], None] | 
     """Train to the end; the first worker returns the report, the others None. `on_line` sees each logged line."""
     started = time.perf_counter()
     settings = task.settings
-    arguments = TrainingArguments(**_argument_values(task))
     tokenizer = AutoTokenizer.from_pretrained(task.backbone, trust_remote_code=settings.trust_remote_code)
     model = PairModel(open_model(task.backbone, settings), settings)
+    if settings.sharding == "zero3":
+        tell_zero3(model)
+    # After the model: from here on transformers would open models in ZeRO-3's pieces.
+    arguments = TrainingArguments(**_argument_values(task))
     encoder = PairEncoder(ConversationEncoder(tokenizer, model.model.settings, settings.max_length))
     share = Share(
         rank=arguments.process_index,
@@ -218,6 +221,9 @@ def _finish(trainer: PairTrainer, task: TrainingTask, data: _Data, started: floa
     evaluated = [line for line in history if "eval_loss" in line]
     if data.heldout and (not evaluated or evaluated[-1]["step"] != trainer.state.global_step):
         trainer.evaluate()
+    if len(trainer.heldout_values) != len(trainer.heldout):
+        # It went on from a checkpoint of the last step, which an earlier start had evaluated.
+        trainer.score_heldout()
     best = trainer.best
     kept = best is not None and trainer.first_says(lambda: bool(best.kept()))
     state = None if kept else whole_state(trainer)

@@ -79,7 +79,8 @@ def _try_to_hold(core: int) -> None:
 def _physical_first(cores: list[int]) -> list[int]:
     """One logical core of each physical one first, their siblings last."""
     seen: set[str] = set()
-    first, siblings = [], []
+    first: list[int] = []
+    siblings: list[int] = []
     for core in cores:
         path = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list")
         group = path.read_text().strip() if path.is_file() else str(core)

@@ -7,6 +7,7 @@ to vLLM (0.32 on the CPU, 0.33 on CUDA) is in this file; `tests/contract` names 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +99,7 @@ class PolicyEngine:
         """K answers to each prompt, alone in the engine."""
         outputs: dict[int, Any] = {}
         for index, request in enumerate(requests):
-            self.submit(request, sampling, lambda output, index=index: outputs.__setitem__(index, output))
+            self.submit(request, sampling, partial(outputs.__setitem__, index))
         while self.busy:
             self.step()
         return [sampled_prompt(request, outputs[index], weight_version) for index, request in enumerate(requests)]
@@ -129,6 +130,12 @@ class PolicyEngine:
             if self.on_cpu:
                 self._llm.apply_model(_repack_tied_head)
         self._llm.reset_prefix_cache()
+
+    def transfer(self, call: str, *arguments: Any) -> None:
+        """A step of vLLM's own weight transfer (`rollout.weight_transfer`); prefixes are forgotten at its end."""
+        getattr(self._llm, call)(*arguments)
+        if call == "finish_weight_update":
+            self._llm.reset_prefix_cache()
 
     def _take_adapter(self, directory: Path) -> None:
         """vLLM tells adapters apart by number, so each version gets a new one; the old one is dropped."""

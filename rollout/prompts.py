@@ -99,12 +99,15 @@ def answers_of_row(row: Mapping[str, Any], column: str, where: str) -> tuple[str
     value = next((row[name] for name in names if row.get(name) is not None), None)
     if value is None and column == "auto":
         value = next((row[name] for name in ("messages", "prompt") if isinstance(row.get(name), list)), [])[-1:]
-        value = value if value and value[0].get("role") == "assistant" else []
-    values = [value] if isinstance(value, str) else value or []
+        last: Any = value[0] if value else None
+        value = value if isinstance(last, Mapping) and last.get("role") == "assistant" else []
+    if value is not None and not isinstance(value, str | list | tuple):
+        raise RolloutInputError(f"{where}: answers must be text or a list of texts, found {type(value).__name__}")
+    values: list[Any] = [value] if isinstance(value, str) else list(value or [])
     if values and isinstance(values[0], Mapping):
         values = [values[-1].get("content")]
-    if not isinstance(values, list | tuple) or not all(isinstance(text, str) for text in values):
-        raise RolloutInputError(f"{where}: answers must be text or a list of texts, found {type(value).__name__}")
+    if not all(isinstance(text, str) for text in values):
+        raise RolloutInputError(f"{where}: answers must be text or a list of texts, found other things in the list")
     return tuple(text for text in dict.fromkeys(values) if text.strip())
 
 

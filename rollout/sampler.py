@@ -15,6 +15,7 @@ from rollout.cores import claim_cores
 from rollout.engine import PolicyEngine, SampleRequest, Sampling, sampled_prompt
 from rollout.engine_settings import EngineSettings, cuda_devices_present, prepare_environment
 from rollout.records import SampledPrompt
+from rollout.weight_transfer import WeightReceiver
 from rollout.weights import verify_published
 
 
@@ -32,7 +33,7 @@ class SampleReport:
     seconds: float
 
 
-class Sampler:
+class Sampler(WeightReceiver):
     """One engine. Started empty; `load` brings the first weights and every later version."""
 
     def __init__(self, settings: EngineSettings) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from gpo.config.cyclic import CyclicConfig
 from gpo.config.reward import RewardTrainConfig
 from gpo.config.run import PLACEMENT, RunConfig
 from gpo.files import write_text
@@ -36,6 +37,7 @@ def page() -> str:
     """The whole page."""
     parts = [HEAD, "## A run: `gpo run`\n", *section("", RunConfig)]
     parts += ["## Reward training: `gpo reward train`\n", *section("", RewardTrainConfig)]
+    parts += ["## Cyclic experiment: `gpo reward cyclic`\n", *section("", CyclicConfig)]
     return "\n".join(parts)
 
 
@@ -119,7 +121,7 @@ def annotation_words(annotation: Any) -> str:
         return ", ".join([annotation_words(inner[0]), *bounds(inner[1:])])
     if origin in (types.UnionType, typing.Union):
         return " or ".join(annotation_words(choice) for choice in inner)
-    if origin is list:
+    if origin in (list, tuple):
         return f"list of {annotation_words(inner[0])}"
     if origin is dict:
         return f"{annotation_words(inner[0])} → {annotation_words(inner[1])}"

@@ -21,6 +21,8 @@ class EngineConfig(Settings):
     """Answers generated side by side."""
     sleep_level: Literal[0, 1, 2] = 1
     """Colocated on a GPU: 1 parks the engine's weights in the machine's memory while others work, 2 drops them."""
+    weight_transfer: Literal["disk", "nccl"] = "disk"
+    """How running engines get new weights. nccl: over the network, by vLLM, from a GPU of its own; needs GPUs."""
     compile: bool = False
     """Compile the model: a minute more at start, some tens of per cent faster."""
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -52,6 +53,11 @@ class RunConfig(Settings):
             )
         if self.target.exclude_self and self.baseline.kind != "self":
             raise ValueError(f"target.exclude_self needs baseline.kind = 'self', found {self.baseline.kind!r}")
+        if self.train.select == "top-and-bottom" and 2 * self.train.select_n > self.rollout.samples:
+            raise ValueError(
+                f"train.select_n = {self.train.select_n} at each end of rollout.samples = {self.rollout.samples} "
+                "answers; expected at most half of them"
+            )
         return self
 
     @model_validator(mode="after")
@@ -62,6 +68,7 @@ class RunConfig(Settings):
                 f"evaluation.choose_by = {self.evaluation.choose_by!r}: not among the judges ({', '.join(judges)})"
             )
         return self
+
 
 PLACEMENT = (
     "cluster",
@@ -81,8 +88,17 @@ PLACEMENT = (
 
 
 def identity_values(config: RunConfig) -> dict[str, Any]:
-    """The resolved config without its placement keys."""
+    """The resolved config without its placement keys, and with paths as every machine names them.
+
+    A run may go on where its prompts lie elsewhere (as a submitted job): they are known by their content's hash.
+    """
     values = config.model_dump(mode="json")
+    values["policy"]["model"] = str(Path(config.policy.model).absolute())
+    for key in ("train", "heldout"):
+        source = values["prompts"][key]
+        values["prompts"][key] = source if not source or source.startswith("hub:") else Path(source).name
+    sources = values["preference"]["sources"]
+    values["preference"]["sources"] = {name: _without_folder(spec) for name, spec in sources.items()}
     for dotted in PLACEMENT:
         *parents, last = dotted.split(".")
         owner = values
@@ -90,6 +106,14 @@ def identity_values(config: RunConfig) -> dict[str, Any]:
             owner = owner[parent]
         owner.pop(last)
     return values
+
+
+def _without_folder(spec: str) -> str:
+    """A model's directory absolute, a Python source by its file's name."""
+    kind, _, place = spec.partition(":")
+    if kind == "gpm":
+        return f"gpm:{Path(place).absolute()}"
+    return f"python:{Path(place).name}" if kind == "python" else spec
 
 
 def identity_hash(config: RunConfig) -> str:

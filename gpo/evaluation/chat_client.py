@@ -44,7 +44,7 @@ def check_chat_settings(settings: ChatSettings) -> None:
     """Raises UserError for settings that no server could make good."""
     if settings.timeout_seconds <= 0:
         raise UserError(f"--timeout {settings.timeout_seconds:g}: expected seconds above 0")
-    url = settings.base_url or os.environ.get("OPENAI_BASE_URL")
+    url = settings.base_url or os.environ.get("OPENAI_BASE_URL") or None
     if url is not None and urlsplit(url).scheme not in ("http", "https"):
         raise UserError(f"--base-url {url}: expected an address such as http://127.0.0.1:8000/v1")
     if url is None and not os.environ.get("OPENAI_API_KEY"):

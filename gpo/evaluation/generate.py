@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpo import interrupts
-from gpo.cluster import end_actor, make_actor, ray_session, relative, wait_for
+from gpo.cluster import end_actor, make_actor, ray_alone, relative, wait_for
 from gpo.config import ClusterConfig
 from gpo.errors import StageError, UserError
 from gpo.evaluation.generate_plan import GenerateRequest, Job, plan_jobs
@@ -21,7 +21,7 @@ from gpo.files import write_json
 from gpo.logs import Progress
 from reward.errors import RewardInputError
 from reward.part_file import Line, PartFile
-from rollout.engine_settings import EngineSettings
+from rollout.engine_settings import EngineSettings, cuda_devices_present
 from rollout.records import SampledPrompt
 from rollout.sampler import Sampler
 
@@ -45,7 +45,7 @@ def generate(request: GenerateRequest) -> int:
 
 
 def _run(jobs: list[Job], request: GenerateRequest) -> None:
-    with ray_session(ClusterConfig()):
+    with ray_alone(ClusterConfig()):
         engine = _Engine(request)
         try:
             for job in jobs:
@@ -83,7 +83,8 @@ class _Engine:
                 tensor_parallel=self._request.tensor_parallel,
                 threads=threads,
             )
-            gpus = float(self._request.tensor_parallel) if _has_gpus() else 0.0
+            # Over several GPUs vLLM's own Ray workers take them, and this actor none.
+            gpus = 1 if cuda_devices_present() and self._request.tensor_parallel == 1 else 0
             self._actor, self._make = make_actor(Sampler, settings, threads=threads, gpus=gpus), make
         load = self._actor.load.remote(str(job.model.absolute()), job.version)
         wait_for(load, self._request.wait_seconds, f"an engine that loads {job.model}")
@@ -94,12 +95,6 @@ class _Engine:
         if self._actor is not None:
             end_actor(self._actor)
             self._actor = None
-
-
-def _has_gpus() -> bool:
-    import ray
-
-    return bool(ray.cluster_resources().get("GPU", 0))
 
 
 def _answer(job: Job, request: GenerateRequest, engine: _Engine) -> None:

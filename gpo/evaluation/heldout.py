@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpo.cards import write_policy_card
-from gpo.cluster import end_actor, make_actor, threads_for, wait_for
+from gpo.cluster import collect, deliver, end_actor, make_actor, threads_for, wait_for
 from gpo.context import RunContext
 from gpo.evaluation.choosing import choose_checkpoint, evaluations_so_far
 from gpo.evaluation.watch import against_length, paired_samples, signs
@@ -37,6 +37,7 @@ def answer_heldout(run: RunContext, iteration: int) -> dict[str, Any]:
     report: SampleReport = wait_for(reported, seconds, "a sampler that answers held-out prompts")
     scorer = run.pool.scorers()[0]
     wait_for(scorer.keep_answers.remote(rows, str(path.absolute())), seconds, "a scorer that keeps held-out answers")
+    collect(path)
     return {
         "seconds": round(time.monotonic() - started, 3),
         "length_tokens": report.tokens / report.answers,
@@ -82,6 +83,7 @@ def evaluate(run: RunContext, iteration: int) -> dict[str, Any]:
 def _judge(run: RunContext, judge: str, iteration: int) -> tuple[dict[str, Any], float | None]:
     """Win rates against the start and each earlier iteration, and the share of cyclic triples among own answers."""
     answers = {str(number): str(run.directory.heldout(number).absolute()) for number in range(iteration + 1)}
+    deliver(*map(Path, answers.values()))
     candidate = answers.pop(str(iteration))
     found = wait_for(
         run.pool.scorers()[0].judge.remote(judge, candidate, answers),
@@ -108,6 +110,7 @@ def _kl_to_start(run: RunContext, iteration: int) -> Any:
     threads = threads_for(run.config, 1)
     actor = make_actor(ForwardActor, run.config.policy.model_dump(mode="json"), threads, threads=threads)
     answers = str(run.directory.heldout(iteration).absolute())
+    deliver(Path(answers))
     prompts = run.config.evaluation.kl_prompts
     logps = [
         wait_for(actor.answer_logps.remote(model, answers, prompts), run.config.cluster.wait_seconds, "the KL estimate")

@@ -5,29 +5,21 @@ the two, from the first token's log-probabilities. Each pair is asked twice, wit
 preferences are averaged, so that a liking for the first place cancels.
 """
 
-import asyncio
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gpo.evaluation.chat_client import ChatClient, ChatFault, ChatSettings
+from gpo.evaluation.chat_client import ChatSettings
 from gpo.evaluation.judge_template import JudgeTemplate
-from gpo.evaluation.judgement_cache import JudgementCache, question_key
+from gpo.evaluation.judgement_cache import question_key
 from gpo.evaluation.judges import Verdict
 from gpo.evaluation.outputs import OutputFile
-from gpo.logs import Progress
+from gpo.evaluation.questions import Answers, Asked, Question, ask_all, usage_of
 
 FIRST, SECOND = "m", "M"
 """The template's names of the first and the second answer."""
-GIVE_UP_AFTER = 3
-"""Pairs; when the first ones all fail, the others are not asked."""
-
-Pair = tuple[str, str, str]
-"""Instruction, the baseline's answer, the evaluated one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,47 +52,46 @@ class OpenAIJudge:
 
     def judge(self, baseline: OutputFile, outputs: OutputFile, pairs: list[tuple[int, int]]) -> list[Verdict]:
         """A verdict a pair; raises UserError when the server refuses key or model."""
-        asked = [
-            (baseline.rows[one].instruction, baseline.rows[one].output, outputs.rows[other].output)
-            for one, other in pairs
-        ]
-        cache = JudgementCache(self._cache)
-        try:
-            return asyncio.run(self._judge(asked, cache))
-        finally:
-            cache.close()
+        groups = []
+        for one, other in pairs:
+            instruction, base, evaluated = baseline.rows[one].instruction, baseline.rows[one], outputs.rows[other]
+            groups.append([
+                self._question(instruction, base.output, evaluated.output),
+                self._question(instruction, evaluated.output, base.output),
+            ])  # fmt: skip
+        asked = ask_all(self._chat, groups, read_answer, self._cache, "pairs")
+        self._record = self._made(asked, sum(map(len, groups)))
+        return [self._verdict(result) for result in asked.results]
 
-    async def _judge(self, pairs: list[Pair], cache: JudgementCache) -> list[Verdict]:
-        known = sum(cache.get(self._key(*question)) is not None for pair in pairs for question in _orders(pair))
-        async with ChatClient(self._chat) as client:
-            room = asyncio.Semaphore(self._chat.concurrency)
-            progress = Progress(f"judged by {self._chat.model}", len(pairs), "pairs")
-            verdicts: list[Verdict] = []
-            for pair in pairs[:GIVE_UP_AFTER]:
-                verdicts.append(await self._verdict(client, cache, room, pair))
-                if verdicts[-1].preference is not None:
-                    break
-            else:
-                return self._finish(client, known, verdicts + _given_up(verdicts, len(pairs)))
-            waiting = pairs[len(verdicts) :]
-            done = len(verdicts)
+    def record(self) -> dict[str, Any]:
+        """Of the last judging."""
+        return self._record
 
-            async def one(pair: Pair) -> Verdict:
-                nonlocal done
-                verdict = await self._verdict(client, cache, room, pair)
-                done += 1
-                progress.update(done)
-                return verdict
+    def _question(self, instruction: str, first: str, second: str) -> Question:
+        judge = [self._chat.model, self._chat.shown_url, self._template.sha256, self._body]
+        messages = self._template.messages(instruction, first, second)
+        return Question(question_key([judge, instruction, first, second]), {"messages": messages, **self._body})
 
-            return self._finish(client, known, verdicts + await asyncio.gather(*map(one, waiting)))
+    def _verdict(self, result: Answers | str) -> Verdict:
+        """The mean of both orders; a failure of either is a failure of the pair."""
+        if isinstance(result, str):
+            return Verdict(preference=None, failure=result)
+        # In the first order the evaluated answer stands second, in the other first.
+        preference = (1 - result[0]["first_preferred"] + result[1]["first_preferred"]) / 2
+        prices = [self._prices.of(answer["tokens"]) for answer in result]
+        return Verdict(
+            preference=preference,
+            raw=result,
+            seconds=sum(answer["seconds"] for answer in result),
+            price=None if None in prices else sum(price for price in prices if price is not None),
+        )
 
-    def _finish(self, client: ChatClient, known: int, verdicts: list[Verdict]) -> list[Verdict]:
-        answers = [answer for verdict in verdicts for answer in (verdict.raw or [])]
-        tokens = {side: sum(answer["tokens"][side] for answer in answers) for side in ("prompt", "completion")}
-        self._record = {
+    def _made(self, asked: Asked, questions: int) -> dict[str, Any]:
+        tokens = asked.tokens()
+        return {
             "kind": "openai",
             "model": self._chat.model,
-            "models_that_answered": sorted({answer["model"] for answer in answers}),
+            "models_that_answered": asked.models(),
             "base_url": self._chat.shown_url,
             "template": {"name": self._template.name, "sha256": self._template.sha256},
             "request": self._body,
@@ -108,64 +99,11 @@ class OpenAIJudge:
             "tokens": tokens,
             "prices_usd_per_million_tokens": asdict(self._prices),
             "price_usd": self._prices.of(tokens),
-            "questions": 2 * len(verdicts),
-            "questions_known_from_the_cache": known,
-            "requests_sent": client.counts.requests,
-            "faults": dict(client.counts.faults),
+            "questions": questions,
+            "questions_known_from_the_cache": asked.known,
+            "requests_sent": asked.counts.requests,
+            "faults": dict(asked.counts.faults),
         }
-        return verdicts
-
-    def record(self) -> dict[str, Any]:
-        """Of the last judging."""
-        return self._record
-
-    async def _verdict(self, client: ChatClient, cache: JudgementCache, room: asyncio.Semaphore, pair: Pair) -> Verdict:
-        """Both orders; a failure of either is a failure of the pair."""
-        answers = []
-        for instruction, first, second in _orders(pair):
-            try:
-                async with room:
-                    answers.append(await self._answer(client, cache, instruction, first, second))
-            except ChatFault as fault:
-                return Verdict(preference=None, failure=str(fault))
-        # In the first order the evaluated answer stands second, in the other first.
-        preference = (1 - answers[0]["first_preferred"] + answers[1]["first_preferred"]) / 2
-        prices = [self._prices.of(answer["tokens"]) for answer in answers]
-        return Verdict(
-            preference=preference,
-            raw=answers,
-            seconds=sum(answer["seconds"] for answer in answers),
-            price=None if None in prices else sum(price for price in prices if price is not None),
-        )
-
-    async def _answer(
-        self, client: ChatClient, cache: JudgementCache, instruction: str, first: str, second: str
-    ) -> dict[str, Any]:
-        key = self._key(instruction, first, second)
-        found = cache.get(key)
-        if found is not None:
-            return found
-        started = time.monotonic()
-        messages = self._template.messages(instruction, first, second)
-        answer: dict[str, Any] = await client.ask({"messages": messages, **self._body}, read_answer)
-        answer["seconds"] = round(time.monotonic() - started, 3)
-        answer["date"] = datetime.now(UTC).isoformat(timespec="seconds")
-        cache.put(key, answer)
-        return answer
-
-    def _key(self, instruction: str, first: str, second: str) -> str:
-        judge = [self._chat.model, self._chat.shown_url, self._template.sha256, self._body]
-        return question_key([judge, instruction, first, second])
-
-
-def _orders(pair: Pair) -> list[tuple[str, str, str]]:
-    instruction, base, evaluated = pair
-    return [(instruction, base, evaluated), (instruction, evaluated, base)]
-
-
-def _given_up(verdicts: list[Verdict], pairs: int) -> list[Verdict]:
-    reason = f"not asked, because the first {len(verdicts)} all failed"
-    return [Verdict(preference=None, failure=reason)] * (pairs - len(verdicts))
 
 
 def read_answer(answer: Any) -> dict[str, Any]:
@@ -175,13 +113,7 @@ def read_answer(answer: Any) -> dict[str, Any]:
     if not content:
         raise ValueError("the answer has no log-probabilities, which the weighted preference needs")
     top = {entry["token"]: float(entry["logprob"]) for entry in content[0]["top_logprobs"]}
-    usage = answer.get("usage") or {}
-    return {
-        "first_preferred": first_preferred(top),
-        "top_logprobs": top,
-        "tokens": {side: int(usage.get(f"{side}_tokens") or 0) for side in ("prompt", "completion")},
-        "model": str(answer.get("model", "")),
-    }
+    return {"first_preferred": first_preferred(top), "top_logprobs": top, **usage_of(answer)}
 
 
 def first_preferred(top: Mapping[str, float]) -> float:

@@ -3,7 +3,7 @@
 A handler takes the parsed options and returns the exit status. Heavy imports happen inside handlers.
 """
 
-from gpo.verbs import eval, generate, report, reward, run, show, submit, tournament
+from gpo.verbs import doctor, eval, generate, plan, report, reward, run, show, submit, tournament
 
-ALL = (run, submit, reward, generate, eval, tournament, report, show)
+ALL = (run, submit, reward, generate, eval, tournament, report, show, plan, doctor)
 """In the order of `gpo --help`."""

@@ -36,7 +36,7 @@ def _run(options: argparse.Namespace) -> int:
     check_installed(config)
     prepared = prepare(config)
     plan = make_plan(config)
-    check_fits(plan, root)
+    check_fits(plan, root, alone=config.cluster.address is None)
     if options.dry_run:
         print(dump_yaml(config))
         print(f"# {plan.parameters / 1e6:.1f} M parameters; run directory {root}, about {plan.disk_gib:.1f} GiB")

@@ -22,7 +22,8 @@ from typing import Any
 REPOSITORY = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
 PORT = 6379
-START_SECONDS = 90
+START_SECONDS = 150
+MOST_STARTS = 3
 OBJECT_STORE_BYTES = 200 << 20
 
 
@@ -94,8 +95,9 @@ class NamespacedCluster:
     def environment(self) -> dict[str, str]:
         """What every process of the cluster, and every client, is given."""
         quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "token"}
+        path = f"{RAY.parent}:{os.environ['PATH']}"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        return {**kept, **quiet, "RAY_AUTH_TOKEN": self.token, "PYTHONPATH": str(REPOSITORY)}
+        return {**kept, **quiet, "RAY_AUTH_TOKEN": self.token, "PYTHONPATH": str(REPOSITORY), "PATH": path}
 
     def start(self, host: Host, cpus: int) -> None:
         """Ray on a host; joins the head's cluster unless it is the head."""
@@ -106,9 +108,14 @@ class NamespacedCluster:
             words += ["--head", "--port", str(PORT), "--dashboard-host", host.address, "--include-dashboard", "true"]
         else:
             words += ["--address", self.address]
-        done = self.run(host, words, START_SECONDS)
-        if done.returncode:
-            raise RuntimeError(f"ray start on {host.address} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        for _ in range(MOST_STARTS):
+            done = self.run(host, words, START_SECONDS)
+            if done.returncode == 0:
+                return
+            # Ray gives a node 30 s to appear, which a busy machine may not.
+            host.kill()
+            time.sleep(1)
+        raise RuntimeError(f"ray start on {host.address} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
 
     def run(self, host: Host, words: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
         """A command on a host, to its end; its output goes through files, because Ray's daemons keep pipes open."""
@@ -145,7 +152,7 @@ def namespaced_cluster(
     try:
         _make_network(hosts)
         cluster.start(hosts[0], head_cpus)
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(max_workers=2) as pool:
             list(pool.map(lambda host: cluster.start(host, cpus), hosts[1:]))
         yield cluster
     finally:

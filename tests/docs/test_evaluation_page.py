@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpo.cli import _parse
-from gpo.evaluation import chat_client, length_control, openai_judge, pair_numbers, watch
+from gpo.evaluation import chat_client, length_control, pair_numbers, questions, watch
 from gpo.evaluation.winrate import RESAMPLES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text("utf-8")
@@ -33,5 +33,5 @@ def test_the_constants_of_the_page_are_those_of_the_code() -> None:
     assert (length_control.STRENGTHS[0], length_control.STRENGTHS[-1], len(length_control.STRENGTHS)) == (1e-4, 1e4, 10)
     assert pair_numbers.LENGTH_RATIOS == (0.5, 0.8, 1.25, 2.0)
     assert (chat_client.FIRST_PAUSE_SECONDS, chat_client.LONGEST_PAUSE_SECONDS) == (0.5, 30.0)
-    assert openai_judge.GIVE_UP_AFTER == 3 and "When the first three pairs all fail" in PAGE
+    assert questions.GIVE_UP_AFTER == 3 and "When the first three pairs all fail" in PAGE
     assert (watch.LARGEST_CORRELATION, watch.LARGEST_POINTS) == (0.5, 0.05)

@@ -112,7 +112,7 @@ def test_a_killed_process_costs_only_the_work_in_flight(config, undisturbed, cas
         assert path.stat().st_mtime_ns == changed, f"{path.name} was finished and is written again"
     assert answers(out) == undisturbed, "the seeds promise the same tokens"
     stages = [line["stage"] for line in journal(out) if line["event"] == "stage" and line["iteration"] == 1]
-    assert stages == ["generate", "train", "publish", "evaluate"]
+    assert stages == ["baseline", "generate", "train", "publish", "evaluate"]
     assert sorted(line["shard"] for line in shard_lines(out)) == sorted({line["shard"] for line in shard_lines(out)})
     assert all(gone(child) for child in below), "processes of the first start are left running"
 

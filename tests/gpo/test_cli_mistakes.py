@@ -230,7 +230,7 @@ def test_a_run_directory_of_another_run_is_refused_with_the_keys_that_differ(fol
 
 def test_a_machine_that_is_too_small_is_told_in_numbers(folder: Path) -> None:
     outcome = gpo("run", config(folder), cwd=folder, GPO_MEMORY_GIB="0.5")
-    refused(outcome, "GiB of memory", "learner", "0.5 GiB are free", "train.batch_prompts")
+    refused(outcome, "GiB of memory", "learner", "0.5 GiB are free", "train.batch_tokens")
     assert not (folder / "runs").exists()
 
 

@@ -90,7 +90,7 @@ def test_too_little_memory_is_told_with_both_numbers_the_processes_and_what_to_l
         check_fits(Plan(1, {"samplers": 1.5, "learner": 2.0}, 0.001), tmp_path)
     message = str(caught.value)
     assert "about 3.5 GiB" in message and "0.5 GiB are free" in message
-    assert "samplers 1.5, learner 2.0" in message and "train.batch_prompts" in message
+    assert "samplers 1.5, learner 2.0" in message and "train.batch_tokens" in message
 
 
 def test_too_little_disk_is_told_with_the_directory(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ CLUSTER = {"shape": "split", "samplers": 2, "scorers": 2, "threads": 1}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with ray_session(run_config(cluster=CLUSTER)):
+def _ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with ray_session(run_config(cluster=CLUSTER), tmp_path_factory.mktemp("run")):
         yield
 
 
@@ -79,8 +79,7 @@ class Pass:
         try:
             Stream(self.pool, self.shards(), job).run()
         finally:
-            for worker in [*self.pool.workers("sampler"), *self.pool.workers("scorer")]:
-                self.pool.drop(worker)
+            self.pool.close()
         return self
 
     def answers(self) -> dict[str, list[str]]:
@@ -145,8 +144,7 @@ def test_an_engine_that_fails_an_update_is_rebuilt_and_not_asked_again(tmp_path:
     with pytest.raises(StageError, match=f"half of the weights.*{LARGEST_LOADS} engines failed"):
         pool.samplers(Weights(str(tmp_path), "broken"))
     assert len(list(tmp_path.glob("load-broken-[0-9]*"))) == LARGEST_LOADS
-    for worker in [*pool.workers("sampler"), *pool.workers("scorer")]:
-        pool.drop(worker)
+    pool.close()
 
 
 def test_an_engine_holds_enough_shards_to_be_full_and_one_more(tmp_path: Path) -> None:

@@ -16,7 +16,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from gpo.layout import lay_out
+from gpo.log_probs import add_log_prob_head, answer_logps
 from gpo.workers import deepspeed_config, sharding_arguments, sharding_obstacle
+from tests.gpo.small_training import make_rows
+from tests.tiny import make_tiny_model
 
 DEEPSPEED = Path(os.environ.get("GPO_TEST_DEEPSPEED", Path(sys.prefix) / "deepspeed"))
 """Where `make setup` puts it: for these tests only, because each process that finds it imports it, for seconds."""
@@ -76,7 +80,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two(folder: Path) -> list[dict[str, Any]]:
     """The same with two workers, in every way of `PLAIN` and then of `ZERO`."""
     sharded = [{"sharding": stage} for stage in ZERO] if HAS_DEEPSPEED else []
-    return run_workers(folder, 2, [{**SETTINGS, **way} for way in [*PLAIN, *sharded]])
+    return run_workers(folder, 2, [{**SETTINGS, **way} for way in [*PLAIN, {"sharding": "fully"}, *sharded]])
 
 
 def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -95,12 +99,28 @@ def test_two_workers_have_the_loss_and_the_gradients_of_one(
     assert found["first_ratio"] == 0.0
 
 
+def test_a_fully_sharded_model_has_the_log_probabilities_and_gradients_of_a_whole_one(
+    two: list[dict[str, Any]],
+) -> None:
+    found, model = two[len(PLAIN)], make_tiny_model()
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert all(0 < held["parameters"] <= 0.6 * total for held in found["held"])
+    add_log_prob_head(model)
+    part = lay_out([(row["prompt_ids"], row["completion_ids"]) for row in make_rows(3)], "padded")
+    lengths = part.pop("lengths")
+    logps = answer_logps(model(**part), lengths)
+    logps.square().mean().backward()
+    torch.testing.assert_close(found["logps"], logps.detach(), rtol=1e-5, atol=1e-5)
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert largest_difference(gradients, found["gradients"]) <= 1e-5
+
+
 @needs_deepspeed
 @pytest.mark.parametrize("stage", ZERO)
 def test_zero_trains_the_same_model_in_pieces_and_saves_it_whole(
     alone: dict[str, Any], two: list[dict[str, Any]], folder: Path, stage: str
 ) -> None:
-    number = len(PLAIN) + ZERO.index(stage)
+    number = len(PLAIN) + 1 + ZERO.index(stage)
     assert two[number]["losses"] == pytest.approx(alone["losses"], rel=1e-3)
     whole = alone["held"][0]
     for held in two[number]["held"]:

@@ -15,8 +15,12 @@ from typing import Any
 
 import torch
 
-from gpo.workers import sharding_arguments, whole_state, work_alone
+from gpo.layout import lay_out
+from gpo.log_probs import add_log_prob_head, answer_logps
+from gpo.segment_attention import segment_attention, segments_of
+from gpo.workers import shard_fully, sharding_arguments, whole_state, work_alone
 from tests.gpo.small_training import Gradients, make_rows, make_trainer, steps_of
+from tests.tiny import make_tiny_model
 
 
 def held_elements(trainer: Any) -> dict[str, int]:
@@ -50,13 +54,32 @@ def train(folder: Path, settings: dict[str, Any], rank: int) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
+def shard(folder: Path, rank: int) -> None:
+    """One backward pass of a fully sharded model on packed rows with shared prompts, every worker on the same rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = make_tiny_model()
+    add_log_prob_head(model)
+    model = shard_fully(model)
+    part = lay_out([(row["prompt_ids"], row["completion_ids"]) for row in make_rows(3)], "shared")
+    lengths, extra, _ = part.pop("lengths"), segments_of(part), part.pop("segments")
+    with segment_attention(model.config):
+        logps = answer_logps(model(**part, **extra), lengths)
+        logps.square().mean().backward()
+    local = sum(p.to_local().numel() for p in model.parameters())
+    (folder / f"held-{rank}.json").write_text(json.dumps({"parameters": local, "states": 0}))
+    gradients = {name: p.grad.full_tensor() for name, p in model.named_parameters()}
+    if rank == 0:
+        torch.save({"logps": logps.detach(), "gradients": gradients}, folder / "outcome.pt")
+
+
 def main() -> None:
     """The trainings in turn."""
     rank = int(os.environ.get("RANK", 0))
     if os.environ.get("WORLD_SIZE", "1") == "1":
         work_alone()
     for number, settings in enumerate(json.loads(sys.argv[2])):
-        train(Path(sys.argv[1]) / str(number), settings, rank)
+        folder = Path(sys.argv[1]) / str(number)
+        shard(folder, rank) if settings.get("sharding") == "fully" else train(folder, settings, rank)
 
 
 if __name__ == "__main__":

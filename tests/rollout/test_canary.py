@@ -4,12 +4,13 @@ Run: python -m pytest tests/rollout/test_canary.py
 """
 
 import math
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.canary import FIXED_TEXTS, Gap, canary_rows, gap, judge
+from rollout.canary import FIXED_TEXTS, Gap, canary_rows, gap, judge, movement
 from tests.tiny import make_tokenizer
 
 numbers = st.floats(-50, 0)
@@ -82,3 +83,31 @@ def test_the_fixed_texts_become_prompt_and_answer_ids_without_a_second_start_tok
     for (prompt_ids, answer_ids), (question, answer) in zip(rows, FIXED_TEXTS, strict=True):
         assert question in tokenizer.decode(prompt_ids) and tokenizer.decode(answer_ids) == answer
         assert prompt_ids.count(tokenizer.bos_token_id) == 1 and tokenizer.bos_token_id not in answer_ids
+
+
+def rows_of(values: list[float]) -> list[list[float]]:
+    return [values[:20], values[20:]]
+
+
+@pytest.mark.parametrize(("shown", "complete"), [(1.0, True), (0.0, False), (0.5, False), (2.0, False)])
+def test_an_update_above_the_noise_must_show_in_full(shown: float, complete: bool) -> None:
+    random = Random(3)
+    before = [random.gauss(-2, 1) for _ in range(80)]
+    update = [random.gauss(0, 0.05) for _ in before]
+    now = [a + b for a, b in zip(before, update, strict=True)]
+    engine = [a + shown * b + random.gauss(0, 0.0125) for a, b in zip(before, update, strict=True)]
+    moved = movement(rows_of(before), rows_of(now), rows_of(engine), FLOOR)
+    assert moved.share == pytest.approx(shown, abs=0.15) and moved.visible and moved.complete is complete
+    found = gap(rows_of(now), rows_of(engine))
+    verdict = judge(found, FLOOR, gap(rows_of(before), rows_of(now)), 100.0, moved)
+    assert verdict.accepted is complete and not verdict.below_noise
+
+
+def test_an_update_below_the_noise_says_nothing_and_one_of_nothing_neither() -> None:
+    random = Random(4)
+    before = [random.gauss(-2, 1) for _ in range(80)]
+    now = [value + random.gauss(0, 0.001) for value in before]
+    for engine in (before, now):
+        moved = movement(rows_of(before), rows_of(now), rows_of(engine), FLOOR)
+        assert not moved.visible and judge(Gap(0.0, 0.0), FLOOR, Gap(0.001, 0.01), 4.0, moved).accepted
+    assert not movement([before], [before], [before], FLOOR).visible

@@ -63,7 +63,7 @@ def test_claims_are_disjoint_bind_the_process_and_end_with_it_however_it_ends() 
 
 @pytest.fixture()
 def _ray(tmp_path: Path) -> Iterator[None]:
-    with ray_session(run_config(cluster={"samplers": 2, "threads": 1})):
+    with ray_session(run_config(cluster={"samplers": 2, "threads": 1}), tmp_path):
         yield
 
 

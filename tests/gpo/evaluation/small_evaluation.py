@@ -1,13 +1,20 @@
 """What the evaluation's tests share: a tiny reward model, output files, and the command line as a user starts it."""
 
+import contextlib
+import io
 import json
+import logging
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from gpo.cli import main
+from gpo.logs import OURS
 from reward.model import GeneralPreferenceModel
 from reward.settings import RewardSettings
 from tests.tiny import save_tiny_model
@@ -50,13 +57,34 @@ def write_answers(folder: Path, name: str, rows: list[dict[str, Any]] | None = N
     return path
 
 
-def gpo(folder: Path, *words: str | Path, timeout: float = 300, **environment: str) -> Outcome:
+def gpo(folder: Path, *words: str | Path, **environment: str) -> Outcome:
+    """A verb as the command line runs it, in this process, because importing torch anew costs seconds each time."""
+    printed, said = io.StringIO(), io.StringIO()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    loggers = [logging.getLogger(name) for name in OURS]
+    with (
+        mock.patch.dict(os.environ, {"HF_HUB_OFFLINE": "1", **environment}),
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(said),
+    ):
+        try:
+            status = main([str(word) for word in words])
+        finally:
+            logging.captureWarnings(False)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            for logger in loggers:
+                logger.handlers.clear()
+    return Outcome(status, printed.getvalue(), said.getvalue())
+
+
+def gpo_process(folder: Path, *words: str | Path, timeout: float = 300) -> Outcome:
     """A verb in its own process; no traceback is ever shown."""
-    quiet = {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(REPOSITORY), **environment}
     done = subprocess.run(
         [sys.executable, "-m", "gpo", *map(str, words)],
         cwd=folder,
-        env={**os.environ, **quiet},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         timeout=timeout,

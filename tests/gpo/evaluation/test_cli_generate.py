@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from rollout.weights import mark_published
-from tests.gpo.evaluation.small_evaluation import REPOSITORY, Outcome, gpo, read
+from tests.gpo.evaluation.small_evaluation import REPOSITORY, Outcome, gpo_process, read
 from tests.tiny import save_tiny_model
 
 ROWS = [{"instruction": f"Say a word about {topic}.", "dataset": "koala"} for topic in ("rain", "bread", "chess")]
@@ -43,7 +43,7 @@ def words_of(place: Path, output: str, *more: str | Path) -> list[str | Path]:
 
 @pytest.fixture(scope="module")
 def answered(place: Path) -> Path:
-    found = gpo(place, *words_of(place, "answers"))
+    found = gpo_process(place, *words_of(place, "answers"))
     assert found.status == 0, found
     return place / "answers"
 
@@ -75,16 +75,16 @@ def test_models_that_share_an_engine_have_their_own_answers(place: Path, answere
     assert both[0] != both[1]
     words: list[str | Path] = ["generate", "--model", place / "runs/small/iterations/001/checkpoint", "--prompts",
                                place / "prompts.jsonl", "--output", place / "alone.json", *SETTINGS]  # fmt: skip
-    assert gpo(place, *words).status == 0
+    assert gpo_process(place, *words).status == 0
     assert [row["output"] for row in read(place / "alone.json")] == both[1]
 
 
 def test_the_same_command_again_computes_nothing_and_another_seed_is_refused(place: Path, answered: Path) -> None:
     before = (answered / "tiny.json").stat().st_mtime_ns
-    again = gpo(place, *words_of(place, "answers"))
+    again = gpo_process(place, *words_of(place, "answers"))
     assert again.status == 0 and "generate" not in again.said and "answers are in" in again.said, again
     assert (answered / "tiny.json").stat().st_mtime_ns == before
-    other = gpo(place, *words_of(place, "answers", "--seed", "4"))
+    other = gpo_process(place, *words_of(place, "answers", "--seed", "4"))
     assert other.status == 2 and "tiny.json exists already" in other.said and "--overwrite" in other.said
 
 
@@ -100,7 +100,7 @@ def test_a_killed_start_goes_on_behind_its_finished_chunks(place: Path, answered
     process.send_signal(signal.SIGKILL)
     process.wait()
     kept = part.read_bytes() if part.exists() else b""
-    found = gpo(place, *words_of(place, "killed"))
+    found = gpo_process(place, *words_of(place, "killed"))
     assert found.status == 0, found
     for name in ("tiny", "small-001"):
         assert read(place / "killed" / f"{name}.json") == read(answered / f"{name}.json")
@@ -114,7 +114,7 @@ def test_mistakes_are_status_2_before_an_engine_starts(place: Path, tmp_path: Pa
         assert all(text in found.said for text in told), found.said
 
     def tell(*changes: Any) -> Outcome:
-        return gpo(place, *words_of(place, str(tmp_path / "none"), *changes))
+        return gpo_process(place, *words_of(place, str(tmp_path / "none"), *changes))
 
     refused(tell("--temperature", "-1"), "--temperature -1.0: expected 0")
     refused(tell("--top-p", "0"), "--top-p 0.0: expected a share")

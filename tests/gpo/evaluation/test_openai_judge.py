@@ -36,7 +36,7 @@ def place(tmp_path: Path) -> Path:
 def words_of(place: Path, url: str, *more: str | Path) -> list[str]:
     files = ("--outputs", place / "first.json", "--baseline", place / "start.json")
     judge = ("--judge", "openai:scripted", "--base-url", url, "--output", place / "out")
-    return [str(word) for word in ("eval", *files, *judge, "--tries", "3", "--timeout", "1", *more)]
+    return [str(word) for word in ("eval", *files, *judge, "--tries", "3", "--timeout", "30", *more)]
 
 
 def evaluate(place: Path, url: str, *more: str | Path) -> Outcome:
@@ -97,7 +97,7 @@ def test_the_same_evaluation_again_asks_nobody(place: Path) -> None:
 
 
 FAULTS: dict[str, Reply] = {
-    "time-out": Reply(sleep=3),
+    "time-out": Reply(sleep=6),
     "status 429": Reply(429, '{"error": {"message": "slow down"}}', {"Retry-After": "0.2"}),
     "status 500": Reply(500, "oh no"),
     "status 503": Reply(503, "{}"),
@@ -120,7 +120,7 @@ def test_a_fault_that_passes_is_tried_again_and_counted(place: Path, kind: str) 
         return script(before, question)
 
     with serve(failing) as served:
-        found = evaluate(place, served.url)
+        found = evaluate(place, served.url, *(("--timeout", "3") if kind == "time-out" else ()))
     assert found.status == 0, found
     assert metrics(place)["judge"]["faults"] == {kind: 2}
     assert sorted(served.asked.values()) == [1] * (2 * PAIRS - 2) + [2, 2]

@@ -1,0 +1,191 @@
+"""Files for nodes that do not share the driver's disk: they travel through Ray's object store, under the same path.
+
+What a process reads is delivered before it needs it; what it wrote is collected behind it. On nodes that see the
+driver's disk nothing is copied. A file is whole under its name or not there.
+"""
+
+import logging
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gpo.errors import StageError
+
+logger = logging.getLogger(__name__)
+
+CHUNK_BYTES = 64 << 20
+TASK_SECONDS = 60.0
+COPY_SECONDS = 1800.0
+MARKER_LAST = "gpo_weights.json"
+"""Says that a directory of weights is whole, so it goes behind the rest."""
+
+
+class NodeFiles:
+    """Which nodes have a disk of their own, and what was brought to them."""
+
+    def __init__(self, root: Path, shared: str) -> None:
+        """Look which nodes see the run directory `root`; `shared` is cluster.shared_disk."""
+        self._root = root.absolute()
+        self._shared = shared
+        self._sees: dict[str, bool] = {}
+        self._brought: set[tuple[str, Path, tuple[Any, ...]]] = set()
+        self._standing: list[Path] = []
+
+    def keep(self, *paths: Path) -> None:
+        """Every node is to have these from now on, nodes that join later as well."""
+        self._standing += [path.absolute() for path in paths]
+
+    def deliver(self, *paths: Path) -> None:
+        """Bring files and directories, and those that every node is to have, to all nodes with a disk of their own."""
+        nodes = self._apart()
+        if not nodes:
+            return
+        for path in dict.fromkeys([*self._standing, *(path.absolute() for path in paths)]):
+            signature = _signature(path)
+            lacking = [node for node in nodes if (node, path, signature) not in self._brought]
+            if lacking and signature:
+                _send(path, lacking)
+                self._brought |= {(node, path, signature) for node in lacking}
+
+    def collect(self, *paths: Path, beside: Path | None = None) -> bool:
+        """Fetch files and directories that a process wrote on a node with a disk of its own; whether there were any.
+
+        `beside`: only from the node that wrote this file last.
+        """
+        nodes = self._apart()
+        if beside is not None:
+            written = _ask(nodes, _written, str(beside.absolute()))
+            nodes = [max(nodes, key=lambda node: written[node])] if any(written.values()) else []
+        found = {path.absolute(): _ask(nodes, _written, str(path.absolute())) for path in paths}
+        holders = [(path, node) for path, written in found.items() for node in nodes if written[node]]
+        for path, node in holders:
+            _fetch(path, node)
+        return bool(holders)
+
+    def _apart(self) -> list[str]:
+        """Node ids of those that do not see the driver's disk."""
+        import ray
+
+        if self._shared == "yes":
+            return []
+        here = ray.get_runtime_context().get_node_id()
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+        new = [node for node in nodes if node not in self._sees]
+        if new and self._shared == "no":
+            self._sees |= dict.fromkeys(new, False)
+        elif new:
+            self._look(new)
+        return [node for node in nodes if not self._sees[node]]
+
+    def _look(self, nodes: list[str]) -> None:
+        probe = self._root / f".seen-{uuid.uuid4().hex}"
+        self._root.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        try:
+            self._sees |= {node: written > 0 for node, written in _ask(nodes, _written, str(probe)).items()}
+        finally:
+            probe.unlink()
+        apart = sum(not self._sees[node] for node in nodes)
+        if apart:
+            logger.info("%d nodes do not see %s; files go there through Ray's object store", apart, self._root)
+
+
+def _ask(nodes: list[str], work: Any, *arguments: Any) -> dict[str, Any]:
+    """What a plain function returns on each node, all at once. Raises StageError at the deadline."""
+    import ray
+
+    references = [_task(node, work).remote(*arguments) for node in nodes]
+    try:
+        return dict(zip(nodes, ray.get(references, timeout=TASK_SECONDS), strict=True))
+    except ray.exceptions.GetTimeoutError:
+        raise StageError(
+            f"a node of {', '.join(nodes)} does not answer within {TASK_SECONDS:.0f} s; start the same command again"
+        ) from None
+
+
+def _task(node: str, work: Any, **options: Any) -> Any:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    return ray.remote(work).options(num_cpus=0, scheduling_strategy=there, max_retries=0, **options)
+
+
+def _files(path: Path) -> list[Path]:
+    """A file, or all files of a directory, the marker of weights last."""
+    found = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
+    return sorted(found, key=lambda one: (one.name == MARKER_LAST, one))
+
+
+def _signature(path: Path) -> tuple[Any, ...]:
+    return tuple((str(one), one.stat().st_size, one.stat().st_mtime_ns) for one in _files(path))
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as stream:
+        yield stream.read(CHUNK_BYTES)
+        while chunk := stream.read(CHUNK_BYTES):
+            yield chunk
+
+
+def _send(path: Path, nodes: list[str]) -> None:
+    """A chunk is put into the object store once, whatever the number of nodes."""
+    import ray
+
+    for file in _files(path):
+        references = [ray.put(chunk) for chunk in _chunks(file)]
+        copies = [_task(node, _write).remote(str(file), references) for node in nodes]
+        try:
+            ray.get(copies, timeout=COPY_SECONDS)
+        except ray.exceptions.GetTimeoutError:
+            raise StageError(f"{file}: not on every node within {COPY_SECONDS:.0f} s") from None
+
+
+def _write(path: str, references: list[Any]) -> None:
+    """On the node: the file whole, or not at all."""
+    import ray
+
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part-{os.getpid()}")
+    with part.open("wb") as stream:
+        for reference in references:
+            stream.write(ray.get(reference))
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.rename(target)
+
+
+def _written(path: str) -> int:
+    """On the node: when a file was written, in ns; 0 where there is none."""
+    return Path(path).stat().st_mtime_ns if Path(path).exists() else 0
+
+
+def _read(path: str) -> Iterator[tuple[str, bytes]]:
+    """On the node: (path, chunk) of every file; a path with each chunk, in order."""
+    for file in _files(Path(path)):
+        for chunk in _chunks(file):
+            yield str(file), chunk
+
+
+def _fetch(path: Path, node: str) -> None:
+    """Bring what is under a path on a node here."""
+    import ray
+
+    parts: dict[Path, Path] = {}
+    for reference in _task(node, _read, num_returns="streaming").remote(str(path)):
+        name, chunk = ray.get(reference, timeout=COPY_SECONDS)
+        target = Path(name)
+        part = target.with_name(f".{target.name}.part-{os.getpid()}")
+        if target not in parts:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part.unlink(missing_ok=True)
+            parts[target] = part
+        with part.open("ab") as stream:
+            stream.write(chunk)
+    for target, part in parts.items():
+        with part.open("rb") as stream:
+            os.fsync(stream.fileno())
+        part.rename(target)

@@ -1,0 +1,102 @@
+"""A run directory's copy at a URL: behind every finished stage it is brought up to date, and a run can begin from it.
+
+Any URL of pyarrow's file systems (s3://, gs://, hdfs://, file://) or, beyond these, of fsspec. The journal is written
+last, so that what it calls finished is there.
+"""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from gpo.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+JOURNAL = "journal.jsonl"
+OBJECT_STORES = ("s3", "gcs", "abfs")
+"""pyarrow's names."""
+
+
+class Storage:
+    """The copy of one run directory."""
+
+    def __init__(self, url: str, root: Path) -> None:
+        """Raises UserError where the URL cannot be used."""
+        self._url = url
+        self._root = root
+        self._system, self._base = _file_system(url)
+        self._copied: dict[str, tuple[int, int]] = {}
+
+    def restore(self) -> bool:
+        """Fill an empty run directory from the copy; whether there was one."""
+        if (self._root / "run.json").exists():
+            return False
+        names = self._there()
+        if "run.json" not in names:
+            return False
+        logger.info("the run directory %s is empty and is filled from %s", self._root, self._url)
+        for name in sorted(names, key=lambda name: (name == "run.json", name)):
+            target = self._root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(f".{target.name}.part")
+            with self._system.open_input_stream(f"{self._base}/{name}") as source, part.open("wb") as stream:
+                shutil.copyfileobj(source, stream)
+            part.rename(target)
+        return True
+
+    def save(self) -> None:
+        """Copy what is new or changed, and drop there what is gone here."""
+        here = {
+            path.relative_to(self._root).as_posix(): path
+            for path in self._root.rglob("*")
+            if path.is_file() and not path.name.startswith(".")
+        }
+        for name in sorted(here, key=lambda name: (name == JOURNAL, name)):
+            status = here[name].stat()
+            signature = (status.st_size, status.st_mtime_ns)
+            if self._copied.get(name) != signature:
+                self._send(here[name], name)
+                self._copied[name] = signature
+        for name in self._there() - here.keys():
+            self._system.delete_file(f"{self._base}/{name}")
+            self._copied.pop(name, None)
+
+    def _send(self, path: Path, name: str) -> None:
+        folder, _, last = f"{self._base}/{name}".rpartition("/")
+        # An object appears whole when its stream is closed; a file system shows it growing.
+        whole = self._system.type_name in OBJECT_STORES
+        written = f"{folder}/{last}" if whole else f"{folder}/.{last}.part"
+        self._system.create_dir(folder, recursive=True)
+        with path.open("rb") as source, self._system.open_output_stream(written) as stream:
+            shutil.copyfileobj(source, stream)
+        if not whole:
+            self._system.move(written, f"{folder}/{last}")
+
+    def _there(self) -> set[str]:
+        from pyarrow.fs import FileSelector, FileType
+
+        found = self._system.get_file_info(FileSelector(self._base, recursive=True, allow_not_found=True))
+        prefix = len(self._base.rstrip("/")) + 1
+        files = (info.path[prefix:] for info in found if info.type == FileType.File)
+        return {name for name in files if not name.rpartition("/")[2].startswith(".")}
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """pyarrow's file system for a URL and the path in it; fsspec's where pyarrow has none. Raises UserError."""
+    from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
+
+    try:
+        system, base = FileSystem.from_uri(url)
+        return system, base
+    except (OSError, ValueError) as first:
+        try:
+            import fsspec
+
+            found, base = fsspec.core.url_to_fs(url)
+        except (ImportError, OSError, ValueError) as second:
+            raise UserError(
+                f"cluster.storage = {url}: cannot be used ({first}; {second}); expected a URL such as "
+                "s3://bucket/runs, gs://bucket/runs or file:///shared/runs"
+            ) from None
+        return PyFileSystem(FSSpecHandler(found)), base

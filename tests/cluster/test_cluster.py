@@ -1,0 +1,239 @@
+"""Runs on a real Ray cluster of a head and three nodes, each a host of its own in a network namespace.
+
+The short form (a run, a submitted one, a cluster that is too small) is part of the default suite where namespaces can
+be made; `make cluster` adds a node's death in every stage and moving a run. Run: make cluster
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.cluster.namespaces import namespaced_cluster, namespaces_can_be_made
+from tests.cluster.workplace import (
+    FORWARD,
+    LEARNER,
+    PLACEMENT,
+    RUN_SECONDS,
+    SAMPLER,
+    SCORER,
+    Watch,
+    answers,
+    finished_stages,
+    gpo_run,
+    hosts_of,
+    new_workplace,
+    wait_for,
+)
+from tests.e2e.tiny_run import environment, journal
+
+pytestmark = pytest.mark.skipif(not namespaces_can_be_made(), reason="needs root and iproute2 for network namespaces")
+STAGES = ["generate", "train", "publish", "evaluate"]
+CPUS = 3
+MOST_STARTS = 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cluster")
+
+
+@pytest.fixture(scope="module")
+def config(folder):
+    return new_workplace(folder / "work")
+
+
+@pytest.fixture(scope="module")
+def cluster(folder):
+    with namespaced_cluster(folder, workers=3, cpus=CPUS) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster, config, folder):
+    """(token ids, seconds, hosts of every kind of process) of a run that nothing disturbed."""
+    out = folder / "undisturbed"
+    started = time.monotonic()
+    with Watch(cluster) as watch:
+        done = cluster.run(
+            cluster.head, gpo_run(config, out, *PLACEMENT, f"cluster.address={cluster.address}"), RUN_SECONDS
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert finished_stages(out) == STAGES
+    return answers(out), time.monotonic() - started, watch.seen
+
+
+def test_a_run_has_its_samplers_scorer_and_learners_on_different_nodes(cluster, undisturbed):
+    _, _, seen = undisturbed
+    workers = {host.address for host in cluster.hosts[1:]}
+    assert len(seen[SAMPLER]) == 2 and len(seen[LEARNER]) == 2 and len(seen[SCORER]) == 1
+    assert set().union(*seen.values()) == workers, "every node has work, and the head none"
+
+
+def test_a_submitted_run_ends_with_its_status_and_costs_little_more(cluster, config, folder, undisturbed):
+    tokens, seconds, _ = undisturbed
+    out = folder / "submitted"
+    words = [sys.executable, "-m", "gpo", "submit", str(config), "iterations=1", *PLACEMENT]
+    words += ["--address", cluster.dashboard, "--run-dir", str(out), "--wait"]
+    started = time.monotonic()
+    done = cluster.run(cluster.head, words, RUN_SECONDS)
+    overhead = time.monotonic() - started - seconds
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    state = json.loads((out / "run.json").read_text())
+    own = state["updated"] - state["started"]
+    print(f"gpo run {seconds:.1f} s, gpo submit {overhead:+.1f} s; the job's run alone {own:.1f} s")
+    assert finished_stages(out) == STAGES and answers(out) == tokens
+    assert "ray job stop" in done.stdout and "checkpoint:" in done.stdout, "the way to stop, and the job's own output"
+    assert cluster.token not in done.stdout + done.stderr
+    assert overhead < 15 or overhead < 0.3 * seconds, "15 s on a machine that does nothing else"
+
+
+def test_a_jobs_mistake_comes_back_as_status_two(cluster, config, folder):
+    words = [sys.executable, "-m", "gpo", "submit", str(config), "policy.model=/not/there", "--wait"]
+    done = cluster.run(cluster.head, [*words, "--address", cluster.dashboard, "--run-dir", str(folder / "no")], 120)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "/not/there: no config.json" in done.stdout
+
+
+def test_too_small_a_cluster_is_told_within_ten_seconds_and_nothing_hangs(cluster, config, folder):
+    address = f"cluster.address={cluster.address}"
+    words = gpo_run(
+        config, folder / "small", *PLACEMENT, address, "cluster.samplers=20", "cluster.placement_seconds=12"
+    )
+    with (folder / "told").open("w+") as told:
+        process = cluster.popen(cluster.head, words, stderr=told, stdout=subprocess.DEVNULL)
+        text = wait_for(lambda: "lacks" in (folder / "told").read_text(), "word of what is missing", 60)
+        assert text and process.wait(60) == 2
+    lines = journal(folder / "small")
+    message = (folder / "told").read_text()
+    assert [line["event"] for line in lines] == ["start"]
+    assert "20 samplers of 1 CPU each: the cluster has room for 9, and for 9 of them now" in message
+    assert f"node {cluster.hosts[1].address}: {CPUS} of {CPUS} CPU free" in message
+    assert "waiting up to 12 s more" in message and "lacks, after 12 s" in message
+
+
+def test_an_address_where_nothing_answers_is_told_within_ten_seconds(cluster, config, folder):
+    started = time.monotonic()
+    words = gpo_run(config, folder / "nowhere", "cluster.address=10.77.0.200:6379")
+    done = cluster.run(cluster.head, words, 60)
+    assert done.returncode == 2 and "nothing answers there" in done.stderr
+    assert time.monotonic() - started < 30, "start of Python and the checks of the config included"
+
+
+def begun(out, stage, iteration=1):
+    keys = {"event": "begin", "stage": stage, "iteration": iteration}
+    return [line for line in journal(out) if keys.items() <= line.items()]
+
+
+def a_shard_is_there(out):
+    return [line for line in journal(out) if line["event"] == "shard"]
+
+
+KILLS = {
+    "canary": (FORWARD, lambda out: begun(out, "canary", 0)),
+    "answer": (SAMPLER, lambda out: begun(out, "answer", 0)),
+    "generate-sampler": (SAMPLER, a_shard_is_there),
+    "generate-scorer": (SCORER, a_shard_is_there),
+    "train": (LEARNER, lambda out: list((out / "logs").glob("learner-*.log"))),
+    "publish": (SAMPLER, lambda out: begun(out, "publish")),
+    "evaluate": (SCORER, lambda out: begun(out, "evaluate")),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", KILLS)
+def test_a_node_that_dies_costs_only_the_work_in_flight(cluster, config, folder, undisturbed, stage):
+    title, moment = KILLS[stage]
+    out = folder / f"kill-{stage}"
+    words = gpo_run(config, out, *PLACEMENT, f"cluster.address={cluster.address}")
+    process = cluster.popen(cluster.head, words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: moment(out) or process.poll() is not None, f"moment of {stage}")
+    victim = wait_for(lambda: hosts_of(cluster, title) or process.poll() is not None, title)[0]
+    victim.kill()
+    try:
+        written = {path: path.stat().st_mtime_ns for path in (out / "iterations/001/rollouts").glob("shard-*.parquet")}
+        status, starts = process.wait(RUN_SECONDS), 1
+        while status != 0 and starts < MOST_STARTS:
+            starts += 1
+            status = cluster.run(cluster.head, words, RUN_SECONDS).returncode
+        print(f"{stage}: node {victim.address} died, {starts} start(s)")
+        assert status == 0 and finished_stages(out) == STAGES
+        assert answers(out) == undisturbed[0], "the seeds promise the same tokens"
+        assert all(path.stat().st_mtime_ns == when for path, when in written.items()), "what was finished stays"
+    finally:
+        cluster.start(victim, CPUS)
+
+
+@pytest.mark.long
+def test_a_run_that_was_stopped_goes_on_elsewhere_with_other_pools(cluster, config, folder, undisturbed):
+    out = folder / "moved"
+    words = gpo_run(config, out, *PLACEMENT, f"cluster.address={cluster.address}")
+    process = cluster.popen(cluster.head, words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: a_shard_is_there(out), "a shard")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    first = {line["shard"] for line in a_shard_is_there(out)}
+    here = gpo_run(config, out, "cluster.samplers=1", "train.workers=1")
+    done = subprocess.run(here, env=environment(), cwd=folder, capture_output=True, text=True, timeout=RUN_SECONDS)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 0 < len(first) < 8 and finished_stages(out) == STAGES and answers(out) == undisturbed[0]
+    placements = [line["placement"] for line in journal(out) if "placement" in line]
+    assert [placement["cluster"]["samplers"] for placement in placements] == [2, 1]
+    refused = subprocess.run(
+        [*here[:-2], "seed=6", *here[-2:]], env=environment(), cwd=folder, capture_output=True, text=True
+    )
+    assert refused.returncode == 2 and "seed: 5 -> 6" in refused.stderr, "an identity key may not change"
+    assert json.loads((out / "run.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("way", ["interrupt", "job-stop"])
+def test_a_submitted_run_that_is_stopped_goes_on_with_the_same_command(cluster, config, folder, undisturbed, way):
+    out = folder / f"stopped-{way}"
+    words = [sys.executable, "-m", "gpo", "submit", str(config), "iterations=1", *PLACEMENT]
+    words += ["--address", cluster.dashboard, "--run-dir", str(out), "--wait"]
+    said = folder / f"said-{way}"
+    with said.open("w") as stream:
+        process = cluster.popen(cluster.head, words, stdout=stream, stderr=subprocess.STDOUT)
+        wait_for(lambda: a_shard_is_there(out), "a shard")
+        if way == "interrupt":
+            process.send_signal(signal.SIGINT)
+        else:
+            job = next(line.split()[1] for line in said.read_text().splitlines() if line.startswith("job "))
+            ray = [sys.executable, "-m", "ray.scripts.scripts", "job", "stop", "--address", cluster.dashboard, job]
+            assert cluster.run(cluster.head, ray, 60).returncode == 0
+        assert process.wait(90) == (130 if way == "interrupt" else 143), said.read_text()
+    done = cluster.run(cluster.head, words, RUN_SECONDS)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert finished_stages(out) == STAGES and answers(out) == undisturbed[0]
+
+
+@pytest.mark.long
+def test_nodes_without_a_shared_disk_get_their_files_through_the_object_store(folder, undisturbed):
+    """Each host but the head sees an empty folder of its own where the head has models, prompts and the run."""
+    shared = folder / "apart"
+    config = new_workplace(shared)
+    out = shared / "out"
+    storage = folder / "storage"
+    with namespaced_cluster(folder, workers=3, cpus=CPUS, hidden=shared) as apart:
+        words = gpo_run(
+            config, out, *PLACEMENT, f"cluster.address={apart.address}", f"cluster.storage=file://{storage}"
+        )
+        done = apart.run(apart.head, words, RUN_SECONDS)
+        assert done.returncode == 0, done.stderr[-3000:]
+        own = [host.temporary / "own-disk" for host in apart.hosts[1:]]
+        assert all((disk / "policy/config.json").is_file() for disk in own), "the policy was brought to every node"
+        assert not any((disk / "out/journal.jsonl").exists() for disk in own), "and the run was not shared after all"
+        assert any((disk / "out/iterations/001/checkpoint").is_dir() for disk in own)
+    assert finished_stages(out) == STAGES and answers(out) == undisturbed[0]
+    assert [line["step"] for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines())]
+    # The copy at the URL is a run directory: elsewhere it is found, and finished.
+    moved = folder / "elsewhere" / "out"
+    found = subprocess.run(
+        gpo_run(config, moved, f"cluster.storage=file://{storage}"),
+        env=environment(), cwd=folder, capture_output=True, text=True, timeout=RUN_SECONDS,
+    )  # fmt: skip
+    assert found.returncode == 0 and answers(moved) == undisturbed[0], found.stderr[-3000:]

@@ -1,0 +1,87 @@
+"""What is used of Ray 2.60 beyond its documentation, and the names that engines over several GPUs lean on in vLLM 0.32.
+
+Nothing is started. Run: python -m pytest tests/contract/test_ray.py
+"""
+
+import importlib.metadata
+import inspect
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gpo.placement import Demand
+from gpo.reservation import Place
+
+WRITTEN_FOR = "2.60"
+
+
+def test_the_installed_ray_is_the_one_this_was_written_for() -> None:
+    assert importlib.metadata.version("ray").startswith(WRITTEN_FOR)
+
+
+def test_free_resources_by_node_come_from_a_private_module() -> None:
+    from ray._private import state
+
+    assert list(inspect.signature(state.available_resources_per_node).parameters) == []
+
+
+def test_ray_trains_backend_is_called_on_start_with_workers_that_run_functions() -> None:
+    from ray.train.torch import TorchConfig
+    from ray.train.v2._internal.execution.worker_group.worker_group import WorkerGroup
+
+    assert list(inspect.signature(TorchConfig().backend_cls.on_start).parameters) == [
+        "self",
+        "worker_group",
+        "backend_config",
+    ]
+    assert callable(WorkerGroup.execute) and callable(WorkerGroup.execute_single_async)
+
+
+def test_scaling_takes_shares_of_gpus_and_a_strategy() -> None:
+    from ray.train import ScalingConfig
+
+    config = ScalingConfig(
+        num_workers=4,
+        use_gpu=True,
+        resources_per_worker={"CPU": 2.0, "GPU": 0.24},
+        placement_strategy="SPREAD",
+    )
+    assert config.placement_strategy == "SPREAD" and config.resources_per_worker == {"CPU": 2.0, "GPU": 0.24}
+
+
+@pytest.fixture
+def group() -> Any:
+    return SimpleNamespace(id="a placement group")
+
+
+def test_an_engine_on_one_device_takes_its_share_itself(group: Any) -> None:
+    place = Place("sampler", group, (3,), {"CPU": 2.0, "GPU": 0.51})
+    options = place.actor_options()
+    assert (options["num_cpus"], options["num_gpus"]) == (2.0, 0.51)
+    assert options["scheduling_strategy"].placement_group_bundle_index == 3
+    assert place.environment() == {}
+
+
+def test_an_engine_over_several_gpus_leaves_the_bundles_to_vllms_own_workers(group: Any) -> None:
+    import vllm.envs
+
+    demand = Demand("sampler", 1, 1, {"CPU": 0.01, "GPU": 0.51}, parts=4)
+    place = Place("sampler", group, (0, 1, 2, 3), demand.bundle)
+    options = place.actor_options()
+    assert (options["num_cpus"], options["num_gpus"]) == (0, 0)
+    assert options["scheduling_strategy"].placement_group_capture_child_tasks is True
+    environment = place.environment()
+    assert environment == {"VLLM_RAY_BUNDLE_INDICES": "0,1,2,3", "VLLM_RAY_PER_WORKER_GPUS": "0.51"}
+    assert set(environment) <= set(vllm.envs.environment_variables)
+
+
+def test_vllm_takes_its_workers_by_ray_and_weights_by_nccl() -> None:
+    from vllm import EngineArgs
+    from vllm.config import WeightTransferConfig
+
+    arguments = EngineArgs(
+        model="nowhere", tensor_parallel_size=4, distributed_executor_backend="ray", enable_sleep_mode=True
+    )
+    assert arguments.tensor_parallel_size == 4 and arguments.enable_sleep_mode
+    assert WeightTransferConfig(backend="nccl").backend == "nccl"

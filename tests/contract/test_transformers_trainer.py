@@ -1,0 +1,34 @@
+"""What reward.trainer and reward.packed_training lean on inside transformers and peft; written for transformers 5.19.
+
+Run: python -m pytest tests/contract/test_transformers_trainer.py
+"""
+
+import inspect
+
+import peft
+import transformers
+from transformers import AttentionInterface, Trainer
+
+
+def test_the_version_is_the_one_that_was_read() -> None:
+    assert transformers.__version__.startswith("5.19."), "read reward/trainer.py and reward/packed_training.py again"
+    assert peft.__version__.startswith("0.21.")
+
+
+def test_the_trainer_still_asks_its_own_methods() -> None:
+    step = inspect.getsource(Trainer.training_step)
+    assert "self.compute_loss(" in step and "self.loss_is_scaled_for_ga" in step
+    save = inspect.getsource(Trainer._save_checkpoint)
+    assert "self.save_model(" in save and "_save_rng_state" in save
+    assert "self._save(" in inspect.getsource(Trainer.save_model)
+    assert "skip_first_batches(train_dataloader" in inspect.getsource(Trainer._run_epoch)
+    assert "self.evaluate(" in inspect.getsource(Trainer._evaluate)
+
+
+def test_an_attention_can_be_registered_by_name() -> None:
+    AttentionInterface.register("contract", lambda *_: None)
+    assert "contract" in AttentionInterface().valid_keys()
+
+
+def test_adapters_give_their_update_as_a_matrix() -> None:
+    assert hasattr(peft.tuners.lora.Linear, "get_delta_weight") and hasattr(peft, "inject_adapter_in_model")

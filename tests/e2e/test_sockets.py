@@ -1,0 +1,51 @@
+"""A local run can be reached from this machine only: every socket that its processes listen on is looked at.
+
+Run: python -m pytest tests/e2e/test_sockets.py
+"""
+
+import ipaddress
+import subprocess
+import time
+
+import psutil
+
+from tests.e2e.tiny_run import command, environment, journal, make_workplace
+
+DEADLINE_SECONDS = 300
+SMALL = ("iterations=1", "prompts.per_iteration=4", "train.workers=2", "cluster.samplers=2", "cluster.shape=split")
+"""Two of a kind, so that whatever they talk over is open too."""
+
+
+def listening(root: psutil.Process) -> set[tuple[str, str, int]]:
+    """(title, address, port) of every TCP socket that listens, and UDP socket that is bound, below a process."""
+    found = set()
+    for process in [root, *root.children(recursive=True)]:
+        try:
+            title = " ".join(process.cmdline())[:60]
+            for one in process.net_connections(kind="inet"):
+                is_udp = one.type.name == "SOCK_DGRAM" and not one.raddr
+                if one.status == psutil.CONN_LISTEN or is_udp:
+                    found.add((title, one.laddr.ip, one.laddr.port))
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_every_listening_socket_of_a_local_run_is_on_loopback(tmp_path):
+    config, out = make_workplace(tmp_path), tmp_path / "out"
+    process = subprocess.Popen(
+        command(config, out, *SMALL), env=environment(), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    seen: set[tuple[str, str, int]] = set()
+    end = time.monotonic() + DEADLINE_SECONDS
+    while process.poll() is None and time.monotonic() < end:
+        seen |= listening(psutil.Process(process.pid))
+        time.sleep(0.2)
+    assert process.wait(10) == 0, process.stderr.read().decode()[-2000:]
+    assert {line["stage"] for line in journal(out) if line["event"] == "stage"} >= {"generate", "train", "evaluate"}
+    assert len({port for _, _, port in seen}) > 5, "Ray's own were seen"
+    assert any("RayTrainWorker" in title for title, _, _ in seen), "and the learners', in training"
+    outside = sorted(
+        (t, ip, port) for t, ip, port in seen if not ipaddress.ip_address(ip.partition("%")[0]).is_loopback
+    )
+    assert outside == []

@@ -1,0 +1,94 @@
+"""IFEval's verifiable constraints over a file of answers.
+
+Run: python -m pytest tests/gpo/evaluation/test_constraints.py
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpo.errors import StageError, UserError
+from gpo.evaluation.constraints import FLEXEVAL_NAMES, check_constraints, read_constraints
+from tests.gpo.evaluation.small_evaluation import read
+
+pytest.importorskip("if_verifiable", reason="the extra `ifeval` is not installed")
+
+IFEVAL = Path(__file__).parents[4] / "shared" / "data" / "ifeval.jsonl"
+ROWS: list[dict[str, Any]] = [
+    {
+        "key": 1,
+        "prompt": "No commas, at least four words.",
+        "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
+        "kwargs": [{"num_words": None}, {"relation": "at least", "num_words": 4}],
+    },
+    {
+        "prompt": "All in capitals.",
+        "constraints": [{"class_path": "examples.ifeval.EnglishCapital"}],
+    },
+    {"prompt": "End it.", "constraints": [{"class_path": "x.EndChecker", "init_args": {"end_phrase": "Amen."}}]},
+]
+
+
+def place(folder: Path, *outputs: str, rows: list[dict[str, Any]] = ROWS) -> tuple[Path, Path]:
+    constraints, answers = folder / "constraints.jsonl", folder / "answers.json"
+    constraints.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = [{"instruction": row["prompt"], "output": text} for row, text in zip(rows, outputs, strict=False)]
+    answers.write_text(json.dumps(found))
+    return answers, constraints
+
+
+def test_strict_and_loose_accuracies_count_prompts_and_constraints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Two of two; capitals only without the first line; nothing.
+    files = place(tmp_path, "one two three four", "Sure!\nTHIS IS ALL IN CAPITAL LETTERS", "")
+    assert check_constraints(*files, tmp_path / "out") == 0
+    found = read(tmp_path / "out" / "ifeval.json")
+    assert found["prompt_strict"] == pytest.approx(1 / 3) and found["prompt_loose"] == pytest.approx(2 / 3)
+    assert found["instruction_strict"] == pytest.approx(2 / 4) and found["instruction_loose"] == pytest.approx(3 / 4)
+    assert found["strict_by_kind"]["startend:end_checker"] == {"n": 1, "strict": 0.0}
+    assert "prompt strict             33.33%" in capsys.readouterr().out
+
+
+def test_a_missing_answer_and_an_unknown_constraint_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="1 of the 3 instructions of .*constraints.jsonl are missing: 'End it.'"):
+        check_constraints(*place(tmp_path, "a", "b"), tmp_path / "out")
+    for row, told in (
+        ({"prompt": "a", "constraints": [{"class_path": "x.Unheard"}]}, "row 1: constraint 'Unheard' is not known"),
+        ({"prompt": "a", "instruction_id_list": ["no:such"], "kwargs": [{}]}, "row 1: constraint 'no:such' is not"),
+        ({"prompt": "a"}, "row 1: expected IFEval's `instruction_id_list`"),
+        ({"prompt": "a", "constraints": []}, "row 1: no constraint"),
+    ):
+        with pytest.raises(UserError, match=told):
+            check_constraints(*place(tmp_path, "a", rows=[row]), tmp_path / "out")
+
+
+def test_what_cannot_be_checked_is_a_failure_without_a_headline_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nltk
+
+    monkeypatch.setattr(nltk.data, "path", [])
+    rows = [
+        {**ROWS[0], "instruction_id_list": ["length_constraints:number_sentences"],
+         "kwargs": [{"relation": "at least", "num_sentences": 1}]},
+        ROWS[1],
+    ]  # fmt: skip
+    with pytest.raises(StageError, match=r"1 of 2 constraints could not be checked \(1 x length_constraints:number"):
+        check_constraints(*place(tmp_path, "One. Two.", "ALL", rows=rows), tmp_path / "out")
+    found = read(tmp_path / "out" / "ifeval.json")
+    assert found["prompt_strict"] is None and list(found["strict_by_kind"]) == ["change_case:english_capital"]
+
+
+def test_every_kind_is_one_of_the_librarys() -> None:
+    from if_verifiable.ifeval.instructions_registry import INSTRUCTION_DICT
+
+    assert set(FLEXEVAL_NAMES.values()) <= set(INSTRUCTION_DICT)
+
+
+@pytest.mark.skipif(not IFEVAL.is_file(), reason=f"{IFEVAL} is not there")
+def test_the_published_set_is_read_whole() -> None:
+    found = read_constraints(IFEVAL)
+    assert len(found) == 541 and sum(map(len, found)) == 834

