@@ -30,6 +30,8 @@ RUN_ELSEWHERE = {
     "generate": "tests/gpo/evaluation/test_cli_generate.py",
     "eval": "tests/gpo/evaluation/test_cli_eval.py",
     "tournament": "tests/gpo/evaluation/test_tournament.py",
+    "plan": "tests/gpo/test_plan.py",
+    "doctor": "tests/gpo/test_doctor.py",
     "report --watch": "tests/browser/test_live_page.py",
     "reward bench": "tests/reward/test_bench.py",
     "reward cyclic": "tests/reward/test_cyclic.py",

@@ -99,6 +99,13 @@ def test_the_checkpoint_is_a_plain_directory_that_transformers_loads(finished):
     assert str(model.dtype) == "torch.bfloat16"
 
 
+def test_each_checkpoint_has_its_model_card(finished):
+    _, out, _ = finished
+    for iteration in (1, 2):
+        card = (out / f"iterations/00{iteration}/checkpoint/README.md").read_text("utf-8")
+        assert f"iteration {iteration} of 2" in card and "| `oracle` |" in card and "nats KL from the start" in card
+
+
 def test_the_command_prints_the_closing_table_and_samples(finished):
     _, out, done = finished
     assert "gpm win rate vs start" in done.stdout and "oracle win rate vs start" in done.stdout
