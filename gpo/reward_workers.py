@@ -58,8 +58,7 @@ def _torch_trainer(task: Any, config: RewardTrainConfig) -> Any:
 
     gpus = ray.cluster_resources().get("GPU", 0) > 0
     threads = config.cluster.threads or max(1, len(os.sched_getaffinity(0)) // config.workers)
-    environment = {name: os.environ.get(name, value) for name, value in QUIET.items()}
-    environment |= {name: os.environ[name] for name in ("HF_HUB_OFFLINE", "PYTHONPATH") if name in os.environ}
+    environment = {name: os.environ[name] for name in (*QUIET, "HF_HUB_OFFLINE") if name in os.environ}
     if not gpus:
         environment |= {**allocator_environment(), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(threads)}
     options: dict[str, Any] = {
