@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpo.cpu import compute_dtype
 from gpo.layout import IdRow, lay_out
 
 logger = logging.getLogger(__name__)
@@ -54,13 +55,9 @@ def load_tokenizer(model: Path, trust_remote_code: bool = False) -> Any:
     return AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
 
 
-SLOW_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
-"""CPU capabilities, as torch names them, for which bfloat16 matrix products are tens of times slower than float32."""
-
-
 def computing_dtype(dtype: str, device_type: str) -> str:
     """What to compute in for a policy of a type: float32 for bfloat16 on a CPU that is not made for it, with a log."""
-    if device_type == "cpu" and dtype == "bfloat16" and torch.backends.cpu.get_cpu_capability() in SLOW_BFLOAT16:
+    if device_type == "cpu" and dtype == "bfloat16" and compute_dtype() != dtype:
         logger.info("computing in float32: this CPU has no bfloat16 products; weights are published in bfloat16")
         return "float32"
     return dtype

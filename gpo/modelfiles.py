@@ -6,6 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from gpo.config import RunConfig
 from gpo.errors import UserError
 
 LARGEST_HEADER = 100 << 20
@@ -25,6 +26,26 @@ def read_model_config(directory: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{directory}/config.json: expected an object")
     return values
+
+
+def stored_dtype(directory: Path) -> str:
+    """The type that a model directory's config names; float32 where it names none. Raises UserError for others."""
+    config = read_model_config(directory)
+    name = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+    if name not in ("bfloat16", "float16", "float32"):
+        raise UserError(
+            f"policy.dtype = auto: {directory}/config.json names the type {name!r}; set policy.dtype to bfloat16, "
+            "float16 or float32"
+        )
+    return name
+
+
+def with_stored_dtype(config: RunConfig) -> RunConfig:
+    """The config with `policy.dtype` as it will be computed in; raises UserError where `auto` cannot be told."""
+    if config.policy.dtype != "auto":
+        return config
+    dtype = stored_dtype(Path(config.policy.model))
+    return config.model_copy(update={"policy": config.policy.model_copy(update={"dtype": dtype})})
 
 
 def parameter_count(directory: Path) -> int:

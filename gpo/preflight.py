@@ -109,6 +109,7 @@ def prepare(config: RunConfig) -> Prepared:
     with faults.noted():
         split = _split(config, train_ids)
     faults.raise_found()
+    _warn_of_slow_type(config, notes)
     longest = max(len(item.prompt_ids) for item in [*train_ids, *heldout_ids])
     canary = max(len(prompt) + len(answer) for prompt, answer in canary_rows(tokenizer))
     return Prepared(
@@ -138,6 +139,16 @@ def _check_sharding(config: RunConfig) -> None:
     obstacle = sharding_obstacle(sharding) if config.train.workers > 1 else None
     if obstacle:
         raise UserError(f"train.sharding = {sharding!r}: {obstacle}; or set train.sharding=none")
+
+
+def _warn_of_slow_type(config: RunConfig, notes: list[str]) -> None:
+    from gpo.cpu import compute_dtype
+
+    if config.cluster.address is None and config.policy.dtype == "bfloat16" and compute_dtype() == "float32":
+        notes.append(
+            "policy.dtype = bfloat16, but this machine has no instructions for it and samples tens of times slower than "
+            "in float32; policy.dtype=float32 is the way here"
+        )
 
 
 def _split(config: RunConfig, items: list[TokenizedPrompt]) -> list[list[TokenizedPrompt]]:

@@ -35,7 +35,7 @@ def sample_answers(config: Any, target: Path) -> dict[str, list[Any]]:
     from rollout.prompts import Prompt, load_prompts, render_prompt_ids
     from rollout.seeds import request_seed
 
-    settings = EngineSettings(max_model_len=512, threads=len(os.sched_getaffinity(0)))
+    settings = EngineSettings(max_model_len=512, dtype=config.policy.dtype, threads=len(os.sched_getaffinity(0)))
     prepare_environment(settings)
     from transformers import AutoTokenizer
 
@@ -109,9 +109,10 @@ def main() -> None:
         return
     from gpo.config import RunConfig
     from gpo.files import write_json, write_text
+    from gpo.modelfiles import with_stored_dtype
     from gpo.settings import read_settings
 
-    config = read_settings(RunConfig, options.config)
+    config = with_stored_dtype(read_settings(RunConfig, options.config))
     oracle = load_oracle(Path("configs/quickstart_oracle.py"))
     counts = {}
     for split, samples in sample_answers(config, options.target).items():

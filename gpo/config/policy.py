@@ -11,8 +11,8 @@ class PolicyConfig(Settings):
 
     model: str
     """Plain Hugging Face directory with a chat template."""
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """Compute and publishing type; master weights are float32 always."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    """Compute and publishing type; master weights are float32 always. auto: the type that `model` is stored in."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """For the learner. auto: sdpa, or eager for models with attention soft-capping."""
     trust_remote_code: bool = False

@@ -14,7 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpo.errors import UserError
-from gpo.modelfiles import context_length, has_chat_template, parameter_count, read_model_config
+from gpo.modelfiles import (
+    context_length,
+    has_chat_template,
+    parameter_count,
+    read_model_config,
+    stored_dtype,
+    with_stored_dtype,
+)
+from tests.gpo.small_runs import run_config
 from tests.tiny import make_tiny_model, make_tokenizer, save_tiny_model
 
 
@@ -135,3 +143,17 @@ def test_the_context_length_is_read_where_the_config_says_it() -> None:
     assert context_length({"max_position_embeddings": 512}) == 512
     assert context_length({"text_config": {"max_position_embeddings": 8192}}) == 8192
     assert context_length({}) is None and context_length({"max_position_embeddings": None}) is None
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_auto_is_the_type_that_the_weights_are_stored_in(model: Path, key: str) -> None:
+    values = {name: value for name, value in read_model_config(model).items() if "dtype" not in name}
+    (model / "config.json").write_text(json.dumps(values))
+    assert stored_dtype(model) == "float32"
+    (model / "config.json").write_text(json.dumps({**values, key: "torch.bfloat16"}))
+    asked = {"model": str(model), "dtype": "auto"}
+    assert with_stored_dtype(run_config(policy=asked)).policy.dtype == "bfloat16"
+    assert with_stored_dtype(run_config(policy={**asked, "dtype": "float32"})).policy.dtype == "float32"
+    (model / "config.json").write_text(json.dumps({**values, key: "float8_e4m3fn"}))
+    with pytest.raises(UserError, match="set policy.dtype"):
+        stored_dtype(model)
