@@ -146,8 +146,8 @@ def _warn_of_slow_type(config: RunConfig, notes: list[str]) -> None:
 
     if config.cluster.address is None and config.policy.dtype == "bfloat16" and compute_dtype() == "float32":
         notes.append(
-            "policy.dtype = bfloat16, but this machine has no instructions for it and samples tens of times slower than "
-            "in float32; policy.dtype=float32 is the way here"
+            "policy.dtype = bfloat16, but this machine has no instructions for it and samples tens of times slower "
+            "than in float32; policy.dtype=float32 is the way here"
         )
 
 
