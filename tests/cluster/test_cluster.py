@@ -30,7 +30,10 @@ from tests.cluster.workplace import (
 )
 from tests.e2e.tiny_run import environment, journal
 
-pytestmark = pytest.mark.skipif(not namespaces_can_be_made(), reason="needs root and iproute2 for network namespaces")
+pytestmark = [
+    pytest.mark.skipif(not namespaces_can_be_made(), reason="needs root and iproute2 for network namespaces"),
+    pytest.mark.long,  # five minutes on two cores: `make cluster`
+]
 STAGES = ["generate", "train", "publish", "evaluate"]
 CPUS = 3
 MOST_STARTS = 3
@@ -143,7 +146,6 @@ KILLS = {
 }
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("stage", KILLS)
 def test_a_node_that_dies_costs_only_the_work_in_flight(cluster, config, folder, undisturbed, stage):
     title, moment = KILLS[stage]
@@ -167,7 +169,6 @@ def test_a_node_that_dies_costs_only_the_work_in_flight(cluster, config, folder,
         cluster.start(victim, CPUS)
 
 
-@pytest.mark.long
 def test_a_run_that_was_stopped_goes_on_elsewhere_with_other_pools(cluster, config, folder, undisturbed):
     out = folder / "moved"
     words = gpo_run(config, out, *PLACEMENT, f"cluster.address={cluster.address}")
@@ -189,7 +190,6 @@ def test_a_run_that_was_stopped_goes_on_elsewhere_with_other_pools(cluster, conf
     assert json.loads((out / "run.json").read_text())["status"] == "finished"
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("way", ["interrupt", "job-stop"])
 def test_a_submitted_run_that_is_stopped_goes_on_with_the_same_command(cluster, config, folder, undisturbed, way):
     out = folder / f"stopped-{way}"
@@ -211,7 +211,6 @@ def test_a_submitted_run_that_is_stopped_goes_on_with_the_same_command(cluster, 
     assert finished_stages(out) == STAGES and answers(out) == undisturbed[0]
 
 
-@pytest.mark.long
 def test_nodes_without_a_shared_disk_get_their_files_through_the_object_store(folder, undisturbed):
     """Each host but the head sees an empty folder of its own where the head has models, prompts and the run."""
     shared = folder / "apart"
