@@ -34,8 +34,8 @@ class CyclicConfig(Settings):
     """Hugging Face directory of a language model."""
     cycles: tuple[Annotated[int, Field(ge=3, le=10)], ...] = (3, 4, 5)
     """Plain cycles of so many answers; --data takes their place."""
-    value_head_dim: Count = 2
-    """Width of the GPM's embedding; a plane is enough for one cycle."""
+    value_head_dim: Count = 4
+    """Width of the GPM's embedding. A plane could hold one cycle, but training in it often ends in ties."""
     gated: bool = False
     """A gate; with a single prompt it weighs the blocks the same way for all answers."""
     tau: Positive | None = None

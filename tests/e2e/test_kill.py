@@ -10,6 +10,7 @@ import pytest
 
 from rollout.records import read_shard
 from tests.e2e.tiny_run import (
+    DEADLINE_SECONDS,
     command,
     descendants,
     environment,
@@ -102,7 +103,7 @@ def test_a_killed_process_costs_only_the_work_in_flight(config, undisturbed, cas
     victim = wait_until(lambda: descendants(process, title), process, title)[0] if title else process
     os.kill(victim.pid, signal.SIGKILL)
     written = {path: path.stat().st_mtime_ns for path in (out / "iterations/001/rollouts").glob("shard-*.parquet")}
-    status = process.wait(timeout=300)
+    status = process.wait(timeout=DEADLINE_SECONDS)
     starts = 1
     while status != 0 and starts < MOST_STARTS:
         starts += 1

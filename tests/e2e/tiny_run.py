@@ -16,7 +16,7 @@ from reward.settings import RewardSettings
 from tests.tiny import save_tiny_model
 
 REPOSITORY = Path(__file__).parents[2]
-DEADLINE_SECONDS = 300
+DEADLINE_SECONDS = 600
 TOPICS = ("bread", "rain", "chess", "trains", "honey", "paper", "clocks", "rivers")
 
 

@@ -107,10 +107,16 @@ def test_a_picture_is_well_formed_and_has_an_arrow_a_win() -> None:
     assert tags.count("line") == 2 and tags.count("circle") == 2 * (2 + 1)
 
 
-def test_a_gpm_of_width_two_learns_every_cycle_and_a_scalar_stays_below_its_ceiling(tmp_path: Path) -> None:
+def test_a_gpm_of_width_four_learns_every_cycle_and_a_scalar_stays_below_its_ceiling(tmp_path: Path) -> None:
     backbone = save_tiny_model(tmp_path / "base")
     settings = TrainingSettings(
-        value_head_dim=2, learning_rate=2e-3, epochs=60, batch_pairs=4, precision="float32", loss="logistic"
+        value_head_dim=4,
+        learning_rate=3e-4,
+        head_learning_rate=1e-2,
+        epochs=60,
+        batch_pairs=4,
+        precision="float32",
+        loss="logistic",
     )
     data = [n_cycle(length) for length in (3, 4, 5)]
     rows = compare_on_cycles(data, str(backbone), settings, tmp_path / "out", lambda row: None)
