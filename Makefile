@@ -47,7 +47,8 @@ test: setup ## the whole default suite
 	$(VENV)/bin/python -m pytest
 
 kill: setup ## SIGKILL of every process in every stage of a small run, about 15 minutes
-	$(VENV)/bin/python -m pytest tests/e2e/test_kill.py -m "long or not long"
+	$(VENV)/bin/python -m pytest tests/e2e/test_kill.py tests/gpo/test_reward_training.py \
+		tests/gpo/evaluation/test_cli_generate.py -m "long or not long"
 
 chaos: setup ## SIGKILL of sampler, scorer, driver and Ray node, one random moment of a small run each, about 8 minutes
 	$(VENV)/bin/python -m tests.proof.chaos --moments 1 --log runs/chaos.jsonl
@@ -87,6 +88,9 @@ cyclic: setup ## GPM against Bradley-Terry on the chart of 18 types; TYPE_CHART=
 bench-reward-training: setup ## reward training against TRL's and the plain step; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	$(VENV)/bin/python benchmarks/reward_training.py --output runs/bench-reward-training.json
+
+vllm-judge: setup ## gpo eval against a vLLM server of SmolLM2 as chat judge
+	$(VENV)/bin/python -m pytest tests/gpo/evaluation/test_vllm_judge.py -m "long or not long"
 
 bench-scoring: setup ## the scorer against the model card's way and against the limit; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct

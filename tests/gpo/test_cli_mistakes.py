@@ -24,7 +24,7 @@ from reward.settings import RewardSettings
 from tests.gpo.small_runs import run_config, run_values, write_yaml
 from tests.tiny import make_tokenizer, save_tiny_model
 
-LONGEST_SECONDS = 15
+LONGEST_SECONDS = 40
 PROMPTS = [{"prompt": f"Name {number} seas."} for number in range(8)]
 TASTE = "def prefer(messages, a, b):\n    return (len(a.text) - len(b.text)) / 10\n"
 

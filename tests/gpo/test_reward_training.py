@@ -136,6 +136,7 @@ def test_zero_trains_the_same_model_and_saves_one_directory(folder: Path, alone:
     assert all((whole[name] - found[name]).abs().max() < 1e-3 for name in whole)
 
 
+@pytest.mark.long  # `make kill`
 def test_a_killed_worker_is_started_again_and_ends_with_the_same_weights(folder: Path, alone: Path) -> None:
     command = [sys.executable, "-m", "gpo", "reward", "train", "config.yaml", "output=killed"]
     driver = subprocess.Popen(command, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True)
@@ -155,6 +156,7 @@ def test_a_killed_worker_is_started_again_and_ends_with_the_same_weights(folder:
     assert same_weights(folder / "killed", alone)
 
 
+@pytest.mark.long  # `make kill`
 def test_a_killed_driver_goes_on_when_started_again(folder: Path, alone: Path) -> None:
     command = [sys.executable, "-m", "gpo", "reward", "train", "config.yaml", "output=again"]
     driver = subprocess.Popen(command, cwd=folder, env=environment(), stderr=subprocess.DEVNULL)

