@@ -19,12 +19,20 @@ FIXED_TEXTS = (
 )
 
 
+RESOLUTION = 1e-6
+"""Nats: the spacing of float32 at log-probabilities of about -10."""
+
+
 @dataclass(frozen=True, slots=True)
 class Gap:
     """How far two sets of log-probabilities of the same tokens are apart, in nats a token."""
 
     mean: float
     largest: float
+
+    def at_least_resolution(self) -> "Gap":
+        """Never below what float32 tells apart: two exact computations differ by so much, and it means nothing."""
+        return Gap(max(self.mean, RESOLUTION), max(self.largest, RESOLUTION))
 
 
 def canary_rows(tokenizer: ChatTokenizer) -> list[tuple[list[int], list[int]]]:
@@ -83,7 +91,8 @@ def movement(before: Rows, now: Rows, engine: Rows, floor: Gap) -> Movement:
         return Movement(share=0.0, error=float("inf"))
     # The mean of a normal variable's size is 0.8 of its standard deviation.
     return Movement(
-        share=sum(a * b for a, b in zip(moved, shown, strict=True)) / square, error=floor.mean / 0.8 / square**0.5
+        share=sum(a * b for a, b in zip(moved, shown, strict=True)) / square,
+        error=floor.at_least_resolution().mean / 0.8 / square**0.5,
     )
 
 
@@ -119,8 +128,9 @@ def judge(found: Gap, floor: Gap, update: Gap | None, factor: float, moved: Move
 
     An update below the noise shows in neither: there only the marker's hash and version can tell.
     """
-    close = found.mean <= factor * floor.mean and found.largest <= factor * floor.largest
-    below = update is not None and (update.mean <= floor.mean if moved is None else not moved.visible)
+    noise = floor.at_least_resolution()
+    close = found.mean <= factor * noise.mean and found.largest <= factor * noise.largest
+    below = update is not None and (update.mean <= noise.mean if moved is None else not moved.visible)
     complete = moved is None or not moved.visible or moved.complete
     return Verdict(
         gap=found, floor=floor, update=update, movement=moved, accepted=close and complete, below_noise=below

@@ -28,7 +28,7 @@ from tests.gpo.small_runs import run_config
 from tests.gpo.switched_sampler import SWITCH, SwitchedSampler
 from tests.tiny import save_tiny_model
 
-LARGE, TINY = 0.01, 1e-8
+LARGE, TINY = 0.01, 1e-10
 """Of an update, relative to weights of about 0.1."""
 
 
