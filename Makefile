@@ -57,7 +57,7 @@ chaos-full: setup ## twenty moments each; goes on where it stopped
 	$(VENV)/bin/python -m tests.proof.chaos --moments 20 --log runs/chaos-full.jsonl
 cluster: setup ## runs and node deaths on a Ray cluster in network namespaces (root, iproute2), about 20 minutes
 	@command -v ip >/dev/null || { echo "cluster: needs ip: apt-get update && apt-get install iproute2" >&2; exit 2; }
-	$(VENV)/bin/python -m pytest tests/cluster -m "long or not long"
+	$(VENV)/bin/python -m pytest tests/cluster tests/e2e/test_sockets.py -m "long or not long"
 
 fuzz: setup ## damaged configs, prompts, preference files and models: 400 cases, some minutes
 	$(VENV)/bin/python -m tests.proof.fuzz --cases 400 --log runs/fuzz.jsonl

@@ -8,6 +8,7 @@ import subprocess
 import time
 
 import psutil
+import pytest
 
 from tests.e2e.tiny_run import command, environment, journal, make_workplace
 
@@ -31,6 +32,7 @@ def listening(root: psutil.Process) -> set[tuple[str, str, int]]:
     return found
 
 
+@pytest.mark.long  # looks at every process five times a second for a whole run: `make cluster`
 def test_every_listening_socket_of_a_local_run_is_on_loopback(tmp_path):
     config, out = make_workplace(tmp_path), tmp_path / "out"
     process = subprocess.Popen(
