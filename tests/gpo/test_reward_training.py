@@ -192,7 +192,8 @@ def test_bench_writes_rows_and_sections(folder: Path, alone: Path) -> None:
 
 
 def test_cyclic_writes_rows_next_to_the_ceiling(folder: Path) -> None:
-    words = ["backbone=base", "cycles=[3]", "epochs=40", "learning_rate=2e-3", "--output", "cyclic"]
+    rates = ["learning_rate=3e-4", "head_learning_rate=1e-2"]
+    words = ["backbone=base", "cycles=[3]", "epochs=60", *rates, "--output", "cyclic"]
     done = gpo(folder, "reward", "cyclic", *words)
     assert done.returncode == 0, done.stderr
     rows = json.loads((folder / "cyclic/cyclic.json").read_text())
