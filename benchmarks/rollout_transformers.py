@@ -20,7 +20,7 @@ def main() -> None:
     """Print tokens a second; a token after the end of an answer does not count."""
     model_path, prompts, samples, longest = Path(sys.argv[1]), *(int(word) for word in sys.argv[2:5])
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.bfloat16).eval()
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto").eval()
     requests = requests_for(model_path, prompts)
     torch.manual_seed(0)
     tokens = 0

@@ -2,10 +2,11 @@
 
 Run: nice python benchmarks/scoring.py --output scoring.json     (about ten minutes on two cores; --quick: two)
 
-SmolLM2-135M in bfloat16 with a random gated head of width 6, 16 prompts of 20 to 300 words with 8 answers of 20 to
-400 words. The card's way, our transformers back end and the limit take turns in one process; vLLM, which rearranges
-threads and memory, runs after them in its own. Peak memory is that of a process that only does this one thing.
-All ways keep freed memory, which the card's way by itself would not. `benchmarks/scoring_ways.py` says what each does.
+SmolLM2-135M with a random gated head of width 6, 16 prompts of 20 to 300 words with 8 answers of 20 to 400 words.
+`--dtype auto` is bfloat16 where the CPU has matrix instructions for it, else float32. The card's way, our transformers
+back end and the limit take turns in one process; vLLM, which rearranges threads and memory, runs after them in its
+own. Peak memory is that of a process that only does this one thing. All ways keep freed memory, which the card's way
+by itself would not. `benchmarks/scoring_ways.py` says what each does.
 """
 
 import argparse
@@ -85,12 +86,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         folder = Path(name)
         (folder / "workload.json").write_text(json.dumps(make_workload(*sizes)), "utf-8")
         load = os.getloadavg()[0]
-        tokens = run_role("prepare", folder, options, "--backbone", str(options.model))["tokens"]
+        tokens = run_role("prepare", folder, options, "--backbone", str(options.model), "--dtype", options.dtype)[
+            "tokens"
+        ]
         found = run_role("together", folder, options) | run_role("vllm", folder, options)
         for way in ("card", "transformers", "limit"):
             found[way] |= run_role("memory", folder, options, "--way", way)
     return {
-        "workload": {"prompts": sizes[0], "answers": sizes[1], "tokens": tokens, "dtype": "bfloat16"},
+        "workload": {"prompts": sizes[0], "answers": sizes[1], "tokens": tokens, "dtype": options.dtype},
         "ways": {way: summary(found[way], tokens) for way in WAYS},
         "ratios": ratios({way: statistics.median(found[way]["seconds"]) for way in WAYS}),
         "largest_score_difference": {
@@ -149,7 +152,7 @@ def markdown(report: dict[str, Any]) -> str:
     """The report as tables."""
     work, tokens = report["workload"], report["workload"]["tokens"]
     lines = [
-        f"{work['prompts']} prompts x {work['answers']} answers, {tokens['all']:,} tokens, "
+        f"{work['dtype']}, {work['prompts']} prompts x {work['answers']} answers, {tokens['all']:,} tokens, "
         f"{tokens['after_sharing']:,} when every common beginning is computed once",
         "",
         "| way | median s | spread | conversation tokens/s | peak MiB |",
@@ -174,6 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="JSON with every number, machine and versions")
     parser.add_argument("--model", type=Path, default=HERE.parent / "models" / "smollm2-135m-instruct")
+    parser.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto")
     parser.add_argument("--repeats", type=int, default=None, help="default 3, with --quick 1")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--quick", action="store_true", help="3 prompts x 3 answers")
@@ -183,6 +187,10 @@ def main() -> None:
         parser.error(
             f"--model {options.model} has no config.json; `python scripts/smollm2.py {options.model}` makes it"
         )
+    if options.dtype == "auto":
+        from gpo.cpu import compute_dtype
+
+        options.dtype = compute_dtype()
     report = measure(options)
     options.output.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     print(markdown(report))

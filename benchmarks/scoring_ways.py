@@ -42,9 +42,11 @@ class CardWay:
     """A batch a prompt."""
 
     def __init__(self, checkpoint: Path) -> None:
-        self.backbone = AutoModel.from_pretrained(checkpoint, dtype=torch.bfloat16).eval()
+        self.backbone = AutoModel.from_pretrained(checkpoint, dtype="auto").eval()
         heads = read_head_tensors(checkpoint, self.backbone.config.hidden_size)
-        self.value_DH, self.prompt_LH = (heads[f"{name}_head.weight"].bfloat16() for name in ("value", "prompt"))
+        self.value_DH, self.prompt_LH = (
+            heads[f"{name}_head.weight"].to(self.backbone.dtype) for name in ("value", "prompt")
+        )
         self.tokenizer = AutoTokenizer.from_pretrained(checkpoint, padding_side="left")
 
     @torch.no_grad()
@@ -165,9 +167,9 @@ def peak_mib() -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def prepare(backbone: Path, checkpoint: Path) -> None:
+def prepare(backbone: Path, checkpoint: Path, dtype: str) -> None:
     settings = RewardSettings.published(6, gated=True)
-    GeneralPreferenceModel.from_backbone(backbone, settings, dtype="bfloat16").save_pretrained(checkpoint)
+    GeneralPreferenceModel.from_backbone(backbone, settings, dtype=dtype).save_pretrained(checkpoint)
 
 
 def main() -> None:
@@ -175,7 +177,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("role", choices=("prepare", "together", "vllm", "memory"))
     parser.add_argument("--way", help="for the role memory")
-    parser.add_argument("--backbone", type=Path)
+    parser.add_argument("--backbone", type=Path, help="for the role prepare, as --dtype is")
+    parser.add_argument("--dtype")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--workload", type=Path, required=True)
     parser.add_argument("--result", type=Path, required=True)
@@ -186,7 +189,7 @@ def main() -> None:
     workload = json.loads(options.workload.read_text("utf-8"))
     found: dict[str, Any] = {}
     if options.role == "prepare":
-        prepare(options.backbone, options.checkpoint)
+        prepare(options.backbone, options.checkpoint, options.dtype)
         found["tokens"] = Limit(options.checkpoint).tokens(workload["groups"])
     elif options.role == "memory":
         open_way(options.way, options.checkpoint)(workload["groups"])
