@@ -47,7 +47,7 @@ test: setup ## the whole default suite
 	$(VENV)/bin/python -m pytest
 
 kill: setup ## SIGKILL of every process in every stage of a small run, about 15 minutes
-	$(VENV)/bin/python -m pytest tests/e2e/test_kill.py tests/gpo/test_reward_training.py \
+	$(VENV)/bin/python -m pytest tests/e2e/test_kill.py tests/gpo/rewards/test_training.py \
 		tests/gpo/evaluation/test_cli_generate.py -m "long or not long"
 
 chaos: setup ## SIGKILL of sampler, scorer, driver and Ray node, one random moment of a small run each, about 8 minutes

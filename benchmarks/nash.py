@@ -93,7 +93,7 @@ def policy_of(model: Any) -> Tensor:
 def one_iteration(model: Any, answers: list[int], targets: Tensor, tokenizer: Any, rate: float, seed: int) -> None:
     from datasets import Dataset
 
-    from gpo.trainer import GPOConfig, GPOTrainer
+    from gpo.training.trainer import GPOConfig, GPOTrainer
 
     rows = [
         {"prompt_ids": [0], "completion_ids": [answer], "target": target}

@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-from gpo.cluster import ray_session
+from gpo.cluster.runtime import ray_session
 from gpo.config import RunConfig
 from gpo.context import RunContext, TokenizedPrompt
 from gpo.journal import open_run
-from gpo.pool import Pool
-from gpo.rollouts import generate_and_score
-from gpo.scoring import ShardScorer
+from gpo.rollouts.pool import Pool
+from gpo.rollouts.scoring import ShardScorer
+from gpo.rollouts.stage import generate_and_score
 from reward.source import ModelSource
 from rollout.engine import SampleRequest, Sampling
 from rollout.engine_settings import EngineSettings

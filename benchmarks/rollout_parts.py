@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpo.cluster import ray_session
+from gpo.cluster.runtime import ray_session
 from gpo.config import RunConfig
-from gpo.pool import Pool, Weights
-from gpo.stream import Job, Shard, Stream
+from gpo.rollouts.pool import Pool, Weights
+from gpo.rollouts.stream import Job, Shard, Stream
 from rollout.engine import SampleRequest, Sampling
 from rollout.engine_settings import EngineSettings
 from rollout.sampler import Sampler

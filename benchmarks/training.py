@@ -30,7 +30,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from gpo.forward import computing_dtype  # noqa: E402
+from gpo.training.forward import computing_dtype  # noqa: E402
 
 TRL_TRIES = [(1, "eager"), (2, "eager"), (4, "eager"), (8, "eager"), (4, "sdpa")]
 LAYOUTS = ("packed", "shared")

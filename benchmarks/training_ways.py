@@ -85,8 +85,8 @@ def load(args: argparse.Namespace, attention: str) -> tuple[Any, Any]:
 def ours(args: argparse.Namespace) -> dict[str, Any]:
     from datasets import Dataset
 
-    from gpo.batches import Steps
-    from gpo.trainer import GPOConfig, GPOTrainer
+    from gpo.training.batches import Steps
+    from gpo.training.trainer import GPOConfig, GPOTrainer
 
     model, tokenizer = load(args, "eager")
     clock = StepClock()

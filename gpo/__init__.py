@@ -6,7 +6,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpo.trainer import GPOConfig, GPOTrainer
+    from gpo.training.trainer import GPOConfig, GPOTrainer
 
 __version__ = "0.1.0"
 __all__ = ["GPOConfig", "GPOTrainer", "__version__"]
@@ -14,7 +14,7 @@ __all__ = ["GPOConfig", "GPOTrainer", "__version__"]
 
 def __getattr__(name: str) -> Any:
     if name in ("GPOTrainer", "GPOConfig"):
-        from gpo import trainer
+        from gpo.training import trainer
 
         return getattr(trainer, name)
     raise AttributeError(f"module 'gpo' has no attribute {name!r}")

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpo.cluster import deliver
+from gpo.cluster.runtime import deliver
 from gpo.config import RunConfig
 from gpo.journal import RunDirectory
-from gpo.pool import Pool, Weights
+from gpo.rollouts.pool import Pool, Weights
 from rollout.engine import SampleRequest, Sampling
 from rollout.prompts import Prompt
 from rollout.seeds import request_seed

@@ -13,11 +13,11 @@ from typing import IO, Any
 
 import yaml
 
+from gpo.cluster.storage import Storage
 from gpo.config import RunConfig, changed_identity, identity_hash, identity_values
 from gpo.errors import UserError
 from gpo.files import append_json_line, read_json_lines, write_json, write_text
 from gpo.settings import dump_yaml
-from gpo.storage import Storage
 
 FORMAT_VERSION = 1
 

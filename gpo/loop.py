@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from gpo import interrupts
-from gpo.baseline_stage import draw_baseline
 from gpo.context import RunContext
 from gpo.evaluation.heldout import answer_heldout, evaluate
 from gpo.publishing import measure_noise_floor, publish
-from gpo.rollouts import generate_and_score
-from gpo.training import train
+from gpo.rollouts.baseline_stage import draw_baseline
+from gpo.rollouts.stage import generate_and_score
+from gpo.training.stage import train
 
 logger = logging.getLogger(__name__)
 

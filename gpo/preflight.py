@@ -16,7 +16,7 @@ from gpo.config import RunConfig
 from gpo.context import TokenizedPrompt
 from gpo.errors import UserError
 from gpo.modelfiles import context_length, has_chat_template, parameter_count, read_model_config
-from gpo.workers import sharding_obstacle
+from gpo.training.workers import sharding_obstacle
 from reward.errors import RewardInputError
 from rollout.canary import canary_rows
 from rollout.errors import RolloutInputError

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gpo.cluster import end_actor, make_actor, threads_for, wait_for
+from gpo.cluster.runtime import end_actor, make_actor, threads_for, wait_for
 from gpo.context import RunContext
 from gpo.errors import StageError
 from gpo.files import write_json
-from gpo.forward_actor import ForwardActor
+from gpo.training.forward_actor import ForwardActor
 from rollout.canary import Gap, canary_rows, gap, judge, movement
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def _trainer_logps(run: RunContext, iteration: int) -> list[list[float]]:
 
 def _engine_logps(run: RunContext, iteration: int) -> list[list[list[float]]]:
     """The canary's numbers of every engine: one that missed an update must not hide behind the others."""
-    from gpo.forward import load_tokenizer
+    from gpo.training.forward import load_tokenizer
 
     tokenizer = load_tokenizer(Path(run.config.policy.model), run.config.policy.trust_remote_code)
     rows = canary_rows(tokenizer)

@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 from gpo import interrupts
-from gpo.cluster import ray_session, relative, threads_for
+from gpo.cluster.runtime import ray_session, relative, threads_for
+from gpo.cluster.storage import Storage
 from gpo.config import RunConfig
 from gpo.context import RunContext
 from gpo.errors import StageError, UserError
@@ -14,10 +15,9 @@ from gpo.hub import push_when_asked
 from gpo.journal import RunDirectory, open_run, set_status
 from gpo.logs import log_to_file
 from gpo.loop import self_play
-from gpo.pool import Pool
 from gpo.preflight import Prepared
 from gpo.report.terminal import closing_table, samples_before_and_after
-from gpo.storage import Storage
+from gpo.rollouts.pool import Pool
 from gpo.trackers import Trackers
 from rollout.engine_settings import EngineSettings
 

@@ -1,7 +1,7 @@
 """Batch scoring: a file of pairs and groups in, one line out for each row in, in order.
 What it is: rows in chunks through one reward model, so that memory stays flat however long the file is; bad
 rows become lines that say what is wrong; a killed job goes on where it stopped and ends with the same bytes.
-What it is not: it prints nothing and knows no command line (`gpo.reward_scoring`).
+What it is not: it prints nothing and knows no command line (`gpo.rewards.scoring`).
 
 A pair's line has `score` (chosen over rejected), `score_over_tau`, `probability`, `gate`, `truncated`; a
 group's has `table` (raw scores), `gate`, `truncated`; a bad row's has `error`. All have `row`.

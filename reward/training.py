@@ -1,7 +1,7 @@
 """Training a reward model, backbone and all, as one worker of a training does it.
 What it is: data and model in, step checkpoints on the way, a published checkpoint with `training_metrics.json` out; a
 worker that is started again goes on from the last whole step checkpoint, and ends with the same weights. What it is
-not: it starts no other workers (`gpo.reward_training` and the launch scripts do): it finds them by torch.distributed.
+not: it starts no other workers (`gpo.rewards.training` and the launch scripts do): it finds them by torch.distributed.
 
 A training leaves below its output directory: `training/steps` while it runs, `training/best` where more than one
 checkpoint is kept, `training/metrics.jsonl`.

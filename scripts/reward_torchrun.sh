@@ -6,4 +6,4 @@ set -euo pipefail
 [ $# -ge 1 ] || { sed -n '2,4p' "$0" >&2; exit 2; }
 where=(--standalone)
 [ -z "${RDZV:-}" ] || where=(--nnodes "${NNODES:-1}" --rdzv-backend c10d --rdzv-endpoint "$RDZV" --rdzv-id "${RDZV_ID:-reward}")
-exec torchrun "${where[@]}" --nproc-per-node "${NPROC:-1}" --max-restarts 3 -m gpo.reward_workers "$@"
+exec torchrun "${where[@]}" --nproc-per-node "${NPROC:-1}" --max-restarts 3 -m gpo.rewards.workers "$@"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gpo.cluster import relative
+from gpo.cluster.runtime import relative
 from gpo.errors import StageError, UserError
 from gpo.evaluation.annotations import annotation_rows, write_leaderboard
 from gpo.evaluation.judges import Judge, Verdict

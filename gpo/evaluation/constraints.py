@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from gpo.cluster import relative
+from gpo.cluster.runtime import relative
 from gpo.errors import StageError, UserError
 from gpo.evaluation.outputs import NAMED, Output, OutputFile, pair_rows, read_outputs
 from gpo.evaluation.prompt_forms import read_evaluation_prompts

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gpo.cluster import relative
+from gpo.cluster.runtime import relative
 from gpo.errors import UserError
 from gpo.evaluation.embedded import EmbeddedFile, EmbeddingReader, ReaderSettings, win_probability
 from gpo.evaluation.outputs import OutputFile, pair_rows, read_outputs

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from gpo.evaluation.outputs import Output, OutputFile
 from gpo.logs import Progress
-from gpo.reward_scoring import longest_conversation
+from gpo.rewards.scoring import longest_conversation
 from reward.part_file import Line, PartFile
 from reward.source_check import check_source
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpo import interrupts
-from gpo.cluster import end_actor, make_actor, ray_alone, relative, wait_for
+from gpo.cluster.runtime import end_actor, make_actor, ray_alone, relative, wait_for
 from gpo.config import ClusterConfig
 from gpo.errors import StageError, UserError
 from gpo.evaluation.generate_plan import GenerateRequest, Job, plan_jobs

@@ -164,7 +164,7 @@ def _job(request: GenerateRequest, model: Path, generator: str, path: Path, prom
 
 
 def _requests(request: GenerateRequest, model: Path, prompts: list[EvaluationPrompt]) -> list[SampleRequest]:
-    from gpo.forward import load_tokenizer
+    from gpo.training.forward import load_tokenizer
 
     try:
         tokenizer = load_tokenizer(model)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gpo.cluster import relative
+from gpo.cluster.runtime import relative
 from gpo.errors import StageError, UserError
 from gpo.evaluation.chat_client import ChatSettings
 from gpo.evaluation.judgement_cache import question_key

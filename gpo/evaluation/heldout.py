@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from gpo.cards import write_policy_card
-from gpo.cluster import collect, deliver, end_actor, make_actor, threads_for, wait_for
+from gpo.cluster.runtime import collect, deliver, end_actor, make_actor, threads_for, wait_for
 from gpo.context import RunContext
 from gpo.evaluation.choosing import choose_checkpoint, evaluations_so_far
 from gpo.evaluation.watch import against_length, paired_samples, signs
 from gpo.evaluation.winrate import cyclic_share, kl_nats, win_rate
 from gpo.files import write_json
-from gpo.forward_actor import ForwardActor
 from gpo.logs import Progress
-from gpo.scoring import read_answers
+from gpo.rollouts.scoring import read_answers
+from gpo.training.forward_actor import ForwardActor
 from rollout.sampler import SampleReport
 
 logger = logging.getLogger(__name__)

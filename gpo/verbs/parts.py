@@ -30,7 +30,7 @@ def request_of(kind: type[Request], options: argparse.Namespace) -> Request:
 
 def quiet_libraries() -> None:
     """Chatter of the libraries goes to files; only our own sentences reach the terminal."""
-    from gpo.cluster import QUIET
+    from gpo.cluster.runtime import QUIET
     from gpo.logs import log_to_terminal
 
     for name, value in QUIET.items():

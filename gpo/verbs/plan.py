@@ -8,8 +8,8 @@ from gpo.verbs.parts import Verbs, count
 
 if TYPE_CHECKING:
     from gpo.config import RunConfig
-    from gpo.plan import Plan
-    from gpo.rates import Rates
+    from gpo.planning.plan import Plan
+    from gpo.planning.rates import Rates
 
 
 def add_to(verbs: Verbs) -> None:
@@ -42,8 +42,8 @@ def _plan(options: argparse.Namespace) -> int:
     from gpo.config import RunConfig
     from gpo.errors import UserError
     from gpo.modelfiles import with_stored_dtype
-    from gpo.plan import make_plan
-    from gpo.rates import rates_from
+    from gpo.planning.plan import make_plan
+    from gpo.planning.rates import rates_from
     from gpo.settings import read_settings
 
     config = with_stored_dtype(read_settings(RunConfig, options.config, options.overrides))
@@ -66,7 +66,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _print_memory(config: "RunConfig", plan: "Plan", device_gib: float | None) -> None:
     from gpo.modelfiles import read_model_config
-    from gpo.plan import GIB, available_memory_gib, device_phases, kv_bytes_a_token
+    from gpo.planning.plan import GIB, available_memory_gib, device_phases, kv_bytes_a_token
 
     print(f"policy: {plan.parameters / 1e6:.1f} M parameters")
     columns = ("base", "weights", "gradients", "optimizer", "activations", "kv_cache", "total")
@@ -90,7 +90,7 @@ def _print_memory(config: "RunConfig", plan: "Plan", device_gib: float | None) -
 
 
 def _print_time(config: "RunConfig", rates: "Rates", prompts: int) -> None:
-    from gpo.rates import balanced_pools, iteration_time
+    from gpo.planning.rates import balanced_pools, iteration_time
 
     time = iteration_time(config, rates, prompts)
     print(
@@ -104,7 +104,7 @@ def _print_time(config: "RunConfig", rates: "Rates", prompts: int) -> None:
 
 
 def _print_play(config: "RunConfig", rates: "Rates", prompts: int, options: argparse.Namespace) -> None:
-    from gpo.simulator import play, play_of
+    from gpo.planning.simulator import play, play_of
 
     what = play_of(
         config,

@@ -54,7 +54,7 @@ def _add_score(reward: Verbs) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from gpo.reward_training import RewardTrainConfig, train_reward_model
+    from gpo.rewards.training import RewardTrainConfig, train_reward_model
     from gpo.settings import read_settings
 
     config = read_settings(RewardTrainConfig, options.config, options.overrides)
@@ -65,7 +65,7 @@ def _train(options: argparse.Namespace) -> int:
 def _score(options: argparse.Namespace) -> int:
     from dataclasses import fields
 
-    from gpo.reward_scoring import ScoreRequest, score_rewards
+    from gpo.rewards.scoring import ScoreRequest, score_rewards
 
     names = (field.name for field in fields(ScoreRequest))
     request = ScoreRequest(**{name: getattr(options, name) for name in names})

@@ -48,7 +48,7 @@ def add_cyclic(reward: Verbs) -> None:
 def _bench(options: argparse.Namespace) -> int:
     from dataclasses import fields
 
-    from gpo.reward_bench import BenchRequest, bench_rewards
+    from gpo.rewards.bench import BenchRequest, bench_rewards
 
     request = BenchRequest(**{field.name: getattr(options, field.name) for field in fields(BenchRequest)})
     quiet_libraries()
@@ -57,7 +57,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _cyclic(options: argparse.Namespace) -> int:
     from gpo.config.cyclic import CyclicConfig
-    from gpo.reward_cyclic import compare
+    from gpo.rewards.cyclic import compare
     from gpo.settings import read_settings
 
     path, overrides = options.config, options.overrides

@@ -28,9 +28,9 @@ def _run(options: argparse.Namespace) -> int:
 
     config = with_stored_dtype(read_settings(RunConfig, options.config, options.overrides))
     root: Path = options.run_dir or Path("runs") / config.name
-    from gpo.plan import check_fits, make_plan
+    from gpo.cluster.submit import check_secrets
+    from gpo.planning.plan import check_fits, make_plan
     from gpo.preflight import prepare
-    from gpo.submit import check_secrets
     from gpo.trackers import check_installed
 
     check_secrets()

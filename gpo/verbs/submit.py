@@ -40,9 +40,9 @@ def add_to(verbs: Verbs) -> None:
 def _submit(options: argparse.Namespace) -> int:
     from dataclasses import fields
 
+    from gpo.cluster.submit import SubmitRequest, submit
     from gpo.config import RunConfig
     from gpo.settings import read_settings
-    from gpo.submit import SubmitRequest, submit
 
     config = read_settings(RunConfig, options.config, options.overrides)
     quiet_libraries()

@@ -49,7 +49,7 @@ def test_the_kuberay_job_is_a_run_that_gpo_takes() -> None:
 
 
 def test_the_gpus_of_the_kuberay_job_hold_what_its_run_wants() -> None:
-    from gpo.placement import demands, processes_that_fit
+    from gpo.cluster.placement import demands, processes_that_fit
 
     job = yaml.safe_load((SCRIPTS / "kuberay.yaml").read_text())
     values = run_values()
@@ -94,6 +94,6 @@ def test_the_container_has_what_the_package_wants_of_a_gpu_machine() -> None:
 
 @pytest.mark.parametrize("name", ["kuberay.yaml", "slurm.sh", "Containerfile"])
 def test_no_script_holds_a_secret(name: str) -> None:
-    from gpo.upload import _secret
+    from gpo.cluster.upload import _secret
 
     assert _secret(SCRIPTS / name) is None

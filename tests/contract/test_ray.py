@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gpo.placement import Demand
-from gpo.reservation import Place
+from gpo.cluster.placement import Demand
+from gpo.cluster.reservation import Place
 
 WRITTEN_FOR = "2.60"
 

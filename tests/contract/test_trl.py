@@ -3,8 +3,8 @@
 Run: python -m pytest tests/contract/test_trl.py
 Without KTOTrainer the same overrides go on transformers.Trainer: set-up of PEFT, DeepSpeed and FSDP is then ours
 (about 250 lines). When a test fails after an upgrade, read the diff of trl/trainer/kto_trainer.py between 1.16.0 and
-the new version at the name that is told, mend `GPOTrainer` in gpo/trainer.py accordingly, and raise the version here
-and in pyproject.toml.
+the new version at the name that is told, mend `GPOTrainer` in gpo/training/trainer.py accordingly, and raise the
+version here and in pyproject.toml.
 """
 
 import inspect
@@ -16,10 +16,10 @@ import trl
 from transformers import AttentionInterface, Trainer
 from trl import KTOConfig, KTOTrainer
 
-from gpo.trainer import GPOConfig, GPOTrainer
+from gpo.training.trainer import GPOConfig, GPOTrainer
 
 WRITTEN_FOR = "1.16."
-LOOK = "look at KTOTrainer in trl/trainer/kto_trainer.py and at GPOTrainer in gpo/trainer.py"
+LOOK = "look at KTOTrainer in trl/trainer/kto_trainer.py and at GPOTrainer in gpo/training/trainer.py"
 
 SIGNATURES = {
     "_prepare_dataset": ["self", "dataset", "processing_class", "args", "dataset_name"],

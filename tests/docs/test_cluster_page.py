@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gpo.cli import _parser
 from gpo.config import ClusterConfig
-from gpo.plan import BASE_GIB, ENGINE_BASE_GIB
+from gpo.planning.plan import BASE_GIB, ENGINE_BASE_GIB
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs" / "cluster.md").read_text("utf-8")

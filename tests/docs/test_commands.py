@@ -26,11 +26,11 @@ OWN_TEST = {"gpm.md"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN_HERE = ("run", "show", "report", "reward train", "reward score")
 RUN_ELSEWHERE = {
-    "submit": "tests/gpo/test_submit.py",
+    "submit": "tests/gpo/cluster/test_submit.py",
     "generate": "tests/gpo/evaluation/test_cli_generate.py",
     "eval": "tests/gpo/evaluation/test_cli_eval.py",
     "tournament": "tests/gpo/evaluation/test_tournament.py",
-    "plan": "tests/gpo/test_plan.py",
+    "plan": "tests/gpo/planning/test_plan.py",
     "doctor": "tests/gpo/test_doctor.py",
     "report --watch": "tests/browser/test_live_page.py",
     "reward bench": "tests/reward/test_bench.py",

@@ -12,8 +12,8 @@ import pytest
 import torch
 from trl import KTOConfig
 
-from gpo.trainer import GPOConfig
-from gpo.watch import step_numbers
+from gpo.training.trainer import GPOConfig
+from gpo.training.watch import step_numbers
 from tests.tiny import save_tiny_model
 
 TEXT = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")

@@ -21,8 +21,9 @@ FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.p
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60
 LONGER_FOR_A_REASON: dict[str, str] = {}
 """`file.py` or `file.py:function` -> why it must be longer."""
-LIGHT = ["gpo.cli", "gpo.config", "gpo.plan", "gpo.report.live", "gpo.report.show", "gpo.settings", "reward", "rollout"]
-LIGHT += ["gpo.doctor", "gpo.rates", "gpo.simulator", "gpo.submit", "gpo.placement"]
+LIGHT = ["gpo.cli", "gpo.config", "gpo.doctor", "gpo.planning.plan", "gpo.planning.rates", "gpo.planning.simulator"]
+LIGHT += ["gpo.report.live", "gpo.report.show", "gpo.settings", "gpo.cluster.submit", "gpo.cluster.placement"]
+LIGHT += ["reward", "rollout"]
 HEAVY = ["torch", "vllm", "ray", "transformers", "trl", "datasets"]
 
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

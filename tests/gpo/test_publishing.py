@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from gpo.cluster import ray_session
+from gpo.cluster.runtime import ray_session
 from gpo.context import RunContext
 from gpo.errors import StageError
 from gpo.files import write_json
-from gpo.forward import load_policy, load_tokenizer, token_logps
 from gpo.journal import open_run
-from gpo.log_probs import add_log_prob_head
-from gpo.pool import Pool
 from gpo.publishing import measure_noise_floor, publish
+from gpo.rollouts.pool import Pool
+from gpo.training.forward import load_policy, load_tokenizer, token_logps
+from gpo.training.log_probs import add_log_prob_head
 from rollout.canary import canary_rows
 from rollout.cores import FOLDER_VARIABLE
 from rollout.engine_settings import EngineSettings

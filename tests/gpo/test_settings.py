@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gpo.config import RunConfig, changed_identity, identity_hash, identity_values
 from gpo.config.cyclic import CyclicConfig
 from gpo.errors import UserError
-from gpo.reward_training import RewardTrainConfig
+from gpo.rewards.training import RewardTrainConfig
 from gpo.settings import Settings, dump_yaml, read_settings
 from tests.gpo.small_runs import run_config, run_values, write_yaml
 

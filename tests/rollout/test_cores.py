@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gpo.cluster import make_actor, ray_session
+from gpo.cluster.runtime import make_actor, ray_session
 from rollout.cores import FOLDER_VARIABLE
 from rollout.engine_settings import EngineSettings
 from rollout.sampler import Sampler

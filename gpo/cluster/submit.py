@@ -1,0 +1,251 @@
+"""`gpo run` as a job of a Ray cluster: what is uploaded, what the job's environment holds, and how it is followed.
+
+The job runs the same code as here: our packages go up with the working directory. Paths of the config that lie in the
+upload stay relative to it; all others, and the run directory, are made absolute and expected on the cluster under the
+same name, as a shared disk has them.
+"""
+
+import asyncio
+import os
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpo.cluster.upload import MIB, Upload, choose_files, stage
+from gpo.config import RunConfig
+from gpo.errors import StageError, UserError
+from gpo.settings import dump_yaml
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+PACKAGES = ("gpo", "reward", "rollout")
+PASSED_ON = (
+    "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "RAY_USAGE_STATS_ENABLED", "VLLM_NO_USAGE_STATS", "DO_NOT_TRACK",
+    "GPO_MEMORY_GIB",
+)  # fmt: skip
+"""Variables that a job is given without being asked; `--env NAME` adds others."""
+SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "AUTH")
+SECRETS_VARIABLE = "GPO_SECRETS"
+"""Names, never values, of what the job's environment must hold."""
+STOPPED = 143
+"""Exit status of a job that somebody stopped: as of a run that got SIGTERM."""
+POLL_SECONDS = 1.0
+STOP_SECONDS = 60.0
+LOST_SECONDS = 60.0
+"""How long a job may not be heard of before it counts as lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitRequest:
+    """What the command line says."""
+
+    address: str
+    run_dir: Path | None
+    wait: bool
+    fresh: bool
+    env: Sequence[str]
+    secret: Sequence[str]
+    exclude: Sequence[str]
+    include: Sequence[str]
+    largest_mib: float
+    lock: Path | None
+
+
+def submit(config: RunConfig, request: SubmitRequest) -> int:
+    """Upload and start the job; with `wait` follow it and return its exit status. Raises UserError and StageError."""
+    variables = job_variables(request.env, request.secret)
+    environment = lock_environment(request.lock) if request.lock else {}
+    upload = choose_files(Path.cwd(), request.exclude, request.include)
+    placed = place_paths(config, upload)
+    run_dir = (request.run_dir or Path("runs") / config.name).absolute()
+    with tempfile.TemporaryDirectory(prefix="gpo-upload-") as folder:
+        stage(upload, Path(folder), largest_mib=request.largest_mib)
+        add_own_code(Path(folder))
+        name = f"{config.name}.submitted.yaml"
+        (Path(folder) / name).write_text(dump_yaml(placed), encoding="utf-8")
+        words = ["python", "-m", "gpo", "run", name, "--run-dir", str(run_dir), *(["--fresh"] if request.fresh else [])]
+        client = connect(request.address)
+        say_what_goes_up(upload, placed, run_dir)
+        label = re.sub("[^A-Za-z0-9_.-]", "-", config.name)
+        job = client.submit_job(
+            entrypoint=shlex.join(words),
+            submission_id=f"{label}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+            runtime_env={"working_dir": folder, "env_vars": variables, **environment},
+        )
+    print(f"job {job}")
+    print(f"  follow: ray job logs --address {request.address} --follow {job}")
+    print(f"  stop:   ray job stop --address {request.address} {job}")
+    print("  go on:  the same gpo submit command, once the job is over", flush=True)
+    return follow(client, job) if request.wait else 0
+
+
+def job_variables(names: Sequence[str], secrets: Sequence[str]) -> dict[str, str]:
+    """The job's environment variables: an allow-list with values, and secrets by name. Raises UserError."""
+    for name in names:
+        if any(word in name.upper() for word in SECRET_WORDS):
+            raise UserError(
+                f"--env {name}: looks like a secret, and a job's variables can be read by everyone who sees the "
+                f"cluster's dashboard; set it on the cluster's nodes and name it with --secret {name}"
+            )
+        if name not in os.environ:
+            raise UserError(f"--env {name}: not set here; set it, or leave the option out")
+    values = {name: os.environ[name] for name in (*PASSED_ON, *names) if name in os.environ}
+    return values | ({SECRETS_VARIABLE: ",".join(secrets)} if secrets else {})
+
+
+def check_secrets() -> None:
+    """In the job: every secret that was named is there. Raises UserError with the names that are not."""
+    missing = [name for name in os.environ.get(SECRETS_VARIABLE, "").split(",") if name and not os.environ.get(name)]
+    if missing:
+        raise UserError(
+            f"--secret {', '.join(missing)}: not set where the job runs; set it in the environment of the cluster's "
+            "nodes (a Kubernetes secret, or before ray start)"
+        )
+
+
+def lock_environment(lock: Path) -> dict[str, Any]:
+    """Ray's runtime environment with the pinned packages of a lock file. Raises UserError where a line is no pin."""
+    try:
+        lines = [line.partition("#")[0].strip() for line in lock.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--lock {lock}: cannot be read ({error}); expected a file with lines name==version") from None
+    pins = [line for line in lines if line]
+    for line in pins:
+        if "==" not in line.partition(";")[0]:
+            raise UserError(f"--lock {lock}: {line!r} is no pin; expected name==version, as `pip freeze` writes them")
+    if not pins:
+        raise UserError(f"--lock {lock}: no package in it")
+    return {"pip": {"packages": pins, "pip_check": False}}
+
+
+def place_paths(config: RunConfig, upload: Upload) -> RunConfig:
+    """The config as the job reads it: on this very cluster, its files in the upload or under absolute paths."""
+
+    def placed(text: str) -> str:
+        path = Path(text)
+        inside = path.absolute()
+        if inside.is_relative_to(upload.root):
+            relative = inside.relative_to(upload.root)
+            if relative in upload.files:
+                return relative.as_posix()
+            if relative in upload.secrets:
+                raise UserError(
+                    f"{text}: the config names it, but it looks like a secret ({upload.secrets[relative]}) and does "
+                    f"not go up; if it is none, say --include {relative.as_posix()}"
+                )
+        return str(inside)
+
+    values = config.model_dump(mode="json")
+    values["policy"]["model"] = placed(config.policy.model)
+    for key in ("train", "heldout"):
+        text = values["prompts"][key]
+        if text and not text.startswith("hub:"):
+            values["prompts"][key] = placed(text)
+    for name, spec in config.preference.sources.items():
+        kind, _, rest = spec.partition(":")
+        path, colon, function = rest.partition(":") if kind == "python" else (rest, "", "")
+        if kind in ("gpm", "python"):
+            values["preference"]["sources"][name] = f"{kind}:{placed(path)}{colon}{function}"
+    values["cluster"]["address"] = "auto"
+    return RunConfig.model_validate(values)
+
+
+def add_own_code(folder: Path) -> None:
+    """Our packages beside the working directory's files. Raises UserError when something else has their name."""
+    home = Path(__file__).parents[2]
+    for package in PACKAGES:
+        target = folder / package
+        if (target / "__init__.py").is_file() and home.samefile(Path.cwd()):
+            continue
+        if target.exists():
+            raise UserError(f"{package}/: the job needs this name for its own code; submit from another directory")
+        shutil.copytree(home / package, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+
+
+def connect(address: str) -> "JobSubmissionClient":
+    """Ray's job client, with the user's token where there is one. Raises UserError when the cluster does not answer."""
+    from gpo.cluster.runtime import use_token_where_there_is_one
+
+    if not address.startswith(("http://", "https://")):
+        raise UserError(f"--address {address}: expected the dashboard's URL, such as http://HEAD:8265")
+    use_token_where_there_is_one()
+    import ray
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address)
+    except ray.exceptions.AuthenticationError as error:
+        raise UserError(
+            f"--address {address}: the cluster wants its token ({str(error).splitlines()[0]}); put the cluster's token "
+            "into RAY_AUTH_TOKEN, or its file into RAY_AUTH_TOKEN_PATH"
+        ) from None
+    except (ConnectionError, RuntimeError, OSError) as error:
+        raise UserError(
+            f"--address {address}: no Ray dashboard answers there ({str(error).splitlines()[0]}); is the head running "
+            "with --include-dashboard=true and --dashboard-host, or a port forwarded to it?"
+        ) from None
+
+
+def say_what_goes_up(upload: Upload, config: RunConfig, run_dir: Path) -> None:
+    """What goes up, what does not, and what the cluster must have."""
+    print(f"upload: {len(upload.files)} files, {upload.size / MIB:.1f} MiB, from {upload.root}")
+    for path, reason in upload.secrets.items():
+        print(f"  left out as a secret, {reason}: {path}")
+    named = [config.policy.model, config.prompts.train, config.prompts.heldout or ""]
+    named += [spec.partition(":")[2] for spec in config.preference.sources.values()]
+    for text in [*named, str(run_dir)]:
+        if text.startswith("/"):
+            print(f"  expected on the cluster, under the same path: {text.partition(':')[0]}")
+
+
+def follow(client: "JobSubmissionClient", job: str) -> int:
+    """Show a job's output until it is over; returns its exit status. Ctrl-C stops the job and goes on up."""
+    try:
+        asyncio.run(_show_output(client, job))
+        return _status_at_end(client, job)
+    except KeyboardInterrupt:
+        print("gpo: stopping the job", file=sys.stderr)
+        client.stop_job(job)
+        end = time.monotonic() + STOP_SECONDS
+        while not client.get_job_status(job).is_terminal() and time.monotonic() < end:
+            time.sleep(POLL_SECONDS)
+        raise
+
+
+async def _show_output(client: "JobSubmissionClient", job: str) -> None:
+    try:
+        async for text in client.tail_job_logs(job):
+            sys.stdout.write(text)
+            sys.stdout.flush()
+    except RuntimeError as error:
+        # The connection may end before the job does; its status says how it went.
+        print(f"gpo: the job's output is no longer shown ({error})", file=sys.stderr)
+
+
+def _status_at_end(client: "JobSubmissionClient", job: str) -> int:
+    from ray.job_submission import JobStatus
+
+    heard = time.monotonic()
+    while True:
+        try:
+            details = client.get_job_info(job)
+            heard = time.monotonic()
+        except (RuntimeError, OSError) as error:
+            if time.monotonic() - heard > LOST_SECONDS:
+                raise StageError(f"job {job}: nothing heard of it for {LOST_SECONDS:.0f} s ({error})") from None
+        else:
+            if details.status.is_terminal():
+                break
+        time.sleep(POLL_SECONDS)
+    if details.status == JobStatus.SUCCEEDED:
+        return 0
+    print(f"gpo: job {job}: {details.status.value.lower()}; {details.message or 'no reason given'}", file=sys.stderr)
+    return STOPPED if details.status == JobStatus.STOPPED else details.driver_exit_code or 1

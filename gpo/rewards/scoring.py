@@ -1,0 +1,128 @@
+"""`gpo reward score`: checks before anything heavy, and the closing lines around `reward.batch`."""
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpo.cluster.runtime import relative
+from gpo.errors import StageError, UserError
+from gpo.logs import Progress
+from gpo.modelfiles import context_length, read_model_config
+
+if TYPE_CHECKING:
+    from reward.batch import BatchSummary
+
+logger = logging.getLogger(__name__)
+
+LONGEST = 4096
+"""Tokens of a conversation that are kept where nothing else is asked for, as the published pipeline does."""
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """What the command line asks for."""
+
+    model: Path
+    data: Path
+    output: Path
+    strict: bool = False
+    overwrite: bool = False
+    backend: str = "auto"
+    dtype: str = "auto"
+    max_length: int | None = None
+    """None: 4096, or the model's context where that is shorter."""
+    batch_rows: int = 64
+
+
+def score_rewards(request: ScoreRequest) -> int:
+    """Score the file, say what came out; returns the exit status.
+
+    Raises UserError for the caller's mistakes and StageError if rows could not be scored.
+    """
+    from reward.errors import RewardInputError
+
+    try:
+        rows = _check(request)
+        summary = _score(request, rows)
+    except RewardInputError as error:
+        raise UserError(str(error)) from None
+    _refuse_failed(request, summary)
+    return 0
+
+
+def _check(request: ScoreRequest) -> int:
+    """Number of rows; every mistake that can be found without loading the model is found here."""
+    from reward.batch_forms import check_rows
+    from reward.part_file import check_output
+    from reward.source_check import check_source
+
+    check_source(f"gpm:{request.model}")
+    if request.data.resolve() == request.output.resolve():
+        raise UserError(f"--output {request.output} is the data file itself; give another name")
+    # The folder of the output is made here, so the data are looked at first.
+    rows = check_rows(request.data, request.strict)
+    check_output(request.output, request.overwrite)
+    return rows
+
+
+def _score(request: ScoreRequest, rows: int) -> "BatchSummary":
+    from gpo.cpu import use_threads
+    from reward.batch import BatchSettings, score_file
+
+    use_threads(len(os.sched_getaffinity(0)))
+    settings = BatchSettings(
+        request.backend, request.dtype, longest_conversation(request.model, request.max_length), request.batch_rows
+    )
+    bar = Progress("scoring", rows, "rows")
+    started = time.monotonic()
+    summary = score_file(
+        request.model,
+        request.data,
+        request.output,
+        settings,
+        strict=request.strict,
+        overwrite=request.overwrite,
+        progress=bar.update,
+    )
+    logger.info("%s: %s; %.1f s", relative(request.output), _describe(summary), time.monotonic() - started)
+    return summary
+
+
+def longest_conversation(model: Path, asked: int | None) -> int:
+    """Tokens of a conversation that are kept: as asked, or 4096, or the model's context where that is shorter."""
+    context = context_length(read_model_config(model))
+    if asked is None:
+        if context is not None and context < LONGEST:
+            logger.info("max_length: %d tokens, the model's context", context)
+            return context
+        return LONGEST
+    if context is not None and asked > context:
+        logger.warning(
+            "max_length is %d, but the model was made for %d tokens; what is longer is not cut, and badly read",
+            asked,
+            context,
+        )
+    return asked
+
+
+def _describe(summary: "BatchSummary") -> str:
+    parts = [f"{summary.rows - summary.failed} of {summary.rows} rows scored"]
+    if summary.pairs:
+        parts.append(f"chosen preferred in {summary.preferred} of {summary.pairs} pairs")
+    if summary.truncated:
+        parts.append(f"{summary.truncated} rows cut to max_length")
+    return ", ".join(parts)
+
+
+def _refuse_failed(request: ScoreRequest, summary: "BatchSummary") -> None:
+    if not summary.failed:
+        return
+    more = ", ..." if summary.failed > len(summary.first_failed) else ""
+    named = ", ".join(map(str, summary.first_failed)) + more
+    raise StageError(
+        f"{summary.failed} of {summary.rows} rows of {request.data} could not be scored: rows {named}; "
+        f"their lines in {relative(request.output)} say why. Mend them and start again with --overwrite"
+    )

@@ -1,0 +1,187 @@
+"""`gpo reward train`: checks, and the way from a config to a trained model.
+
+Heads on a frozen backbone are trained in this process (`reward.head_training`); a whole model by the workers of a Ray
+Train run (`gpo.rewards.workers`).
+"""
+
+import json
+import logging
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gpo.cluster.runtime import relative
+from gpo.config.reward import RewardTrainConfig, sources_of
+from gpo.errors import UserError
+from gpo.files import write_json, write_text
+from gpo.logs import Progress
+from gpo.modelfiles import has_chat_template, parameter_count, read_model_config
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["RewardTrainConfig", "train_reward_model", "training_task"]
+
+LARGEST_COLLECTIVE_SECONDS = 1800
+_PLACEMENT = ("cluster", "cache", "trackers", "save_steps")
+"""Keys that may change when a training goes on; workers are not among them, because they change the last digits."""
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "heads": {"learning_rate": 3e-3, "weight_decay": 0.01, "schedule": "linear", "epochs": 60, "batch_pairs": 256},
+    "full": {"learning_rate": 2e-6, "weight_decay": 0.0, "schedule": "cosine", "epochs": 2.0, "batch_pairs": 32},
+    "adapter": {"learning_rate": 1e-4, "weight_decay": 0.0, "schedule": "cosine", "epochs": 2.0, "batch_pairs": 32},
+}
+
+
+def train_reward_model(config: RewardTrainConfig, *, fresh: bool = False) -> int:
+    """Train, save, say what came out; returns the exit status. Raises UserError for the caller's mistakes."""
+    from reward.errors import RewardInputError
+
+    backbone = Path(config.backbone)
+    read_model_config(backbone)
+    parameter_count(backbone)
+    if any(source.template for source in sources_of(config.train)) and not has_chat_template(backbone):
+        raise UserError(f"backbone = {backbone}: its tokenizer has no chat template")
+    if backbone.resolve() == Path(config.output).resolve():
+        raise UserError(f"output = {config.output}: it is the backbone itself; expected another directory")
+    try:
+        return _train_heads(config) if config.tune == "heads" else _train_whole(config, fresh)
+    except RewardInputError as error:
+        raise UserError(str(error)) from None
+
+
+def with_defaults(config: RewardTrainConfig) -> RewardTrainConfig:
+    """The config without None where `tune` has a default."""
+    values = {name: value for name, value in _DEFAULTS[config.tune].items() if getattr(config, name) is None}
+    if config.dtype == "auto" and config.tune != "heads":
+        from gpo.cpu import compute_dtype
+
+        values["dtype"] = compute_dtype()
+        logger.info("dtype: %s, by the instructions of this machine; dtype=… overrides it", values["dtype"])
+    return config.model_copy(update=values)
+
+
+def training_task(config: RewardTrainConfig) -> Any:
+    """What a worker of a whole-model training is told; raises RewardInputError for settings that do not fit."""
+    from reward.pair_sources import PairSource
+    from reward.training import TrainingTask
+    from reward.training_settings import AdapterSettings, TrainingSettings
+
+    filled = with_defaults(config)
+    renamed = {"accumulation": filled.gradient_accumulation_steps, "precision": filled.dtype}
+    adapter = AdapterSettings(**filled.adapter.model_dump()) if filled.tune == "adapter" else None
+    names = set(TrainingSettings.__dataclass_fields__) & set(RewardTrainConfig.model_fields) - {"adapter"}
+    given: dict[str, Any] = {name: getattr(filled, name) for name in names} | renamed
+    return TrainingTask(
+        backbone=str(Path(config.backbone).absolute()),
+        train=tuple(PairSource(**_absolute(source.model_dump())) for source in sources_of(config.train)),
+        heldout=tuple(PairSource(**_absolute(source.model_dump())) for source in sources_of(config.heldout)),
+        output=str(Path(config.output).absolute()),
+        settings=TrainingSettings(**given, adapter=adapter),
+        stream_buffer=config.stream_buffer,
+        collective_seconds=int(min(config.cluster.wait_seconds, LARGEST_COLLECTIVE_SECONDS)),
+    )
+
+
+def _absolute(source: dict[str, Any]) -> dict[str, Any]:
+    """Ray gives workers a folder of their own."""
+    path = source["path"]
+    return source if path.startswith("hub:") else source | {"path": str(Path(path).absolute())}
+
+
+def _train_heads(config: RewardTrainConfig) -> int:
+    from gpo.cpu import use_threads
+    from reward.pairs import read_pairs
+
+    train, heldout = read_pairs(str(config.train)), read_pairs(str(config.heldout))
+    from reward.head_training import HeadTrainingSettings, train_heads
+
+    use_threads(len(os.sched_getaffinity(0)))
+    filled = with_defaults(config)
+    shared = set(HeadTrainingSettings.__dataclass_fields__) & set(RewardTrainConfig.model_fields)
+    values = {name: getattr(filled, name) for name in shared} | {"epochs": int(filled.epochs or 1)}
+    settings = HeadTrainingSettings(**values, margin_loss=config.loss == "margin")
+    bars: dict[int, Progress] = {}
+
+    def progress(done: int, total: int) -> None:
+        bars.setdefault(total, Progress("reading the backbone's states", total, "tokens")).update(done)
+
+    report = train_heads(config.backbone, train, heldout, config.output, settings, config.cache, progress)
+    _write_card(config, {name: asdict(getattr(report, name)) for name in ("train", "heldout")})
+    logger.info(
+        "%s: accuracy %.3f on %d training pairs, %.3f on %d held-out pairs; heads took %.1f s",
+        relative(Path(config.output)),
+        report.train.accuracy,
+        report.train.pairs,
+        report.heldout.accuracy,
+        report.heldout.pairs,
+        report.head_seconds,
+    )
+    return 0
+
+
+def _write_card(config: RewardTrainConfig, metrics: dict[str, Any]) -> None:
+    from gpo.cards import CARD, reward_card
+
+    write_text(Path(config.output) / CARD, reward_card(config.model_dump(mode="json"), metrics))
+
+
+def _train_whole(config: RewardTrainConfig, fresh: bool) -> int:
+    from gpo.rewards.workers import run_training
+
+    output = Path(config.output)
+    if fresh:
+        shutil.rmtree(output, ignore_errors=True)
+    if _finished(config, output):
+        logger.info("%s is finished; --fresh trains it anew", relative(output))
+    else:
+        task = training_task(config)
+        _check_sources(task)
+        write_json(output / "training" / "config.json", config.model_dump(mode="json"))
+        run_training(task, config)
+        _write_card(config, json.loads((output / "training_metrics.json").read_text("utf-8")))
+    _tell(output)
+    return 0
+
+
+def _finished(config: RewardTrainConfig, output: Path) -> bool:
+    """Whether this very training is done; raises UserError when another one lies in the output directory."""
+    written = output / "training" / "config.json"
+    if not written.is_file():
+        return False
+    before, now = json.loads(written.read_text("utf-8")), config.model_dump(mode="json")
+    changed = [name for name in now if name not in _PLACEMENT and before.get(name) != now[name]]
+    if changed:
+        raise UserError(
+            f"output = {relative(output)}: holds a training with another {', '.join(changed)} (there "
+            f"{before.get(changed[0])!r}, here {now[changed[0]]!r}); give another output, or --fresh to start anew"
+        )
+    return (output / "training_metrics.json").is_file()
+
+
+def _check_sources(task: Any) -> None:
+    """Read every row once, so that a bad one is told before anything starts; a stream and a hub only begin."""
+    from reward.pair_sources import load_pairs, stream_pairs
+
+    for source in (*task.train, *task.heldout):
+        if task.stream_buffer or source.path.startswith("hub:"):
+            next(stream_pairs(source), None)
+        else:
+            load_pairs(source)
+
+
+def _tell(output: Path) -> None:
+    report = json.loads((output / "training_metrics.json").read_text("utf-8"))
+    found = report["heldout"]
+    measured = "no held-out pairs"
+    if found is not None:
+        measured = f"accuracy {found['accuracy']:.3f} on {found['pairs']:.0f} held-out pairs at step"
+        measured += f" {report['best_step']}, calibration error {found['calibration_error']:.3f}"
+    logger.info(
+        "%s: loss %.4f to %.4f in %d steps; %s",
+        relative(output),
+        report["first_loss"],
+        report["last_loss"],
+        report["steps"],
+        measured,
+    )

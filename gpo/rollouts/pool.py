@@ -1,0 +1,202 @@
+"""The sampler and scorer processes of a run: started when first needed, kept over iterations, replaced when they die.
+
+What they work on is `gpo.rollouts.stream`'s business.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gpo.cluster.runtime import end_actor, make_actor, processes_now, threads_for, wait_for
+from gpo.config import RunConfig
+from gpo.cpu import allocator_environment
+from gpo.errors import StageError
+from gpo.rollouts.scoring import ShardScorer
+from rollout.engine_settings import EngineSettings
+from rollout.sampler import Sampler
+from rollout.weight_transfer import NcclSender
+
+logger = logging.getLogger(__name__)
+
+LARGEST_LOADS = 3
+"""Engines that may fail to take the same weights before the run ends."""
+LOOK_SECONDS = 2.0
+"""Between two looks for room in the cluster: each costs a round trip or two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Which weights samplers must hold: a directory, and its version when it was published."""
+
+    directory: str
+    version: str | None
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """A process of the pool."""
+
+    actor: Any
+    role: str
+    """sampler or scorer."""
+    loaded: Weights | None = None
+    work: dict[Any, Any] = field(default_factory=dict)
+    """Result reference -> what it is the result of."""
+    quiet_since: float = 0.0
+    """When it last gave a sign of life, or was given work while it had none."""
+
+
+class Pool:
+    """All processes of a run that sample and score."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        engine: EngineSettings,
+        logs: str,
+        iterations: str,
+        *,
+        sampler: type = Sampler,
+        scorer: type = ShardScorer,
+    ) -> None:
+        """`sampler` and `scorer` are the classes of the actors; benchmarks and tests put others in their place."""
+        self.config = config
+        self._logs = logs
+        self._iterations = iterations
+        self._engine = engine
+        self._kinds = {"sampler": sampler, "scorer": scorer}
+        shared = config.cluster.shape == "colocated"
+        self._scorer_threads = threads_for(config, config.cluster.scorers + (0 if shared else config.cluster.samplers))
+        self._workers: list[Worker] = []
+        self._look_again = 0.0
+        self._sender: Any = None
+
+    def workers(self, role: str) -> list[Worker]:
+        """All of a role, started where missing; fewer while the cluster has no room for more."""
+        found = [worker for worker in self._workers if worker.role == role]
+        cluster = self.config.cluster
+        wanted = cluster.samplers if role == "sampler" else cluster.scorers
+        if len(found) == wanted or (found and time.monotonic() < self._look_again):
+            return found
+        self._look_again = time.monotonic() + LOOK_SECONDS
+        for _ in range(processes_now(role, wanted) - len(found)):
+            actor = self._new_sampler() if role == "sampler" else self._new_scorer()
+            self._workers.append(Worker(actor, role))
+            found.append(self._workers[-1])
+        return found
+
+    def samplers(self, weights: Weights) -> list[Any]:
+        """All samplers as actors, each holding these weights.
+
+        An engine that fails to take them may hold a mixture: it is thrown away and a new one started. Raises
+        StageError when that fails LARGEST_LOADS times.
+        """
+        for tries in range(1, LARGEST_LOADS + 1):
+            stale = [worker for worker in self.workers("sampler") if worker.loaded != weights]
+            loads = self._send(stale, weights)
+            failures = [failure for worker, load in loads if (failure := self._finish_load(worker, load, weights))]
+            if not failures:
+                return [worker.actor for worker in self.workers("sampler")]
+            logger.warning("%s; it is replaced by a new one (%d of %d tries)", failures[0], tries, LARGEST_LOADS)
+        raise StageError(f"{failures[0]}; {LARGEST_LOADS} engines failed. Start the same command again to go on")
+
+    def _send(self, stale: list[Worker], weights: Weights) -> list[tuple[Worker, Any]]:
+        """Ask samplers to hold weights: each from the disk, or all together over the network where they run already."""
+        by_network = self._engine.weight_transfer == "nccl" and weights.version is not None
+        if not (by_network and stale and all(worker.loaded for worker in stale)):
+            return [(worker, load_weights(worker, weights)) for worker in stale]
+        if self._sender is None:
+            self._sender = make_actor(NcclSender, threads=1, gpus=1.0)
+        for worker in stale:
+            worker.loaded = None
+        actors = [worker.actor for worker in stale]
+        sent = self._sender.send.remote(weights.directory, weights.version, actors, self._engine.tensor_parallel)
+        return [(worker, sent) for worker in stale]
+
+    def ask_samplers(self, weights: Weights, call: Callable[[Any], Any], what: str) -> list[Any]:
+        """What each sampler answers to `call(actor)` when it holds these weights; those that die are replaced.
+
+        Raises StageError when that happens LARGEST_LOADS times.
+        """
+        import ray
+
+        for _ in range(LARGEST_LOADS):
+            self.samplers(weights)
+            asked = [(worker, call(worker.actor)) for worker in self.workers("sampler")]
+            answers, lost = [], ""
+            for worker, reference in asked:
+                try:
+                    answers.append(wait_for(reference, self.config.cluster.wait_seconds, what))
+                except (ray.exceptions.RayError, StageError) as error:
+                    lost = reason_of(error)
+                    self.drop(worker)
+            if not lost:
+                return answers
+            logger.warning("a sampler was lost at %s (%s); a new one is asked", what, lost)
+        raise StageError(f"{what}: {LARGEST_LOADS} samplers were lost ({lost}); start the same command again to go on")
+
+    def _finish_load(self, worker: Worker, load: Any, weights: Weights) -> str | None:
+        """What went wrong, with the worker thrown away; None when it holds the weights."""
+        import ray
+
+        try:
+            wait_for(load, self.config.cluster.wait_seconds, "a sampler")
+        except (ray.exceptions.RayError, StageError) as error:
+            self.drop(worker)
+            return f"a sampler could not load {weights.directory}: {reason_of(error)}"
+        worker.loaded = weights
+        return None
+
+    def scorers(self) -> list[Any]:
+        """All scorers as actors."""
+        return [worker.actor for worker in self.workers("scorer")]
+
+    def drop(self, worker: Worker) -> None:
+        """Throw a process away; the next use starts a new one."""
+        self._workers.remove(worker)
+        self._look_again = 0.0
+        end_actor(worker.actor)
+
+    def close(self) -> None:
+        """End all processes."""
+        for worker in list(self._workers):
+            self.drop(worker)
+
+    def _new_sampler(self) -> Any:
+        return make_actor(self._kinds["sampler"], self._engine, threads=self._engine.threads, role="sampler")
+
+    def _new_scorer(self) -> Any:
+        config = self.config.model_dump(mode="json")
+        sources = config["preference"]["sources"]
+        config["preference"]["sources"] = {name: _absolute(spec) for name, spec in sources.items()}
+        return make_actor(
+            self._kinds["scorer"],
+            config,
+            self._iterations,
+            self._logs,
+            self._scorer_threads,
+            threads=self._scorer_threads,
+            role="scorer",
+            environment=allocator_environment(),
+        )
+
+
+def load_weights(worker: Worker, weights: Weights) -> Any:
+    """Ask a sampler to hold weights; whether it did is only known when the reference is done."""
+    worker.loaded = None
+    return worker.actor.load.remote(weights.directory, weights.version)
+
+
+def reason_of(error: Exception) -> str:
+    """The last line of what went wrong; Ray puts whole tracebacks into its messages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _absolute(spec: str) -> str:
+    """A source's spec with an absolute path: actors have a working directory of their own."""
+    kind, _, place = spec.partition(":")
+    return spec if kind == "url" else f"{kind}:{Path(place).absolute()}"

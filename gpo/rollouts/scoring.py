@@ -1,0 +1,274 @@
+"""The actor that scores: it holds the preference sources, turns sampled answers into rows with targets, writes shards.
+
+Samples come straight from a sampler through the object store and leave as a file; the driver sees a summary. The same
+actor judges held-out answers, because it has the models.
+"""
+
+import json
+import logging
+import os
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpo.config import RunConfig
+from gpo.cpu import use_threads
+from gpo.evaluation.winrate import cyclic_share
+from gpo.files import write_json
+from gpo.logs import log_to_file
+from gpo.rollouts.embedding_cache import EmbeddingCache
+from rollout.records import (
+    BaselineRow,
+    RolloutRow,
+    SampledPrompt,
+    read_baseline,
+    read_shard,
+    write_baseline,
+    write_shard,
+)
+from rollout.weights import content_hash
+
+if TYPE_CHECKING:
+    from gpo.rollouts.shard_rows import BaselineGroup
+    from reward.source import AnswerGroup, PreferenceSource, ReadGroup
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSummary:
+    """What the driver learns of a finished shard."""
+
+    prompts: int
+    answers: int
+    tokens: int
+    smallest_target: float
+    largest_target: float
+    cyclic_share: float | None
+    left_out: dict[str, int]
+    """Degenerate answers that are not trained on, by kind."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BaselinePart:
+    """A file of baseline answers to the prompts of a shard, and its share in the baseline."""
+
+    path: str
+    weight: float
+
+
+class ShardScorer:
+    """Preference sources of a run, each opened when first needed."""
+
+    def __init__(self, config: dict[str, Any], iterations: str, logs: str, threads: int) -> None:
+        log_to_file(Path(logs), f"scorer-{os.getpid()}")
+        use_threads(threads)
+        self._config = RunConfig.model_validate(config)
+        self._preference = self._config.preference
+        self._iterations = Path(iterations)
+        self._sources: dict[str, PreferenceSource] = {}
+        self._heldout: dict[tuple[str, str], list[ReadGroup]] = {}
+        self._cache: EmbeddingCache | None = None
+        self._fingerprint: str | None = None
+
+    def source(self, name: str) -> "PreferenceSource":
+        """The opened source of that name in `preference.sources`."""
+        if name not in self._sources:
+            from reward.source import open_source
+
+            self._sources[name] = open_source(
+                self._preference.sources[name],
+                max_length=self._preference.max_length,
+                batch_tokens=self._preference.batch_tokens,
+                tau=self._config.target.tau if name == self._preference.train_on else None,
+            )
+        return self._sources[name]
+
+    def score_shard(self, samples: list[SampledPrompt], path: str, parts: list[BaselinePart]) -> ShardSummary:
+        """Score each prompt's K answers against the baseline, compute targets, write the shard whole."""
+        started = time.perf_counter()
+        rows = self._rows(samples, parts)
+        write_shard(Path(path), rows)
+        return summarise(rows, time.perf_counter() - started)
+
+    def try_to_score(self, samples: list[SampledPrompt], parts: list[BaselinePart]) -> None:
+        """Score and forget: does it end this process?"""
+        self._rows(samples, parts)
+
+    def _rows(self, samples: list[SampledPrompt], parts: list[BaselinePart]) -> list[RolloutRow]:
+        from gpo.rollouts.baselines import includes_own
+        from gpo.rollouts.shard_rows import rows_with_targets, scored_prompt
+
+        source = self.source(self._preference.train_on)
+        read = source.read([answer_group(sample) for sample in samples])
+        others = [self._baseline_groups(part, samples, source) for part in parts]
+        baseline = self._config.baseline
+
+        own = [source.tables(read)] if includes_own(baseline) else []
+        against = [source.tables(read, [one.group for one in groups]) for groups in others]
+        scored = [
+            scored_prompt(
+                samples[index],
+                read[index],
+                [tables[index] for tables in [*own, *against]],
+                [groups[index] for groups in others],
+                baseline,
+            )
+            for index in range(len(samples))
+        ]
+        return rows_with_targets(
+            scored,
+            tau=source.tau,
+            target=self._config.target,
+            baseline=baseline,
+            leave_out=self._config.rollout.leave_out,
+        )
+
+    def _baseline_groups(
+        self, part: BaselinePart, samples: list[SampledPrompt], source: "PreferenceSource"
+    ) -> "list[BaselineGroup]":
+        """The baseline answers to each sample's prompt, with the embeddings that the file holds."""
+        from gpo.rollouts.shard_rows import BaselineGroup
+
+        rows = {row.prompt_id: row for row in read_baseline(Path(part.path))}
+        return [
+            BaselineGroup(row.weight_version, part.weight, self._read_group(row, source))
+            for row in (rows[sample.prompt_id] for sample in samples)
+        ]
+
+    def _read_group(self, row: BaselineRow, source: "PreferenceSource") -> "ReadGroup":
+        import torch
+
+        from reward.source import ReadGroup
+
+        if row.embedding is None or row.source != self._source_id():
+            return source.read([answer_group(row)])[0]
+        gate_L = None if row.gate is None else torch.tensor(row.gate)
+        return ReadGroup(answer_group(row), torch.tensor(row.embedding), gate_L)
+
+    def try_to_embed(self, samples: list[SampledPrompt]) -> None:
+        """Read and forget: does it end this process?"""
+        self.source(self._preference.train_on).read([answer_group(sample) for sample in samples])
+
+    def keep_baseline(self, samples: list[SampledPrompt], path: str) -> int:
+        """Embed baseline answers and write them whole; returns how many there are.
+
+        Embeddings of the data set's answers are taken from earlier iterations where they are the same.
+        """
+        known = {index: row for index, sample in enumerate(samples) if (row := self._cached(sample)) is not None}
+        fresh = [index for index in range(len(samples)) if index not in known]
+        read = self.source(self._preference.train_on).read([answer_group(samples[index]) for index in fresh])
+        rows = dict(known)
+        for index, group in zip(fresh, read, strict=True):
+            rows[index] = BaselineRow(
+                **{field.name: getattr(samples[index], field.name) for field in fields(SampledPrompt)},
+                embedding=None if group.emb_KD is None else group.emb_KD.tolist(),
+                gate=None if group.gate_L is None else group.gate_L.tolist(),
+                source=self._source_id(),
+            )
+        if known:
+            logger.info("%d of %d groups of baseline answers were embedded before", len(known), len(samples))
+        write_baseline(Path(path), [rows[index] for index in range(len(samples))])
+        return sum(len(sample.completion) for sample in samples)
+
+    def _cached(self, sample: SampledPrompt) -> BaselineRow | None:
+        if self._config.baseline.kind != "answers":
+            return None  # Each iteration draws others.
+        if self._cache is None:
+            self._cache = EmbeddingCache(self._iterations, self._source_id())
+        return self._cache.find(sample.prompt_id, sample.completion)
+
+    def _source_id(self) -> str:
+        """Names the reward model by what is in it; a function by its place."""
+        spec = self._preference.sources[self._preference.train_on]
+        kind, _, place = spec.partition(":")
+        if kind != "gpm":
+            return spec
+        if self._fingerprint is None:
+            self._fingerprint = f"gpm:{content_hash(Path(place))[:16]}"
+        return self._fingerprint
+
+    def keep_answers(self, samples: list[SampledPrompt], path: str) -> int:
+        """Write held-out answers whole; returns how many there are."""
+        write_json(Path(path), {"format_version": 1, "prompts": [asdict(sample) for sample in samples]})
+        return sum(len(sample.completion) for sample in samples)
+
+    def _read(self, judge: str, path: str) -> "list[ReadGroup]":
+        """Held-out answers as a judge reads them; the files never change, so each is read once."""
+        if (judge, path) not in self._heldout:
+            groups = [answer_group(sample) for sample in read_answers(path)]
+            self._heldout[judge, path] = self.source(judge).read(groups)
+        return self._heldout[judge, path]
+
+    def judge(self, judge: str, candidate: str, opponents: dict[str, str]) -> "Judgement":
+        """Held-out answers of a file against those of other files; each answer is read once."""
+        source = self.source(judge)
+        own = self._read(judge, candidate)
+        against = {name: self._read(judge, path) for name, path in opponents.items()}
+        return Judgement(
+            probabilities={
+                name: [_probability(source, one, other) for one, other in zip(own, read, strict=True)]
+                for name, read in against.items()
+            },
+            tables=[source.compare(group).double().numpy() for group in own],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a judge makes of one checkpoint's held-out answers; B prompts, K answers, M answers of the opponent."""
+
+    probabilities: dict[str, list[np.ndarray]]
+    """For each opponent: [B] arrays [K, M], the probability that the candidate's answer is preferred."""
+    tables: list[np.ndarray]
+    """[B] arrays [K, K] of raw scores among the candidate's own answers."""
+
+
+def read_answers(path: str) -> list[SampledPrompt]:
+    """Held-out answers as `keep_answers` wrote them."""
+    return [SampledPrompt(**values) for values in json.loads(Path(path).read_text(encoding="utf-8"))["prompts"]]
+
+
+def answer_group(sample: SampledPrompt) -> "AnswerGroup":
+    """Raw messages and answers, for a source to render with its own template."""
+    from reward.source import Answer, AnswerGroup
+
+    answers = [
+        Answer(text=text, finished=reason == "stop")
+        for text, reason in zip(sample.completion, sample.finish_reason, strict=True)
+    ]
+    return AnswerGroup(messages=sample.prompt, answers=answers)
+
+
+def _probability(source: "PreferenceSource", own: "ReadGroup", other: "ReadGroup") -> np.ndarray:
+    from reward.preference import preference_probability
+
+    table_KM = source.compare(own, other)
+    return preference_probability(table_KM, source.tau).double().numpy()
+
+
+def summarise(rows: list[RolloutRow], seconds: float) -> ShardSummary:
+    """Counts and ranges of a shard; an empty one has targets of 0."""
+    targets = [target for row in rows for target in row.target]
+    own = [row for row in rows if row.baseline_kind in ("self", "optimistic")]
+    squares = [np.array(row.table)[:, : len(row.completion)] for row in own]
+    return ShardSummary(
+        prompts=len(rows),
+        answers=len(targets),
+        tokens=sum(len(ids) for row in rows for ids in row.completion_ids),
+        smallest_target=min(targets, default=0.0),
+        largest_target=max(targets, default=0.0),
+        cyclic_share=cyclic_share(squares),
+        left_out=dict(Counter(kind for row in rows for kind in row.left_out if kind)),
+        seconds=seconds,
+    )
+
+
+def summarise_file(path: Path) -> ShardSummary:
+    """Summary of a shard that an earlier start finished."""
+    return summarise(read_shard(path), 0.0)

@@ -1,0 +1,89 @@
+"""Log-probabilities of given answers by the trainer's own forward: for the canary, and for the KL estimate.
+
+The forward is the learner's (float32 masters, autocast, `gpo.training.log_probs`), never the engine's.
+"""
+
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpo.cpu import compute_dtype
+from gpo.training.layout import IdRow, lay_out
+
+logger = logging.getLogger(__name__)
+
+
+def choose_attention(model: Path, asked: str, trust_remote_code: bool) -> str:
+    """The attention implementation for the learner.
+
+    eager where the model caps its attention scores: transformers 5.19 loads such models (Gemma-2) with sdpa and
+    silently drops the cap. eager on the CPU too, where the backward of sdpa is slow for short rows.
+    """
+    from transformers import AutoConfig
+
+    if asked != "auto":
+        return asked
+    if not torch.cuda.is_available():
+        return "eager"
+    config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    return "eager" if capped else "sdpa"
+
+
+def load_policy(model: Path, *, attention: str, trust_remote_code: bool = False) -> Any:
+    """The policy in float32, the type of its master weights."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        model,
+        dtype=torch.float32,
+        attn_implementation=choose_attention(model, attention, trust_remote_code),
+        trust_remote_code=trust_remote_code,
+        use_safetensors=True,
+    )
+
+
+def load_tokenizer(model: Path, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a model directory."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+
+
+def computing_dtype(dtype: str, device_type: str) -> str:
+    """What to compute in for a policy of a type: float32 for bfloat16 on a CPU that is not made for it, with a log."""
+    if device_type == "cpu" and dtype == "bfloat16" and compute_dtype() != dtype:
+        logger.info("computing in float32: this CPU has no bfloat16 products; weights are published in bfloat16")
+        return "float32"
+    return dtype
+
+
+def compute_context(dtype: str, device_type: str) -> AbstractContextManager[Any]:
+    """The autocast that the trainer computes in; nothing for float32."""
+    if computing_dtype(dtype, device_type) == "float32":
+        return nullcontext()
+    return torch.autocast(device_type, dtype=getattr(torch, dtype))
+
+
+@torch.no_grad()
+def token_logps(model: Any, rows: Sequence[IdRow], dtype: str, batch_rows: int = 8) -> list[Tensor]:
+    """log p in nats of each answer token of each row; `model` carries the head of `gpo.training.log_probs`.
+
+    Rows of similar length are computed together and given back in order.
+    """
+    device = next(model.parameters()).device
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index][0]) + len(rows[index][1]))
+    found: dict[int, Tensor] = {}
+    for start in range(0, len(order), batch_rows):
+        chosen = order[start : start + batch_rows]
+        part = lay_out([rows[index] for index in chosen], "padded")
+        lengths = part.pop("lengths")
+        with compute_context(dtype, device.type):
+            logps = model(**{name: tensor.to(device) for name, tensor in part.items()})
+        found |= dict(zip(chosen, logps.cpu().split(lengths), strict=True))
+    return [found[index] for index in range(len(rows))]

@@ -1,0 +1,41 @@
+"""A process that runs the trainer's forward outside training: canary of the start, KL of held-out answers."""
+
+from pathlib import Path
+from typing import Any
+
+from gpo.config import PolicyConfig
+from gpo.cpu import use_threads
+
+
+class ForwardActor:
+    """Loads a model for each call and forgets it, so that it costs memory only while it works."""
+
+    def __init__(self, policy: dict[str, Any], threads: int) -> None:
+        use_threads(threads)
+        self._policy = PolicyConfig.model_validate(policy)
+
+    def canary_logps(self, model: str) -> list[list[float]]:
+        """log p of the canary's answer tokens."""
+        from gpo.training.forward import load_tokenizer
+        from rollout.canary import canary_rows
+
+        rows = canary_rows(load_tokenizer(Path(model), self._policy.trust_remote_code))
+        return self._token_logps(model, rows)
+
+    def answer_logps(self, model: str, answers: str, prompts: int) -> list[float]:
+        """log p in nats of the first held-out answer of each of the first `prompts` prompts of an answers file."""
+        from gpo.rollouts.scoring import read_answers
+
+        samples = read_answers(answers)[:prompts]
+        rows = [(sample.prompt_ids, sample.completion_ids[0]) for sample in samples]
+        return [sum(logps) for logps in self._token_logps(model, rows)]
+
+    def _token_logps(self, model: str, rows: list[tuple[list[int], list[int]]]) -> list[list[float]]:
+        from gpo.training.forward import load_policy, token_logps
+        from gpo.training.log_probs import add_log_prob_head
+
+        policy = load_policy(
+            Path(model), attention=self._policy.attention, trust_remote_code=self._policy.trust_remote_code
+        ).eval()
+        add_log_prob_head(policy)
+        return [row.tolist() for row in token_logps(policy, rows, self._policy.dtype)]

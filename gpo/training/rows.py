@@ -1,0 +1,179 @@
+"""What a user's data set may look like, and the rows of token ids with targets that are trained on.
+
+One row a completion, or one row a prompt with lists of K:
+
+    prompt, completion            text or messages, tokenised here once
+    prompt_ids, completion_ids    token ids, used as they are
+    target                        wanted log-ratio in nats
+    score                         preference score against the baseline, from which `GPOConfig` makes the target
+    table                         one row a prompt: [K][M] raw scores
+
+`prompt_id` keeps the answers of a prompt together; without it the prompt itself does. `ref_logps` and `anchor_logps`
+are used when they are there. What comes out has ids, target, `best` (1 for a prompt's best answer) and `row`.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from gpo.targets import preference_targets, standardised_targets
+from gpo.training.selection import best_and_worst, top_and_bottom
+from gpo.training.trainer_config import GPOConfig
+
+READY = ("prompt_id", "prompt_ids", "completion_ids", "target", "best", "row")
+KEPT = ("ref_logps", "anchor_logps")
+
+
+def prepare_rows(dataset: Dataset, tokenizer: Any, args: GPOConfig, name: str = "train") -> Dataset:
+    """Rows as the trainer reads them; a data set that is prepared already comes back as it is.
+
+    Raises ValueError naming a missing column, or the row at fault.
+    """
+    if set(READY) <= set(dataset.column_names):
+        return dataset
+    _check_columns(dataset.column_names, name)
+    groups: dict[Any, list[dict[str, Any]]] = {}
+    for number, row in enumerate(dataset):
+        try:
+            for answer in _answers(row, tokenizer):
+                groups.setdefault(answer["prompt_id"], []).append(answer)
+        except ValueError as error:
+            raise ValueError(f"{name} data set, row {number}: {error}") from None
+    try:
+        chosen = [answer for group in groups.values() for answer in _selected(group, args)]
+    except ValueError as error:
+        raise ValueError(f"{name} data set: {error}") from None
+    if not chosen:
+        raise ValueError(f"{name} data set: no row is left to train on (it has {len(dataset)}, select={args.select!r})")
+    if args.standardise is not None:
+        targets = standardised_targets(torch.tensor([row["target"] for row in chosen]), args.standardise)
+        chosen = [{**row, "target": target} for row, target in zip(chosen, targets.tolist(), strict=True)]
+    return Dataset.from_list([{**row, "row": number} for number, row in enumerate(chosen)])
+
+
+def _check_columns(columns: Sequence[str], name: str) -> None:
+    for text, ids in (("prompt", "prompt_ids"), ("completion", "completion_ids")):
+        if text not in columns and ids not in columns:
+            raise ValueError(f"{name} data set: missing {ids!r} or {text!r}; it has {list(columns)}")
+    if not {"target", "score", "table"} & set(columns):
+        raise ValueError(f"{name} data set: missing 'target', 'score' or 'table'; it has {list(columns)}")
+
+
+def _answers(row: dict[str, Any], tokenizer: Any) -> Iterator[dict[str, Any]]:
+    """The answers of a row, one or K: ids and what targets are made from."""
+    ids = list(_tokenised(row, tokenizer))
+    columns = {name: _of_each(row, name, len(ids)) for name in ("target", "score", *KEPT) if row.get(name) is not None}
+    if row.get("table") is not None:
+        columns["scores"] = _of_each(row, "table", len(ids))
+    for number, (prompt_ids, completion_ids) in enumerate(ids):
+        if not prompt_ids or not completion_ids:
+            raise ValueError(f"{len(prompt_ids)} prompt and {len(completion_ids)} completion tokens; expected some")
+        yield {
+            "prompt_id": str(row["prompt_id"]) if "prompt_id" in row else " ".join(map(str, prompt_ids)),
+            "prompt_ids": prompt_ids,
+            "completion_ids": completion_ids,
+            **{name: values[number] for name, values in columns.items()},
+        }
+
+
+def _of_each(row: dict[str, Any], column: str, count: int) -> list[Any]:
+    """A column's value for each answer of the row."""
+    values: list[Any] = row[column] if isinstance(row[column], list) else [row[column]]
+    if len(values) != count:
+        raise ValueError(f"{column} is for {len(values)} answers, and there are {count}")
+    numbers = [number for value in values for number in (value if isinstance(value, list) else [value])]
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+        raise ValueError(f"{column} holds {values}; expected finite numbers")
+    return values
+
+
+def _tokenised(row: dict[str, Any], tokenizer: Any) -> Iterator[tuple[list[int], list[int]]]:
+    if "completion_ids" in row:
+        many = row["completion_ids"] if _nested(row["completion_ids"]) else [row["completion_ids"]]
+        prompt_ids = row.get("prompt_ids") or _prompt_ids(row["prompt"], tokenizer)
+        yield from ((list(prompt_ids), list(ids)) for ids in many)
+        return
+    completion = row["completion"]
+    # Messages of one completion are a list of dicts; K completions are a list of texts or of such lists.
+    one = isinstance(completion, str) or (completion and isinstance(completion[0], dict))
+    for single in [completion] if one else completion:
+        yield tokenise(row["prompt"], single, tokenizer)
+
+
+def _nested(ids: Sequence[Any]) -> bool:
+    return bool(ids) and not isinstance(ids[0], int)
+
+
+def _prompt_ids(prompt: Any, tokenizer: Any) -> list[int]:
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    return list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"])
+
+
+def tokenise(prompt: Any, completion: Any, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Prompt and completion ids of texts or messages.
+
+    Text ends with the end token; messages are rendered by the chat template. Raises ValueError when the ids of the
+    prompt are not how those of both begin: the model would be trained on what it never sees when it answers.
+    """
+    prompt_ids = _prompt_ids(prompt, tokenizer)
+    if isinstance(prompt, str):
+        end = tokenizer.eos_token or ""
+        text = completion if completion.endswith(end) else completion + end
+        both = list(tokenizer(prompt + text)["input_ids"])
+    else:
+        turns = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+        both = list(tokenizer.apply_chat_template([*prompt, *turns], return_dict=True)["input_ids"])
+    if both[: len(prompt_ids)] != prompt_ids:
+        raise ValueError(
+            "the prompt's tokens are not the beginning of those of prompt and completion; end the prompt at a token's "
+            "border, mend the chat template, or give prompt_ids and completion_ids"
+        )
+    return prompt_ids, both[len(prompt_ids) :]
+
+
+def _with_targets(group: list[dict[str, Any]], args: GPOConfig) -> list[dict[str, Any]]:
+    """A prompt's answers with `target` in nats and `rank`, the same before the clamp, which makes extremes equal."""
+    if "target" in group[0]:
+        return [{**answer, "rank": answer.get("score", answer["target"])} for answer in group]
+    beta = args.target_beta
+    if beta is None:
+        raise ValueError("targets are made from scores with GPOConfig(target_beta=...), which has no default")
+    rows = [answer.get("scores", [answer.get("score")]) for answer in group]
+    table_KM = torch.tensor(rows, dtype=torch.float64)
+
+    def made(clamp: float | None) -> list[float]:
+        targets: list[float] = preference_targets(
+            table_KM,
+            method=args.target_method,
+            tau=args.tau,
+            beta=beta,
+            clamp=clamp,
+            exclude_self=args.exclude_self,
+            log_z=args.log_z,
+        ).tolist()
+        return targets
+
+    pairs = zip(group, made(args.clamp), made(None), strict=True)
+    return [{**answer, "target": target, "rank": rank} for answer, target, rank in pairs]
+
+
+def _selected(group: list[dict[str, Any]], args: GPOConfig) -> list[dict[str, Any]]:
+    """The answers of a prompt that are trained on, in pairs the better one first; what ranked them is gone."""
+    group = _with_targets(group, args)
+    rank_K = torch.tensor([answer["rank"] for answer in group], dtype=torch.float64)
+    best, worst = best_and_worst(rank_K)
+    if args.select == "all":
+        picked = list(range(len(group)))
+    elif best == worst:
+        return []  # all answers are equal: the prompt says nothing
+    elif args.select == "best-and-worst":
+        picked = [best, worst]
+    else:
+        pairs = zip(*top_and_bottom(rank_K, args.select_n), strict=True)
+        picked = [k for pair in pairs for k in pair]
+    kept = ("prompt_id", "prompt_ids", "completion_ids", "target", *KEPT)
+    return [{**{name: group[k][name] for name in kept if name in group[k]}, "best": float(k == best)} for k in picked]

@@ -1,0 +1,154 @@
+"""The training stage as the driver sees it: start learners with Ray Train, follow their steps, bound the wait."""
+
+import json
+import queue
+import shutil
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gpo import interrupts
+from gpo.cluster.runtime import collect, deliver, learner_scaling, threads_for
+from gpo.context import RunContext
+from gpo.cpu import allocator_environment
+from gpo.errors import StageError
+from gpo.files import read_json_lines
+from gpo.logs import Progress
+from gpo.training.learner import LearnerTask, train_worker
+
+LARGEST_WORKER_DEATHS = 2
+COLLECT_EVERY_SECONDS = 10.0
+"""Steps come from a learner on a node with a disk of its own this often."""
+LARGEST_COLLECTIVE_SECONDS = 1800
+"""What a learner waits for another one at most."""
+
+
+def train(run: RunContext, iteration: int) -> dict[str, Any]:
+    """Move the policy toward the targets of an iteration; returns what the journal keeps of the stage.
+
+    Raises StageError when the learners keep dying, training itself fails, or no step comes within the deadline.
+    """
+    started = time.monotonic()
+    task = make_task(run, iteration)
+    Path(task.training).mkdir(parents=True, exist_ok=True)
+    deliver(Path(task.start), Path(task.anchor), Path(task.metrics), *map(Path, task.shards))
+    _follow(run, iteration, _start(run, task))
+    collect(Path(task.training), Path(task.checkpoint), Path(task.metrics), beside=Path(task.training) / "report.json")
+    shutil.rmtree(_ray_folder(task), ignore_errors=True)
+    report: dict[str, Any] = json.loads((Path(task.training) / "report.json").read_text())
+    return {"seconds": round(time.monotonic() - started, 3), **report}
+
+
+def make_task(run: RunContext, iteration: int) -> LearnerTask:
+    """What the learners of an iteration are told; paths are absolute, because Ray gives workers their own folder."""
+    before = run.directory.training(iteration - 1) / "master"
+    start = before if iteration > 1 else Path(run.config.policy.model)
+    shards = sorted((run.directory.iteration(iteration) / "rollouts").glob("shard-*.parquet"))
+    return LearnerTask(
+        config=run.config.model_dump(mode="json"),
+        iteration=iteration,
+        policy=str(Path(run.config.policy.model).absolute()),
+        start=str(start.absolute()),
+        anchor=str(_anchor(run, iteration).absolute()),
+        shards=[str(shard.absolute()) for shard in shards],
+        training=str(run.directory.training(iteration).absolute()),
+        checkpoint=str(run.directory.checkpoint(iteration).absolute()),
+        metrics=str(run.directory.metrics.absolute()),
+        logs=str(run.directory.logs.absolute()),
+        threads=threads_for(run.config, run.config.train.workers),
+    )
+
+
+def _anchor(run: RunContext, iteration: int) -> Path:
+    """The starting policy, or what the last iteration that moved the anchor published."""
+    every = run.config.train.anchor_every
+    moved = (iteration - 1) // every * every if every else 0
+    return run.directory.checkpoint(moved) if moved else Path(run.config.policy.model)
+
+
+def _ray_folder(task: LearnerTask) -> Path:
+    return Path(task.training) / "ray"
+
+
+def _start(run: RunContext, task: LearnerTask) -> "queue.Queue[BaseException | None]":
+    """Fit in a thread of its own; the queue gets None at the end, or what went wrong.
+
+    In the main thread Ray Train would put a handler on Ctrl-C that ends the program with status 0.
+    """
+    outcome: queue.Queue[BaseException | None] = queue.Queue()
+    trainer = _torch_trainer(run, task)
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+            outcome.put(None)
+        except BaseException as error:  # handed to the main thread, which raises it
+            outcome.put(error)
+
+    threading.Thread(target=fit, daemon=True, name="ray-train").start()
+    return outcome
+
+
+def _torch_trainer(run: RunContext, task: LearnerTask) -> Any:
+    from ray.train import FailureConfig, ScalingConfig
+    from ray.train import RunConfig as TrainRunConfig
+    from ray.train.torch import TorchTrainer
+
+    from gpo.training.rendezvous import Rendezvous
+
+    scaling = learner_scaling(run.config)
+    gpus = scaling["use_gpu"]
+    seconds = int(min(run.config.cluster.wait_seconds, LARGEST_COLLECTIVE_SECONDS))
+    settings: dict[str, Any] = {
+        "name": f"iteration-{task.iteration:03d}-{time.time_ns()}",
+        "storage_path": str(_ray_folder(task)),
+        "failure_config": FailureConfig(max_failures=LARGEST_WORKER_DEATHS),
+        "worker_runtime_env": {"env_vars": {} if gpus else allocator_environment()},
+    }
+    return TorchTrainer(
+        train_worker,
+        train_loop_config=asdict(task),
+        torch_config=Rendezvous(
+            backend="nccl" if gpus else "gloo",
+            timeout_s=seconds,
+            folder=str(_ray_folder(task)) if run.config.cluster.address is None else None,
+        ),
+        scaling_config=ScalingConfig(**scaling),
+        run_config=TrainRunConfig(**settings),
+    )
+
+
+def _follow(run: RunContext, iteration: int, outcome: "queue.Queue[BaseException | None]") -> None:
+    """Show the steps that appear in metrics.jsonl until the end; the deadline starts anew with each."""
+    before = len(read_json_lines(run.directory.metrics))
+    deadline = time.monotonic() + run.config.cluster.wait_seconds
+    progress: Progress | None = None
+    shown, looked = 0, time.monotonic()
+    while time.monotonic() < deadline:
+        interrupts.check()
+        try:
+            error = outcome.get(timeout=1.0)
+        except queue.Empty:
+            if time.monotonic() - looked > COLLECT_EVERY_SECONDS:
+                collect(run.directory.metrics, beside=run.directory.metrics)
+                looked = time.monotonic()
+            lines = read_json_lines(run.directory.metrics)[before:]
+            if not lines or lines[-1]["step"] == shown:
+                continue
+            shown = lines[-1]["step"]
+            deadline = time.monotonic() + run.config.cluster.wait_seconds
+            progress = progress or Progress(f"iteration {iteration}: train", lines[-1]["steps"], "steps")
+            progress.update(shown, f"loss {lines[-1]['loss']:.3g}")
+            continue
+        if error is None:
+            return
+        raise StageError(
+            f"training of iteration {iteration} failed: {error}\n  details are in {run.directory.logs}; start the same "
+            "command again to go on"
+        ) from error
+    raise StageError(
+        f"training of iteration {iteration}: no step within {run.config.cluster.wait_seconds:.0f} s "
+        "(cluster.wait_seconds); start the same command again to go on"
+    )

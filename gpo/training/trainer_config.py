@@ -1,0 +1,69 @@
+"""GPOConfig: the arguments of `GPOTrainer`, beside those of TRL and transformers."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from trl import KTOConfig
+
+from gpo.targets import LogZ, Method
+from gpo.training.layout import Layout
+
+Objective = Literal["regression", "dpo", "ipo"]
+Select = Literal["all", "best-and-worst", "top-and-bottom"]
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class GPOConfig(KTOConfig):
+    """TRL and transformers training arguments, with those of GPO and defaults that suit it.
+
+    Raises ValueError for values that contradict each other, before a model is loaded.
+    """
+
+    objective: Objective = _option("regression", "regression on targets (GPO, SPPO), or dpo or ipo on pairs.")
+    length_power: float = _option(0.0, "LN-GPO: divide the log-ratio by length to this power.")
+    target_method: Method = _option("gpo", "How targets are made from scores or tables.")
+    target_beta: float | None = _option(None, "Strength of the pull to the reference in those targets.")
+    tau: float = _option(1.0, "Temperature of the scores.")
+    clamp: float | None = _option(None, "Bound of targets in nats.")
+    exclude_self: bool = _option(False, "Leave an answer's comparison with itself out.")
+    log_z: LogZ = _option("zero", "What stands for log Z.")
+    standardise: float | None = _option(None, "Scale all targets to this root mean square in nats.")
+    select: Select = _option("all", "Which of a prompt's answers are trained on.")
+    select_n: int = _option(1, "How many at each end, for top-and-bottom.")
+    pull: float = _option(0.0, "KL pull to an anchor policy, 0..1; its log-probabilities are `anchor_logps`.")
+    sft: float = _option(0.0, "Weight of the log-likelihood of each prompt's best answer, per token.")
+    batch_prompts: int = _option(16, "Prompts a step, with all their answers, over all workers.")
+    batch_tokens: int = _option(4096, "Computed tokens a forward pass, of one worker.")
+    layout: Layout | Literal["auto"] = _option("auto", "Rows padded, packed, or packed with shared prompts.")
+    compute_dtype: Literal["auto", "bfloat16", "float32"] = _option("auto", "auto follows bf16 and fp16.")
+    reference_folder: str | None = _option(None, "Where reference log-probabilities are kept.")
+    stop_kl: float | None = _option(None, "Stop when the KL estimate passes it; see gpo.training.watch.")
+    stop_length_growth: float | None = _option(None, "Stop when the expected length grows by more.")
+    stop_collapse: float | None = _option(None, "Stop when the mean log-ratio falls by more nats.")
+    stop_window: int = _option(5, "Logged steps the rules average over.")
+    optim: str = _option("rmsprop", "Optimizer; RMSProp is the paper's.")
+    num_train_epochs: float = _option(1.0, "Passes over the rows; 1 is the paper's.")
+    gradient_checkpointing: bool = _option(False, "Trade speed for memory.")
+    max_length: int | None = _option(None, "None: rows are used as they are.")
+    loss_type: str = _option("apo_zero_unpaired", "Leave: it keeps KTO's KL rows away.")
+    precompute_ref_log_probs: bool = _option(True, "Once, before the first step; False: live.")
+    ddp_find_unused_parameters: bool | None = _option(False, "Every weight is used in every forward pass.")
+    remove_unused_columns: bool = _option(False, "Rows are used as they are.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.objective != "regression" and self.select == "all":
+            raise ValueError(
+                f"objective={self.objective!r} needs pairs; set select='best-and-worst' (or 'top-and-bottom')"
+            )
+        if self.max_length is not None:
+            raise ValueError(f"max_length={self.max_length}: rows are used as they are; cut them beforehand")
+        for name in ("batch_prompts", "batch_tokens", "stop_window"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if not 0 <= self.pull <= 1:
+            raise ValueError(f"pull is {self.pull}; expected 0..1")

@@ -1,0 +1,128 @@
+"""Places on a real local Ray of four CPUs: what is reserved, what is told when it is too small, and how pools grow.
+
+Run: python -m pytest tests/gpo/cluster/test_reservation.py
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gpo.cluster.reservation import Reservation, cluster_nodes
+from gpo.cluster.runtime import QUIET, end_actor
+from gpo.errors import StageError, UserError
+from tests.gpo.small_runs import run_config
+
+CPUS = 4
+
+
+class Sleeper:
+    """A process that does nothing."""
+
+    def here(self) -> str:
+        return "here"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_local_ray() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in QUIET.items():
+            patch.setenv(name, value)
+        import ray
+
+        ray.init(
+            address="local",
+            num_cpus=CPUS,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=100 << 20,
+            _node_ip_address="127.0.0.1",
+        )
+        yield
+        ray.shutdown()
+
+
+def reserve(seconds: float = 2.0, workers: int = 1, **cluster: Any) -> Reservation:
+    values = {"sampler_cpus": 1, "placement_seconds": seconds, **cluster}
+    return Reservation(run_config(cluster=values, train={"workers": workers}))
+
+
+def give_back(reservation: Reservation) -> None:
+    from ray.util.placement_group import remove_placement_group
+
+    for group in {place.group for place in reservation._places}:
+        remove_placement_group(group)
+    end = time.monotonic() + 20
+    while cluster_nodes()[0].free.get("CPU", 0) < CPUS - 0.001 and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+def test_too_small_a_cluster_is_told_at_once_and_ends_at_the_deadline(caplog: pytest.LogCaptureFixture) -> None:
+    began, started = time.time(), time.monotonic()
+    with caplog.at_level(logging.WARNING), pytest.raises(UserError) as caught:
+        reserve(samplers=5)
+    assert 2 <= time.monotonic() - started < 10
+    told = caplog.records[0]
+    assert "waiting up to 2 s more" in told.message and told.created - began < 1.5
+    message = str(caught.value)
+    assert "5 samplers of 1 CPU each: the cluster has room for 4, and for 4 of them now" in message
+    assert f"node {cluster_nodes()[0].address}: 4 of 4 CPU free" in message
+    assert "cluster.placement_seconds" in message
+
+
+def test_places_are_held_by_actors_and_free_again_behind_them() -> None:
+    import ray
+
+    reservation = reserve(samplers=2)
+    try:
+        assert cluster_nodes()[0].free["CPU"] == pytest.approx(CPUS - 2 - 0.01, abs=0.001), "held before any actor"
+        actors = []
+        for _ in range(2):
+            place = reservation.take("sampler")
+            actors.append(ray.remote(Sleeper).options(**place.actor_options()).remote())
+            reservation.hold(place, actors[-1])
+        assert ray.get([actor.here.remote() for actor in actors], timeout=60) == ["here", "here"]
+        with pytest.raises(StageError, match="after 2 s"):
+            reservation.take("sampler")
+        reservation.leave(actors[0])
+        end_actor(actors[0])
+        assert reservation.take("sampler") is not None
+        end_actor(actors[1])
+    finally:
+        give_back(reservation)
+
+
+def test_a_pool_with_a_least_number_starts_small_and_grows_when_there_is_room() -> None:
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    other = placement_group([{"CPU": 2.0}])
+    assert other.wait(30)
+    reservation = reserve(samplers=4, least_samplers=1)
+    try:
+        before = reservation.processes("sampler")
+        assert before == 1, "what is left holds the learner, and no whole CPU beside the scorer"
+        remove_placement_group(other)
+        end = time.monotonic() + 30
+        while reservation.processes("sampler") == before and time.monotonic() < end:
+            time.sleep(0.2)
+        assert reservation.processes("sampler") > before
+    finally:
+        give_back(reservation)
+
+
+def test_learners_wait_for_room_of_their_own_and_say_what_is_missing() -> None:
+    reservation = reserve(samplers=1, learner_cpus=1, workers=2)
+    try:
+        reservation.wait_for_learners()
+        from ray.util.placement_group import placement_group, remove_placement_group
+
+        other = placement_group([{"CPU": 2.0}])
+        assert other.wait(30)
+        with pytest.raises(StageError, match="2 learners of 1 CPU each: the cluster has room for 2, and for 0 of them"):
+            reservation.wait_for_learners()
+        remove_placement_group(other)
+    finally:
+        give_back(reservation)

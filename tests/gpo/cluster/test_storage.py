@@ -1,0 +1,73 @@
+"""A run directory's copy at a URL: what is there after a stage, and that a run begins from it.
+
+Run: python -m pytest tests/gpo/cluster/test_storage.py
+"""
+
+import uuid
+from pathlib import Path
+
+import pytest
+
+from gpo.cluster.storage import Storage
+from gpo.errors import UserError
+
+FILES = {
+    "run.json": "{}",
+    "journal.jsonl": "a line\n",
+    "iterations/001/rollouts/shard-00000.parquet": "rows",
+    "iterations/001/training/master/model.safetensors": "weights",
+}
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+def files_of(root: Path) -> dict[str, str]:
+    return {path.relative_to(root).as_posix(): path.read_text() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(params=["file", "memory"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """pyarrow's own file system, and one that only fsspec knows."""
+    return f"file://{tmp_path / 'copy'}" if request.param == "file" else f"memory://{uuid.uuid4().hex}/copy"
+
+
+def test_an_empty_directory_is_filled_from_the_copy(url: str, tmp_path: Path) -> None:
+    write(tmp_path / "run", FILES)
+    write(tmp_path / "run", {".lock": "", "iterations/001/.part-7": "half"})
+    Storage(url, tmp_path / "run").save()
+    assert Storage(url, tmp_path / "other").restore()
+    assert files_of(tmp_path / "other") == FILES, "no lock and nothing half written"
+
+
+def test_a_directory_that_holds_a_run_is_left_as_it_is(url: str, tmp_path: Path) -> None:
+    write(tmp_path / "run", FILES)
+    Storage(url, tmp_path / "run").save()
+    write(tmp_path / "other", {"run.json": "mine"})
+    assert not Storage(url, tmp_path / "other").restore()
+    assert files_of(tmp_path / "other") == {"run.json": "mine"}
+
+
+def test_without_a_copy_nothing_happens(url: str, tmp_path: Path) -> None:
+    assert not Storage(url, tmp_path / "run").restore()
+    assert not (tmp_path / "run").exists()
+
+
+def test_later_saves_bring_changes_and_drop_what_is_gone(url: str, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    write(root, FILES)
+    storage = Storage(url, root)
+    storage.save()
+    (root / "iterations/001/training/master/model.safetensors").unlink()
+    write(root, {"journal.jsonl": "a line\nanother\n", "iterations/001/evaluation.json": "{}"})
+    storage.save()
+    Storage(url, tmp_path / "other").restore()
+    assert files_of(tmp_path / "other") == files_of(root)
+
+
+def test_a_url_that_no_one_knows_is_the_callers_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cluster.storage = nowhere://a/b: cannot be used"):
+        Storage("nowhere://a/b", tmp_path)

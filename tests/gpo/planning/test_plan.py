@@ -1,0 +1,129 @@
+"""Estimates before a run, and what is told when a machine is too small for it.
+
+Run: python -m pytest tests/gpo/planning/test_plan.py
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from gpo.config import RunConfig
+from gpo.errors import UserError
+from gpo.modelfiles import parameter_count
+from gpo.planning.plan import GIB, Plan, _container_gib, available_memory_gib, check_fits, make_plan
+from tests.gpo.small_runs import run_config
+from tests.tiny import save_tiny_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plan")
+    save_tiny_model(folder / "policy", hidden_size=512, intermediate_size=8192, layers=2)
+    return folder
+
+
+def config(folder: Path, **changes: Any) -> RunConfig:
+    return run_config(folder, **changes)
+
+
+def test_a_plan_counts_the_parameters_of_the_policy(folder: Path) -> None:
+    assert make_plan(config(folder)).parameters == parameter_count(folder / "policy")
+
+
+def test_the_peak_is_the_sum_of_all_processes(folder: Path) -> None:
+    plan = make_plan(config(folder))
+    assert set(plan.memory_gib) == {"driver and Ray", "samplers", "scorers", "learner"}
+    assert plan.peak_gib == pytest.approx(sum(plan.memory_gib.values()))
+    assert all(value > 0 for value in plan.memory_gib.values()) and plan.disk_gib > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "process"),
+    [
+        ({"cluster": {"samplers": 2}}, "samplers"),
+        ({"rollout": {"engine": {"kv_cache_gib": 3.0}}}, "samplers"),
+        ({"cluster": {"scorers": 2}}, "scorers"),
+        ({"train": {"workers": 2}}, "learner"),
+        ({"train": {"optimizer": "adamw"}}, "learner"),
+        ({"train": {"batch_prompts": 64}}, "learner"),
+        ({"rollout": {"samples": 64}}, "learner"),
+        ({"rollout": {"max_tokens": 4096}}, "learner"),
+    ],
+)
+def test_what_needs_more_memory_is_planned_with_more_for_that_process_alone(
+    folder: Path, change: dict[str, Any], process: str
+) -> None:
+    base, more = make_plan(config(folder)).memory_gib, make_plan(config(folder, **change)).memory_gib
+    assert more[process] > base[process]
+    assert {**more, process: 0} == {**base, process: 0}
+
+
+def test_gradient_checkpointing_needs_less_and_a_reward_model_needs_its_weights(folder: Path) -> None:
+    long = {"rollout": {"max_tokens": 4096}}
+    spared = make_plan(config(folder, train={"gradient_checkpointing": True}, **long))
+    assert spared.memory_gib["learner"] < make_plan(config(folder, **long)).memory_gib["learner"]
+    preference = {"sources": {"model": f"gpm:{folder / 'policy'}"}, "train_on": "model"}
+    judged = make_plan(config(folder, preference=preference))
+    weights = judged.memory_gib["scorers"] - make_plan(config(folder)).memory_gib["scorers"]
+    assert weights == pytest.approx(2 * parameter_count(folder / "policy") / GIB, abs=0.011)
+
+
+def test_more_iterations_and_step_checkpoints_need_more_disk(folder: Path) -> None:
+    base = make_plan(config(folder)).disk_gib
+    assert make_plan(config(folder, iterations=20)).disk_gib > base
+    assert make_plan(config(folder, train={"save_steps": 1})).disk_gib > base
+
+
+def test_a_run_that_fits_is_let_through(tmp_path: Path) -> None:
+    check_fits(Plan(1, {"learner": 0.01}, 0.001), tmp_path / "runs" / "not" / "there" / "yet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_memory_is_told_with_both_numbers_the_processes_and_what_to_lower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPO_MEMORY_GIB", "0.5")
+    with pytest.raises(UserError) as caught:
+        check_fits(Plan(1, {"samplers": 1.5, "learner": 2.0}, 0.001), tmp_path)
+    message = str(caught.value)
+    assert "about 3.5 GiB" in message and "0.5 GiB are free" in message
+    assert "samplers 1.5, learner 2.0" in message and "train.batch_tokens" in message
+
+
+def test_too_little_disk_is_told_with_the_directory(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free / GIB
+    with pytest.raises(UserError) as caught:
+        check_fits(Plan(1, {"learner": 0.01}, free + 100), tmp_path / "runs" / "new")
+    message = str(caught.value)
+    assert str(tmp_path / "runs" / "new") in message and "--run-dir" in message
+
+
+def test_the_environment_lowers_the_memory_and_never_raises_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GPO_MEMORY_GIB", raising=False)
+    assert 0 < available_memory_gib() <= psutil.virtual_memory().total / GIB
+    monkeypatch.setenv("GPO_MEMORY_GIB", "0.25")
+    assert available_memory_gib() == 0.25
+    monkeypatch.setenv("GPO_MEMORY_GIB", "1e9")
+    assert available_memory_gib() <= psutil.virtual_memory().total / GIB
+
+
+@pytest.mark.parametrize("value", ["much", "4 GB", "nan", "-1"])
+def test_an_unreadable_number_in_the_environment_is_the_callers_mistake(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPO_MEMORY_GIB", value)
+    with pytest.raises(UserError, match=f"GPO_MEMORY_GIB = '{value}': expected a number of GiB"):
+        available_memory_gib()
+
+
+def test_a_containers_limit_counts_and_its_droppable_file_cache_does_not(tmp_path: Path) -> None:
+    assert _container_gib(tmp_path) == float("inf")
+    for name, text in {"memory.max": "max\n", "memory.current": f"{3 * GIB}\n", "memory.stat": ""}.items():
+        (tmp_path / name).write_text(text)
+    assert _container_gib(tmp_path) == float("inf")
+    (tmp_path / "memory.max").write_text(f"{8 * GIB}\n")
+    (tmp_path / "memory.stat").write_text(f"anon 7\ninactive_file {GIB}\nactive_file 9\n")
+    assert _container_gib(tmp_path) == 6.0

@@ -1,0 +1,152 @@
+"""Shards through the pool while its parts die, hang and fail: nothing is lost, nothing is done twice.
+
+Run: python -m pytest tests/gpo/rollouts/test_stream.py
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpo.cluster.runtime import ray_session
+from gpo.errors import StageError
+from gpo.rollouts.pool import LARGEST_LOADS, Pool, Weights
+from gpo.rollouts.stream import Job, Shard, Stream, shards_in_flight
+from rollout.engine import SampleRequest, Sampling
+from rollout.engine_settings import EngineSettings
+from tests.gpo.rollouts.faulty_actors import FaultySampler, FaultyScorer
+from tests.gpo.small_runs import run_config
+
+SHARD = 4
+CLUSTER = {"shape": "split", "samplers": 2, "scorers": 2, "threads": 1}
+"""Room for the largest pool of these tests."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with ray_session(run_config(cluster=CLUSTER), tmp_path_factory.mktemp("run")):
+        yield
+
+
+class Pass:
+    """One pass of shards of SHARD prompts; special texts stand at the front."""
+
+    def __init__(self, folder: Path, texts: list[str], prompts: int = 24, pause: float = 0.0, **cluster: Any) -> None:
+        self.folder, self.pause = folder, pause
+        settings = {"shape": "split", "threads": 1, "wait_seconds": 30.0} | cluster
+        rollout = {"samples": 2, "shard_prompts": SHARD, "engine": {"max_sequences": 8}}
+        self.pool = Pool(
+            run_config(folder, cluster=settings, rollout=rollout),
+            EngineSettings(max_model_len=8),
+            str(folder),
+            str(folder),
+            sampler=FaultySampler,
+            scorer=FaultyScorer,
+        )
+        words = [*texts, *("plain" for _ in range(prompts - len(texts)))]
+        self.requests = [
+            SampleRequest(f"p{number}", [{"role": "user", "content": word}], [1], 100 + number)
+            for number, word in enumerate(words)
+        ]
+        self.given_up: list[tuple[str, str]] = []
+        self.finished: list[int] = []
+        self.most_waiting = 0
+
+    def shards(self) -> Iterator[Shard]:
+        for index, start in enumerate(range(0, len(self.requests), SHARD)):
+            yield Shard(index, self.requests[start : start + SHARD], str(self.folder / f"shard-{index}.json"))
+
+    def _finished(self, shard: Shard, sampled: int) -> None:
+        self.most_waiting = max(self.most_waiting, sampled - len(self.finished))
+        self.finished.append(shard.index)
+
+    def run(self, most_poison: int = 2) -> "Pass":
+        def give_up(shard: Shard, prompt: str, work: str) -> None:
+            self.given_up.append((prompt, work))
+            if len(self.given_up) > most_poison:
+                raise StageError("too much poison")
+
+        job = Job(
+            weights=Weights(str(self.folder), None),
+            sampling=Sampling(samples=2, max_tokens=1),
+            finish=lambda scorer, shard: scorer.finish.remote(shard.samples(), shard.path, self.pause),
+            try_one=lambda scorer, shard, rows: scorer.try_one.remote(rows),
+            finished=self._finished,
+            give_up=give_up,
+        )
+        try:
+            Stream(self.pool, self.shards(), job).run()
+        finally:
+            self.pool.close()
+        return self
+
+    def answers(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for path in self.folder.glob("shard-*.json"):
+            found |= json.loads(path.read_text())
+        return found
+
+    def expected(self, without: tuple[str, ...] = ()) -> dict[str, list[str]]:
+        return {r.prompt_id: [f"{r.seed}/0", f"{r.seed}/1"] for r in self.requests if r.prompt_id not in without}
+
+
+@pytest.mark.parametrize(
+    "cluster", [{"shape": "colocated"}, {"samplers": 2, "scorers": 2}], ids=["turns", "two-of-each"]
+)
+@pytest.mark.parametrize("role", ["sampler", "scorer"])
+def test_a_death_costs_nothing_but_time(tmp_path: Path, role: str, cluster: dict[str, Any]) -> None:
+    done = Pass(tmp_path, ["plain"] * 5 + [f"die {role}"], **cluster).run()
+    assert done.answers() == done.expected()
+    assert sorted(done.finished) == list(range(6)) and done.given_up == []
+
+
+def test_an_engine_that_hangs_or_fails_is_replaced(tmp_path: Path) -> None:
+    done = Pass(tmp_path, ["hang sampler", "plain", "plain", "plain", "raise sampler"], wait_seconds=6.0).run()
+    assert done.answers() == done.expected() and sorted(done.finished) == list(range(6))
+
+
+@pytest.mark.parametrize("role", ["sampler", "scorer"])
+def test_a_prompt_that_kills_is_found_left_out_and_recorded_and_the_run_goes_on(tmp_path: Path, role: str) -> None:
+    done = Pass(tmp_path, ["plain", f"poison {role}"], prompts=12).run()
+    assert done.given_up == [("p1", {"sampler": "sampling", "scorer": "scoring"}[role])]
+    assert done.answers() == done.expected(without=("p1",)) and sorted(done.finished) == [0, 1, 2]
+
+
+def test_more_poison_than_allowed_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="too much poison"):
+        Pass(tmp_path, ["poison sampler 1", "poison sampler 2"], prompts=4).run(most_poison=1)
+
+
+def test_a_full_disk_ends_the_run_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="No space left on device.*make room"):
+        Pass(tmp_path, ["full scorer"], prompts=8).run()
+
+
+def test_what_waits_for_a_scorer_is_bounded_by_count_and_by_bytes(tmp_path: Path) -> None:
+    limits: list[dict[str, Any]] = [{"waiting_shards": 3, "waiting_mib": 1000.0}, {"waiting_mib": 3.0}]
+    for number, limit in enumerate(limits):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        done = Pass(folder, [], prompts=SHARD * 30, pause=0.05, **limit).run()
+        # Three that wait, two with the scorer, and those that were in flight when the limit was reached.
+        assert done.most_waiting <= 3 + 2 + shards_in_flight(done.pool)
+        assert sorted(done.finished) == list(range(30))
+
+
+def test_an_engine_that_fails_an_update_is_rebuilt_and_not_asked_again(tmp_path: Path) -> None:
+    pool = Pass(tmp_path, []).pool
+    pool.samplers(Weights(str(tmp_path), "first"))
+    pool.samplers(Weights(str(tmp_path), "broken-once"))
+    processes = [path.name.rpartition("-")[2] for path in tmp_path.glob("load-broken-once-*")]
+    assert len(set(processes)) == 2, "the second load went to another process"
+    with pytest.raises(StageError, match=f"half of the weights.*{LARGEST_LOADS} engines failed"):
+        pool.samplers(Weights(str(tmp_path), "broken"))
+    assert len(list(tmp_path.glob("load-broken-[0-9]*"))) == LARGEST_LOADS
+    pool.close()
+
+
+def test_an_engine_holds_enough_shards_to_be_full_and_one_more(tmp_path: Path) -> None:
+    pool = Pass(tmp_path, []).pool
+    assert shards_in_flight(pool) == 2, "4 prompts x 2 answers fill 8 places"

@@ -1,0 +1,32 @@
+"""A training killed with SIGKILL at any step ends, started again, with the weights of an undisturbed one.
+
+Run: python -m pytest tests/gpo/training/test_kill_training.py
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.gpo.training.kill_main import PLACES, STEPS
+
+
+def test_a_training_killed_at_any_step_ends_with_the_bits_of_an_undisturbed_one(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.gpo.training.kill_main", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"step"')]
+    assert [line["step"] for line in lines] == list(range(1, STEPS)) and len({line["place"] for line in lines}) == 3
+    for line in lines:
+        assert line["killed"] == -9 and line["finished"] == 0, line
+        # A checkpoint that was being written is not one: the training goes on from the one before.
+        expected = line["step"] if line["place"] == PLACES[2] else line["step"] - 1
+        assert line["resumed_from"] == expected, line
+        assert line["same"], line

@@ -1,0 +1,146 @@
+"""What a user's data set may look like: every form ends as the same rows, and a fault names column or row.
+
+Run: python -m pytest tests/gpo/training/test_rows.py
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+
+from gpo.targets import preference_targets
+from gpo.training.rows import prepare_rows
+from gpo.training.trainer_config import GPOConfig
+from tests.gpo.training.small_training import TOKENIZER
+
+TABLE = [[0.0, 0.4, -0.2], [-0.4, 0.0, 0.6], [0.2, -0.6, 0.0]]
+
+
+def prepared(rows: list[dict[str, Any]], **options: Any) -> Dataset:
+    args = GPOConfig(output_dir="unused", use_cpu=True, report_to=[], **options)
+    return prepare_rows(Dataset.from_list(rows), TOKENIZER, args)
+
+
+def ids(text: str) -> list[int]:
+    return list(TOKENIZER(text)["input_ids"])
+
+
+def test_text_is_tokenised_once_and_ends_with_the_end_token() -> None:
+    (row,) = prepared([{"prompt": "2+2=", "completion": "4", "target": 1.5}])
+    assert row["prompt_ids"] == ids("2+2=") and row["target"] == 1.5
+    assert row["completion_ids"] == [*ids("4")[1:], TOKENIZER.eos_token_id]
+
+
+def test_messages_are_rendered_by_the_template_with_the_generation_prompt() -> None:
+    prompt = [{"role": "user", "content": "hi"}]
+    completion = [{"role": "assistant", "content": "yes"}]
+    for given in (completion, "yes"):
+        (row,) = prepared([{"prompt": prompt, "completion": given, "target": 0.0}])
+        rendered = TOKENIZER.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        assert TOKENIZER.decode(row["prompt_ids"]).endswith(rendered[-20:])
+        assert TOKENIZER.decode(row["completion_ids"]) == "yes<|eot|>"
+
+
+def test_ids_are_used_as_they_are_and_get_no_end_token() -> None:
+    (row,) = prepared([{"prompt_ids": [5, 6], "completion_ids": [7, 8], "target": -1.0}])
+    assert (row["prompt_ids"], row["completion_ids"]) == ([5, 6], [7, 8])
+
+
+def test_a_row_a_prompt_with_its_table_gives_the_targets_of_the_table() -> None:
+    rows = prepared(
+        [{"prompt": "a", "completion": ["b", "c", "d"], "table": TABLE}], target_beta=0.5, tau=0.1, clamp=3.0
+    )
+    expected = preference_targets(torch.tensor(TABLE), method="gpo", tau=0.1, beta=0.5, clamp=3.0)
+    assert rows["target"][:] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert rows["best"][:] == [float(k == int(expected.argmax())) for k in range(3)]
+    assert len(set(rows["prompt_id"])) == 1
+
+
+def test_scores_of_single_rows_are_centred_over_their_prompt() -> None:
+    rows = [{"prompt": "a", "completion": word, "score": score} for word, score in (("b", 1.0), ("c", 3.0))]
+    assert prepared(rows, target_beta=2.0)["target"][:] == [0.5, 1.5]
+    assert prepared(rows, target_beta=2.0, log_z="mean")["target"][:] == [-0.5, 0.5]
+
+
+def test_every_form_ends_as_the_same_rows() -> None:
+    words, targets = ["b", "c", "d"], [1.0, -2.0, 0.5]
+    single = [{"prompt": "a", "completion": w, "target": t} for w, t in zip(words, targets, strict=True)]
+    token_rows = [
+        {"prompt_ids": ids("a"), "completion_ids": [*ids(w)[1:], TOKENIZER.eos_token_id], "target": t}
+        for w, t in zip(words, targets, strict=True)
+    ]
+    together = [{"prompt": "a", "completion": words, "target": targets}]
+    nested = [
+        {"prompt_ids": ids("a"), "completion_ids": [row["completion_ids"] for row in token_rows], "target": targets}
+    ]
+    found = [prepared(rows).to_list() for rows in (single, token_rows, together, nested)]
+    assert found[0] == found[1] == found[2] == found[3] and len(found[0]) == 3
+
+
+def test_best_and_worst_are_picked_before_the_clamp_and_equal_answers_say_nothing() -> None:
+    rows = [
+        {"prompt": "a", "completion": ["b", "c", "d", "e"], "score": [5.0, 9.0, -9.0, -5.0]},
+        {"prompt": "f", "completion": ["g", "h"], "score": [1.0, 1.0]},
+    ]
+    found = prepared(rows, target_beta=1.0, clamp=2.0, select="best-and-worst")
+    assert [TOKENIZER.decode(ids[:1]) for ids in found["completion_ids"]] == ["c", "d"]
+    assert found["target"][:] == [2.0, -2.0] and found["best"][:] == [1.0, 0.0]
+
+
+def test_top_and_bottom_come_in_pairs_the_better_first() -> None:
+    rows = [{"prompt": "a", "completion": list("bcdef"), "target": [1.0, 5.0, 3.0, 2.0, 4.0]}]
+    found = prepared(rows, select="top-and-bottom", select_n=2)
+    assert [TOKENIZER.decode(ids[:1]) for ids in found["completion_ids"]] == ["c", "b", "f", "e"]
+
+
+def test_standardised_targets_have_the_root_mean_square_that_was_asked_for() -> None:
+    rows = [{"prompt": "a", "completion": list("bc"), "target": [30.0, -10.0]}]
+    found = torch.tensor(prepared(rows, standardise=2.0)["target"][:])
+    assert found.square().mean().sqrt().item() == pytest.approx(2.0)
+    assert found[0].item() == pytest.approx(-3 * found[1].item())
+
+
+def test_rows_that_are_prepared_come_back_as_they_are() -> None:
+    once = prepared([{"prompt": "a", "completion": "b", "target": 1.0}])
+    assert prepare_rows(once, TOKENIZER, GPOConfig(output_dir="unused", use_cpu=True)) is once
+
+
+GOOD = {"prompt": "a", "completion": "b", "target": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"completion": "b", "target": 1.0}, r"missing 'prompt_ids' or 'prompt'; it has \['completion', 'target'\]"),
+        ({"prompt": "a", "target": 1.0}, "missing 'completion_ids' or 'completion'"),
+        ({"prompt": "a", "completion": "b"}, "missing 'target', 'score' or 'table'"),
+        ({"prompt": "a", "completion": ["b", "c"], "target": [1.0]}, "row 0: target is for 1 answers, and there are 2"),
+        ({"prompt": "a", "completion": "b", "target": float("nan")}, r"row 0: target holds \[nan\]; expected finite"),
+        ({"prompt_ids": [1], "completion_ids": [[2], []], "target": [1.0, 2.0]}, "row 0: 1 prompt and 0 completion"),
+        ({"prompt": "a", "completion": "b", "score": 1.0}, "GPOConfig.target_beta=...., which has no default"),
+    ],
+)
+def test_a_fault_names_the_column_or_the_row(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"train data set.*{message}"):
+        prepared([row])
+
+
+def test_a_selection_that_leaves_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no row is left to train on .it has 1, select='best-and-worst'"):
+        prepared([GOOD], select="best-and-worst")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": "dpo"}, "objective='dpo' needs pairs; set select='best-and-worst'"),
+        ({"max_length": 512}, "max_length=512: rows are used as they are"),
+        ({"batch_tokens": 0}, "batch_tokens is 0; expected at least 1"),
+        ({"pull": 1.5}, "pull is 1.5; expected 0..1"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        GPOConfig(output_dir=str(tmp_path), use_cpu=True, **options)

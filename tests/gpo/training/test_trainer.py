@@ -1,0 +1,300 @@
+"""GPOTrainer on tiny models: the loss by hand, exact first steps, and resuming to the same bits.
+
+Run: python -m pytest tests/gpo/training/test_trainer.py
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from torch import Tensor
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from gpo.training.trainer import GPOConfig, GPOTrainer
+from tests.gpo.training.small_training import TOKENIZER, Gradients, make_rows, make_trainer, steps_of, weights_of
+from tests.tiny import make_tiny_model, save_tiny_model
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("model_type", ["llama", "gemma2"])
+def test_the_log_ratio_of_the_first_step_is_exactly_zero(tmp_path: Path, bf16: bool, model_type: str) -> None:
+    trainer = make_trainer(tmp_path, model=make_tiny_model(model_type), bf16=bf16)
+    trainer.train()
+    first, second = steps_of(trainer)[:2]
+    assert first["log_ratio_max_abs"] == 0.0 and first["log_ratio_mean"] == 0.0
+    assert second["log_ratio_max_abs"] > 0.0
+
+
+def test_the_first_loss_is_the_mean_square_of_the_targets(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, batch_prompts=6)
+    trainer.train()
+    targets = torch.tensor([row["target"] for row in make_rows()], dtype=torch.float64)
+    assert steps_of(trainer)[0]["loss"] == pytest.approx(targets.square().mean().item(), rel=1e-4)
+
+
+def test_the_loss_falls_on_a_small_problem_and_the_log_ratio_follows_its_target(tmp_path: Path) -> None:
+    rows = make_rows(prompts=3, samples=2)
+    schedule = {"learning_rate": 1e-4, "lr_scheduler_type": "linear", "num_train_epochs": 40}
+    trainer = make_trainer(tmp_path, rows, batch_prompts=3, **schedule)
+    trainer.train()
+    steps = steps_of(trainer)
+    assert steps[-1]["loss"] < 0.05 * steps[0]["loss"]
+    assert steps[-1]["target_correlation"] > 0.95
+
+
+def answer_logp_by_hand(model: Any, row: dict[str, Any]) -> Tensor:
+    """One row alone and unpadded, token by token."""
+    ids = [*row["prompt_ids"], *row["completion_ids"]]
+    logps_TV = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0].float(), -1)
+    total = torch.zeros(())
+    for place in range(len(row["prompt_ids"]), len(ids)):
+        total = total + logps_TV[place - 1, ids[place]]
+    return total
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed", "shared"])
+@pytest.mark.parametrize("length_power", [0.0, 0.5, 1.0])
+def test_loss_and_gradient_of_a_step_are_those_of_a_slow_loop(tmp_path: Path, length_power: float, layout: str) -> None:
+    rows = make_rows()
+    for number, row in enumerate(rows):
+        row["ref_logps"] = -30.0 - 7.5 * number
+    trainer = make_trainer(tmp_path, rows, length_power=length_power, layout=layout, batch_tokens=60)
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer.model.zero_grad()
+    assert len(batch["parts"]) > 1
+    loss = trainer.training_step(trainer.model, batch)
+    found = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
+
+    trainer.model.zero_grad()
+    terms = []
+    for number in batch["row"].tolist():
+        row = rows[number]
+        ratio = answer_logp_by_hand(trainer.model, row) - row["ref_logps"]
+        terms.append((ratio / len(row["completion_ids"]) ** length_power - row["target"]) ** 2)
+    expected = sum(terms) / len(terms)
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=1e-4)
+    expected.backward()
+    for name, parameter in trainer.model.named_parameters():
+        largest = parameter.grad.abs().max()
+        assert (found[name] - parameter.grad).abs().max() <= 1e-4 * largest, name
+
+
+def test_reference_log_probabilities_are_those_of_the_starting_policy_for_every_row(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    model = make_tiny_model()
+    for row in trainer.train_dataset:
+        assert row["ref_logps"] == pytest.approx(answer_logp_by_hand(model, row).item(), rel=1e-5, abs=1e-4)
+
+
+def test_reference_log_probabilities_that_are_given_are_used_as_they_are(tmp_path: Path) -> None:
+    rows = [{**row, "ref_logps": float(-number)} for number, row in enumerate(make_rows())]
+    assert make_trainer(tmp_path, rows).train_dataset["ref_logps"][:] == [float(-n) for n in range(len(rows))]
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step >= self._step
+
+
+@pytest.mark.parametrize("stop", [2, 4, 6, 7])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_run_resumed_at_any_step_ends_with_the_bits_of_an_undisturbed_one(
+    tmp_path: Path, stop: int, bf16: bool
+) -> None:
+    """Four steps an epoch, two epochs: stops within the first, at its end, and within the second."""
+    settings: dict[str, Any] = {
+        "num_train_epochs": 2,
+        "bf16": bf16,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 2,
+        "learning_rate": 1e-3,
+    }
+    rows = make_rows(prompts=8)
+    whole = make_trainer(tmp_path / "whole", rows, **settings)
+    whole.train()
+    assert whole.state.global_step == 8
+
+    saving = {**settings, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
+    make_trainer(tmp_path / "halved", rows, callbacks=[StopAt(stop)], **saving).train()
+    checkpoint = get_last_checkpoint(str(tmp_path / "halved" / "steps"))
+    assert checkpoint is not None and checkpoint.endswith(f"-{stop}")
+    resumed = make_trainer(tmp_path / "halved", rows, **saving)
+    resumed.train(resume_from_checkpoint=checkpoint)
+
+    assert resumed.state.global_step == 8
+    assert steps_of(resumed)[-1]["loss"] == steps_of(whole)[-1]["loss"]
+    expected = weights_of(whole)
+    for name, value in weights_of(resumed).items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_a_missing_data_set_is_told(tmp_path: Path) -> None:
+    args = GPOConfig(output_dir=str(tmp_path), use_cpu=True)
+    with pytest.raises(ValueError, match="train_dataset is missing; expected a Dataset in one of the forms"):
+        GPOTrainer(make_tiny_model(), args, processing_class=TOKENIZER)
+
+
+@pytest.mark.parametrize("layout", ["padded", "shared"])
+def test_accumulation_changes_neither_loss_nor_gradient(tmp_path: Path, layout: str) -> None:
+    """In float32 to 1e-5: four passes of 2 prompts are one of 8, also where a last step has fewer prompts."""
+    rows = make_rows(prompts=11)
+    settings: dict[str, Any] = {"batch_prompts": 8, "layout": layout, "max_grad_norm": 0.0}
+    found = []
+    for passes in (1, 4):
+        gradients = Gradients()
+        trainer = make_trainer(tmp_path, rows, gradient_accumulation_steps=passes, callbacks=[gradients], **settings)
+        trainer.train()
+        assert trainer.state.global_step == 2
+        found.append((steps_of(trainer), gradients.first))
+    (one, gradient), (four, other) = found
+    assert [step["loss"] for step in one] == pytest.approx([step["loss"] for step in four], rel=1e-5)
+    assert gradient.keys() == other.keys() and gradient
+    for name, value in gradient.items():
+        assert (value - other[name]).abs().max() <= 1e-5 * value.abs().max(), name
+
+
+def test_the_budget_of_tokens_changes_no_number(tmp_path: Path) -> None:
+    losses = []
+    for tokens in (40, 10_000):
+        trainer = make_trainer(tmp_path, batch_prompts=6, batch_tokens=tokens, num_train_epochs=3)
+        trainer.train()
+        losses.append([step["loss"] for step in steps_of(trainer)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_live_reference_gives_the_losses_of_one_computed_once(tmp_path: Path) -> None:
+    once, live = (make_trainer(tmp_path, precompute_ref_log_probs=once) for once in (True, False))
+    for trainer in (once, live):
+        trainer.train()
+    assert [step["loss"] for step in steps_of(once)] == [step["loss"] for step in steps_of(live)]
+    assert once.ref_model is None and live.ref_model is not None
+
+
+def test_kept_reference_log_probabilities_are_used_for_the_same_weights_rows_and_plan_only(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+
+    def files() -> set[str]:
+        return {path.name for path in folder.glob("reference-*.json")}
+
+    first = make_trainer(tmp_path, reference_folder=str(folder))
+    (kept,) = files()
+    path = folder / kept
+    path.write_text(path.read_text().replace('"logps": [', '"logps": [\n    -1e3,', 1).rsplit(",", 1)[0] + "\n  ]\n}\n")
+    again = make_trainer(tmp_path, reference_folder=str(folder))
+    assert again.train_dataset["ref_logps"][0] == -1e3 != first.train_dataset["ref_logps"][0]
+    assert files() == {kept}
+    make_trainer(tmp_path, reference_folder=str(folder), model=make_tiny_model(seed=1))
+    make_trainer(tmp_path, make_rows(seed=5), reference_folder=str(folder))
+    make_trainer(tmp_path, reference_folder=str(folder), batch_tokens=99)
+    assert len(files()) == 4
+
+
+def test_an_anchor_pulls_the_targets_toward_itself(tmp_path: Path) -> None:
+    rows = [{**row, "target": 0.0} for row in make_rows()]
+    anchor = make_tiny_model(seed=1)
+    trainer = make_trainer(tmp_path, rows, anchor_model=anchor, pull=0.5, batch_prompts=6)
+    trainer.train()
+    gaps = [
+        0.5 * (answer_logp_by_hand(anchor, row) - answer_logp_by_hand(make_tiny_model(), row)).item() for row in rows
+    ]
+    assert steps_of(trainer)[0]["loss"] == pytest.approx(sum(gap**2 for gap in gaps) / len(gaps), rel=1e-4)
+
+
+@pytest.mark.parametrize("objective", ["dpo", "ipo"])
+def test_pair_objectives_train_on_the_best_and_the_worst_answer(tmp_path: Path, objective: str) -> None:
+    settings = {"objective": objective, "select": "best-and-worst", "num_train_epochs": 20, "learning_rate": 3e-4}
+    trainer = make_trainer(tmp_path, **settings)
+    assert len(trainer.train_dataset) == 12
+    trainer.train()
+    losses = [step["loss"] for step in steps_of(trainer)]
+    assert losses[0] == pytest.approx({"dpo": 0.6931, "ipo": 25.0}[objective], rel=1e-3)
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_the_sft_term_is_the_likelihood_of_the_best_answers_a_token(tmp_path: Path) -> None:
+    rows = [{**row, "score": float(number % 3 == 1)} for number, row in enumerate(make_rows(scale=0.0))]
+    trainer = make_trainer(tmp_path, rows, sft=0.5, batch_prompts=6, batch_tokens=50)
+    trainer.train()
+    model = make_tiny_model()
+    terms = [-answer_logp_by_hand(model, row).item() / len(row["completion_ids"]) for row in rows[1::3]]
+    assert steps_of(trainer)[0]["loss"] == pytest.approx(0.5 * sum(terms) / len(rows), rel=1e-4)
+
+
+def test_a_stop_rule_ends_the_training_and_is_recorded(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, learning_rate=1e-2, num_train_epochs=20, stop_kl=1.0, stop_window=2)
+    trainer.train()
+    assert trainer.stopped is not None and trainer.stopped["rule"] == "kl"
+    assert trainer.state.global_step == trainer.stopped["step"] < 60
+    assert any(entry.get("stopped") == "kl" for entry in trainer.state.log_history)
+    calm = make_trainer(tmp_path)
+    calm.train()
+    assert calm.stopped is None
+
+
+@pytest.mark.parametrize("optim", ["rmsprop", "adamw_torch"])
+def test_a_learning_rate_of_1e_7_moves_float32_masters_under_bfloat16(tmp_path: Path, optim: str) -> None:
+    trainer = make_trainer(tmp_path, bf16=True, learning_rate=1e-7, optim=optim)
+    before = weights_of(trainer)
+    trainer.train()
+    for name, value in weights_of(trainer).items():
+        assert value.dtype == torch.float32, name
+        assert not torch.equal(value, before[name]), name
+
+
+def test_an_evaluation_data_set_is_measured_with_the_same_loss(tmp_path: Path) -> None:
+    rows = make_rows(prompts=4, seed=9)
+    trainer = make_trainer(tmp_path, eval_dataset=Dataset.from_list(rows))
+    found = trainer.evaluate()
+    targets = torch.tensor([row["target"] for row in rows])
+    assert found["eval_loss"] == pytest.approx(targets.square().mean().item(), rel=1e-3)
+    assert trainer.state.global_step == 0
+
+
+def test_gradient_checkpointing_changes_no_number(tmp_path: Path) -> None:
+    plain, spared = (make_trainer(tmp_path, gradient_checkpointing=spare) for spare in (False, True))
+    plain.train()
+    spared.train()
+    for one, other in zip(weights_of(plain).values(), weights_of(spared).values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_named_by_its_directory_trains_as_one_that_was_loaded(tmp_path: Path) -> None:
+    directory = save_tiny_model(tmp_path / "model", dtype=torch.bfloat16)
+    args = GPOConfig(output_dir=str(tmp_path / "out"), use_cpu=True, report_to=[], disable_tqdm=True)
+    named = GPOTrainer(str(directory), args, Dataset.from_list(make_rows()))
+    assert named.processing_class.pad_token_id == TOKENIZER.pad_token_id
+    before = weights_of(named)
+    named.train()
+    assert all(value.dtype == torch.float32 for value in weights_of(named).values())
+    assert any(not torch.equal(value, before[name]) for name, value in weights_of(named).items())
+
+
+def test_an_adapter_alone_is_trained_and_its_first_log_ratio_is_zero(tmp_path: Path) -> None:
+    adapter = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    trainer = make_trainer(tmp_path, peft_config=adapter, learning_rate=1e-3)
+    before = weights_of(trainer)
+    trainer.train()
+    steps = steps_of(trainer)
+    assert steps[0]["log_ratio_max_abs"] == 0.0 and steps[-1]["log_ratio_max_abs"] > 0.0
+    moved = {name for name, value in weights_of(trainer).items() if not torch.equal(value, before[name])}
+    assert moved and all("lora" in name for name in moved)
+
+
+def test_a_trained_adapter_that_goes_on_has_itself_as_reference(tmp_path: Path) -> None:
+    adapter = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    first = make_trainer(tmp_path, peft_config=adapter, learning_rate=1e-2)
+    first.train()
+    first.model.save_pretrained(tmp_path / "adapter")
+    for once in (True, False):
+        model = PeftModel.from_pretrained(make_tiny_model(), tmp_path / "adapter", is_trainable=True)
+        again = make_trainer(tmp_path, model=model, learning_rate=1e-2, precompute_ref_log_probs=once)
+        again.train()
+        steps = steps_of(again)
+        assert steps[0]["log_ratio_max_abs"] == 0.0 and steps[-1]["log_ratio_max_abs"] > 0.0

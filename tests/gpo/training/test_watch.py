@@ -1,0 +1,75 @@
+"""What a step tells of itself, and the rules that stop a training.
+
+Run: python -m pytest tests/gpo/training/test_watch.py
+"""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from gpo.training.watch import StopLimits, StopRule, step_numbers
+
+
+def test_slope_and_correlation_follow_their_definitions() -> None:
+    target = torch.tensor([-2.0, 0.0, 1.0, 3.0])
+    numbers = step_numbers(0.25 * target + 1.0, target, torch.tensor([5.0, 5.0, 5.0, 5.0]))
+    assert numbers["target_correlation"] == pytest.approx(1.0)
+    assert numbers["target_slope"] == pytest.approx(0.25)
+    assert "length_target_correlation" not in numbers and "clamped" not in numbers
+
+
+def test_kl_is_half_the_mean_square_and_near_the_exact_kl_for_small_moves() -> None:
+    policy = torch.softmax(torch.tensor([0.1, -0.05, 0.02, 0.0], dtype=torch.float64), 0)
+    start = torch.full((4,), 0.25, dtype=torch.float64)
+    ratio = (policy / start).log()
+    exact = (policy * ratio).sum().item()
+    numbers = step_numbers(ratio, torch.zeros(4), torch.ones(4))
+    assert numbers["kl"] == pytest.approx(ratio.square().mean().item() / 2)
+    assert numbers["kl"] == pytest.approx(exact, rel=0.1)
+
+
+def test_the_expected_length_weighs_answers_by_how_much_likelier_they_became() -> None:
+    ratio, length = torch.tensor([math.log(3.0), 0.0]), torch.tensor([10.0, 2.0])
+    numbers = step_numbers(ratio, torch.tensor([1.0, 0.0]), length)
+    assert numbers["length"] == 6.0 and numbers["length_expected"] == pytest.approx(8.0)
+    assert numbers["length_target_correlation"] == pytest.approx(1.0)
+    assert math.isfinite(step_numbers(1e4 * ratio, ratio, length)["length_expected"])
+
+
+def test_targets_at_the_clamp_are_counted() -> None:
+    target = torch.tensor([-3.0, 3.0, 1.0, 0.0])
+    assert step_numbers(target, target, target.abs() + 1, clamp=3.0)["clamped"] == 0.5
+
+
+def fed(limits: StopLimits, values: list[dict[str, float]]) -> StopRule:
+    rule = StopRule(limits)
+    for step, changes in enumerate(values, 1):
+        state = SimpleNamespace(global_step=step, log_history=[])
+        control = SimpleNamespace(should_training_stop=False)
+        logs = {"log_ratio_mean": 0.0, "kl": 0.0, "length": 10.0, "length_expected": 10.0, **changes}
+        before = rule.stopped
+        rule.on_log(None, state, control, logs)
+        assert control.should_training_stop is (rule.stopped is not None and before is None)
+        assert len(state.log_history) == int(control.should_training_stop)
+    return rule
+
+
+@pytest.mark.parametrize(
+    ("limits", "changes", "rule"),
+    [
+        (StopLimits(kl=2.0, window=2), {"kl": 3.0}, "kl"),
+        (StopLimits(length_growth=0.2, window=2), {"length_expected": 13.0}, "length_growth"),
+        (StopLimits(collapse=5.0, window=2), {"log_ratio_mean": -6.0}, "collapse"),
+    ],
+)
+def test_each_rule_fires_on_the_mean_of_its_window(limits: StopLimits, changes: dict[str, float], rule: str) -> None:
+    stopped = fed(limits, [{}, changes, changes, changes]).stopped
+    assert stopped is not None and stopped["rule"] == rule and stopped["step"] == 3
+    assert stopped["value"] > stopped["limit"]
+    assert fed(limits, [{}, changes, {}, changes]).stopped is None
+
+
+def test_no_rule_is_on_by_itself() -> None:
+    assert fed(StopLimits(window=1), [{"kl": 1e9, "length_expected": 1e9, "log_ratio_mean": -1e9}]).stopped is None
