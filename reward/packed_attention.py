@@ -11,7 +11,7 @@ tests/reward/test_sharing.py names the version.
 Shape suffixes: T packed tokens, H hidden size, L longest conversation.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from reward.packing import PackedRows, Segment, Span
+from reward.packing import PackedRows, Segment
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -47,7 +47,7 @@ def packing_obstacle(config: "PretrainedConfig") -> str | None:
 def packed_states(backbone: "PreTrainedModel", packed: PackedRows) -> Tensor:
     """Final-norm states_TH of every packed token."""
     ids, positions = (torch.tensor([ids], device=backbone.device) for ids in (packed.input_ids, packed.position_ids))
-    with _attention_by_segment(backbone.config):
+    with attention_by_segment(backbone.config, NAME, packed_attention):
         output = backbone(
             input_ids=ids,
             position_ids=positions,
@@ -59,10 +59,11 @@ def packed_states(backbone: "PreTrainedModel", packed: PackedRows) -> Tensor:
 
 
 @contextmanager
-def _attention_by_segment(config: "PretrainedConfig") -> Iterator[None]:
-    AttentionInterface.register(NAME, packed_attention)
+def attention_by_segment(config: "PretrainedConfig", name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Within, the model of `config` attends with `function`, which is registered with transformers under `name`."""
+    AttentionInterface.register(name, function)
     before = config._attn_implementation
-    config._attn_implementation = NAME
+    config._attn_implementation = name
     try:
         yield
     finally:
@@ -123,7 +124,7 @@ def packed_attention(
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     for segment in packed_masks.segments:
         own = slice(segment.start, segment.stop)
-        seen = _gather(key, segment.seen), _gather(value, segment.seen)
+        seen = seen_part(key, segment), seen_part(value, segment)
         if softcap is not None:
             mask = packed_masks.mask(segment, sliding_window)
             found = _capped_attention(query[:, :, own], *seen, mask, scaling, softcap)
@@ -138,9 +139,10 @@ def packed_attention(
     return output, None
 
 
-def _gather(tensor: Tensor, spans: tuple[Span, ...]) -> Tensor:
-    parts = [tensor[:, :, start:stop] for start, stop in spans]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+def seen_part(tensor: Tensor, segment: Segment) -> Tensor:
+    """Of keys or values (..., T, head size) those of the segment's whole conversation."""
+    parts = [tensor[..., start:stop, :] for start, stop in segment.seen]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
 
 
 def _capped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, cap: float) -> Tensor:

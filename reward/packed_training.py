@@ -1,6 +1,6 @@
 """Attention over a packed row of conversations with a gradient, for training.
 What it is: the attention of `reward.packed_attention` step by step, forward and backward, as one autograd function
-for all segments of a layer, registered with transformers for the lifetime of a model in training. Probabilities are
+for all segments of a layer, which the policy's trainer (`gpo.training.segment_attention`) uses too. Probabilities are
 computed again in the backward pass, so that memory grows with the tokens and not with their square. What it is not: it
 forms no batches and computes no loss.
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from reward.packed_attention import PackedMasks
+from reward.packed_attention import PackedMasks, seen_part
 from reward.packing import PackedRows, Segment
 
 if TYPE_CHECKING:
@@ -97,8 +97,8 @@ class _SegmentAttention(torch.autograd.Function):
             for segment in rule.masks.segments:
                 own = slice(segment.start, segment.stop)
                 q_GNE = q_GRTE[:, :, own].reshape(groups, -1, size)
-                probability, _ = rule.probabilities(q_GNE, _seen(k_GTE, segment), segment)
-                o_GNE = torch.bmm(probability.to(rule.dtype), _seen(v_GTE, segment))
+                probability, _ = rule.probabilities(q_GNE, seen_part(k_GTE, segment), segment)
+                o_GNE = torch.bmm(probability.to(rule.dtype), seen_part(v_GTE, segment))
                 out_TGRE[own] = o_GNE.view(groups, per_group, -1, size).permute(2, 0, 1, 3)
         ctx.rule, ctx.types = rule, (query.dtype, key.dtype, value.dtype)
         ctx.save_for_backward(query, key, value, out_TGRE)
@@ -121,7 +121,7 @@ class _SegmentAttention(torch.autograd.Function):
                 q_GNE = q_GRTE[:, :, own].reshape(rows)
                 do_GNE = grad_TGRE[own].permute(1, 2, 0, 3).reshape(rows)
                 o_GNE = out_TGRE[own].permute(1, 2, 0, 3).reshape(rows)
-                k_GSE, v_GSE = _seen(k_GTE, segment), _seen(v_GTE, segment)
+                k_GSE, v_GSE = seen_part(k_GTE, segment), seen_part(v_GTE, segment)
                 probability, slope = rule.probabilities(q_GNE, k_GSE, segment)
                 _add_seen(dv_GTE, segment, torch.bmm(probability.to(rule.dtype).transpose(1, 2), do_GNE))
                 inner_GN1 = (do_GNE.float() * o_GNE.float()).sum(-1, keepdim=True)
@@ -140,11 +140,6 @@ def _by_key_head(query: Tensor, key: Tensor, value: Tensor, dtype: torch.dtype) 
     groups = key.shape[1]
     q_GRTE = query[0].to(dtype).unflatten(0, (groups, -1))
     return q_GRTE, key[0].to(dtype), value[0].to(dtype)
-
-
-def _seen(tensor_GTE: Tensor, segment: Segment) -> Tensor:
-    parts = [tensor_GTE[:, start:stop] for start, stop in segment.seen]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _add_seen(total_GTE: Tensor, segment: Segment, part_GSE: Tensor, factor: float = 1.0) -> None:

@@ -9,20 +9,19 @@ By torchrun: torchrun --nproc-per-node N -m gpo.rewards.workers CONFIG [key=valu
 
 import logging
 import os
-import queue
 import shutil
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from gpo import interrupts
+from gpo.cluster.fitting import fit
 from gpo.cluster.runtime import QUIET, ray_alone
 from gpo.config.reward import RewardTrainConfig
 from gpo.cpu import allocator_environment, use_threads
 from gpo.errors import StageError, UserError
 from gpo.files import read_json_lines
-from gpo.logs import Progress, log_to_file
+from gpo.logs import log_to_file
+from gpo.training.workers import work_alone
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +30,15 @@ LARGEST_WORKER_DEATHS = 3
 
 def run_training(task: Any, config: RewardTrainConfig) -> None:
     """Start the workers and wait for them; raises StageError when they fail or no step comes in time."""
+    output = Path(task.output)
+
+    def steps() -> list[dict[str, Any]]:
+        return [line for line in read_json_lines(output / "training" / "metrics.jsonl") if "loss" in line]
+
     with ray_alone(config.cluster):
-        outcome = _start(_torch_trainer(task, config))
-        _follow(Path(task.output), config.cluster.wait_seconds, outcome)
-    shutil.rmtree(Path(task.output) / "training" / "ray", ignore_errors=True)
+        trainer = _torch_trainer(task, config)
+        fit(trainer, "reward training", steps, config.cluster.wait_seconds, lambda error: _failure(error, output))
+    shutil.rmtree(output / "training" / "ray", ignore_errors=True)
 
 
 def worker(values: dict[str, Any]) -> None:
@@ -43,9 +47,7 @@ def worker(values: dict[str, Any]) -> None:
     log_to_file(Path(task.output) / "training" / "logs", f"worker-{os.getpid()}")
     use_threads(values["threads"])
     if values["workers"] == 1 and task.settings.sharding == "none":
-        # A single worker needs no DDP around its model, which costs a copy of all gradients.
-        for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-            os.environ.pop(name, None)
+        work_alone()
     from reward.training import train_pairs
 
     train_pairs(task)
@@ -80,61 +82,18 @@ def _torch_trainer(task: Any, config: RewardTrainConfig) -> Any:
     )
 
 
-def _start(trainer: Any) -> "queue.Queue[BaseException | None]":
-    """Fit in a thread of its own, because in the main thread Ray Train would take Ctrl-C for itself."""
-    outcome: queue.Queue[BaseException | None] = queue.Queue()
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-            outcome.put(None)
-        except BaseException as error:  # handed to the main thread, which raises it
-            outcome.put(error)
-
-    threading.Thread(target=fit, daemon=True, name="ray-train").start()
-    return outcome
-
-
-def _follow(output: Path, wait_seconds: float, outcome: "queue.Queue[BaseException | None]") -> None:
-    """Show the steps that appear in metrics.jsonl until the end; the deadline starts anew with each."""
-    metrics = output / "training" / "metrics.jsonl"
-    deadline = time.monotonic() + wait_seconds
-    progress: Progress | None = None
-    shown = 0
-    while time.monotonic() < deadline:
-        interrupts.check()
-        try:
-            error = outcome.get(timeout=1.0)
-        except queue.Empty:
-            lines = [line for line in read_json_lines(metrics) if "loss" in line]
-            if not lines or lines[-1]["step"] == shown:
-                continue
-            shown = lines[-1]["step"]
-            deadline = time.monotonic() + wait_seconds
-            progress = progress or Progress("reward training", lines[-1]["steps"], "steps")
-            progress.update(shown, f"loss {lines[-1]['loss']:.3g}")
-            continue
-        if error is None:
-            return
-        _raise(error, output)
-    raise StageError(
-        f"reward training: no step within {wait_seconds:.0f} s (cluster.wait_seconds); start the same command again "
-        "to go on"
-    )
-
-
-def _raise(error: BaseException, output: Path) -> None:
+def _failure(error: BaseException, output: Path) -> Exception:
     """A mistake that only the workers could see is the caller's all the same."""
     from reward.errors import RewardInputError
 
     failures = getattr(error, "worker_failures", None) or {}
     for cause in [error, *failures.values(), getattr(error, "__cause__", None)]:
         if isinstance(cause, RewardInputError) or isinstance(getattr(cause, "cause", None), RewardInputError):
-            raise UserError(str(getattr(cause, "cause", cause))) from None
-    raise StageError(
+            return UserError(str(getattr(cause, "cause", cause)))
+    return StageError(
         f"reward training failed: {error}\n  details are in {output / 'training' / 'logs'}; start the same command "
         "again to go on"
-    ) from error
+    )
 
 
 def main() -> None:

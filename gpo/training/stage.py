@@ -1,21 +1,18 @@
 """The training stage as the driver sees it: start learners with Ray Train, follow their steps, bound the wait."""
 
 import json
-import queue
 import shutil
-import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gpo import interrupts
+from gpo.cluster.fitting import fit
 from gpo.cluster.runtime import collect, deliver, learner_scaling, threads_for
 from gpo.context import RunContext
 from gpo.cpu import allocator_environment
 from gpo.errors import StageError
 from gpo.files import read_json_lines
-from gpo.logs import Progress
 from gpo.training.learner import LearnerTask, train_worker
 
 LARGEST_WORKER_DEATHS = 2
@@ -34,7 +31,7 @@ def train(run: RunContext, iteration: int) -> dict[str, Any]:
     task = make_task(run, iteration)
     Path(task.training).mkdir(parents=True, exist_ok=True)
     deliver(Path(task.start), Path(task.anchor), Path(task.metrics), *map(Path, task.shards))
-    _follow(run, iteration, _start(run, task))
+    _fit(run, task)
     collect(Path(task.training), Path(task.checkpoint), Path(task.metrics), beside=Path(task.training) / "report.json")
     shutil.rmtree(_ray_folder(task), ignore_errors=True)
     report: dict[str, Any] = json.loads((Path(task.training) / "report.json").read_text())
@@ -72,25 +69,6 @@ def _ray_folder(task: LearnerTask) -> Path:
     return Path(task.training) / "ray"
 
 
-def _start(run: RunContext, task: LearnerTask) -> "queue.Queue[BaseException | None]":
-    """Fit in a thread of its own; the queue gets None at the end, or what went wrong.
-
-    In the main thread Ray Train would put a handler on Ctrl-C that ends the program with status 0.
-    """
-    outcome: queue.Queue[BaseException | None] = queue.Queue()
-    trainer = _torch_trainer(run, task)
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-            outcome.put(None)
-        except BaseException as error:  # handed to the main thread, which raises it
-            outcome.put(error)
-
-    threading.Thread(target=fit, daemon=True, name="ray-train").start()
-    return outcome
-
-
 def _torch_trainer(run: RunContext, task: LearnerTask) -> Any:
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as TrainRunConfig
@@ -120,35 +98,23 @@ def _torch_trainer(run: RunContext, task: LearnerTask) -> Any:
     )
 
 
-def _follow(run: RunContext, iteration: int, outcome: "queue.Queue[BaseException | None]") -> None:
-    """Show the steps that appear in metrics.jsonl until the end; the deadline starts anew with each."""
-    before = len(read_json_lines(run.directory.metrics))
-    deadline = time.monotonic() + run.config.cluster.wait_seconds
-    progress: Progress | None = None
-    shown, looked = 0, time.monotonic()
-    while time.monotonic() < deadline:
-        interrupts.check()
-        try:
-            error = outcome.get(timeout=1.0)
-        except queue.Empty:
-            if time.monotonic() - looked > COLLECT_EVERY_SECONDS:
-                collect(run.directory.metrics, beside=run.directory.metrics)
-                looked = time.monotonic()
-            lines = read_json_lines(run.directory.metrics)[before:]
-            if not lines or lines[-1]["step"] == shown:
-                continue
-            shown = lines[-1]["step"]
-            deadline = time.monotonic() + run.config.cluster.wait_seconds
-            progress = progress or Progress(f"iteration {iteration}: train", lines[-1]["steps"], "steps")
-            progress.update(shown, f"loss {lines[-1]['loss']:.3g}")
-            continue
-        if error is None:
-            return
-        raise StageError(
-            f"training of iteration {iteration} failed: {error}\n  details are in {run.directory.logs}; start the same "
-            "command again to go on"
-        ) from error
-    raise StageError(
-        f"training of iteration {iteration}: no step within {run.config.cluster.wait_seconds:.0f} s "
-        "(cluster.wait_seconds); start the same command again to go on"
-    )
+def _fit(run: RunContext, task: LearnerTask) -> None:
+    metrics = run.directory.metrics
+    before = len(read_json_lines(metrics))
+    looked = time.monotonic()
+
+    def steps() -> list[dict[str, Any]]:
+        nonlocal looked
+        if time.monotonic() - looked > COLLECT_EVERY_SECONDS:
+            collect(metrics, beside=metrics)
+            looked = time.monotonic()
+        return read_json_lines(metrics)[before:]
+
+    def failed(error: BaseException) -> Exception:
+        return StageError(
+            f"training of iteration {task.iteration} failed: {error}\n  details are in {run.directory.logs}; start the "
+            "same command again to go on"
+        )
+
+    name = f"iteration {task.iteration}: train"
+    fit(_torch_trainer(run, task), name, steps, run.config.cluster.wait_seconds, failed)

@@ -204,14 +204,14 @@ class GPOTrainer(KTOTrainer):
     def _logps(self, model: Any, part: dict[str, Any]) -> Tensor:
         """log p [N] of each answer of a part in nats."""
         names = ("input_ids", "attention_mask", "position_ids", "answer_at", "answer_ids")
-        inputs = {name: part[name] for name in names if name in part} | segments_of(part, self._use_flash)
+        inputs = {name: part[name] for name in names if name in part} | segments_of(part)
         with self._segments(model), self._computing():
             return answer_logps(model(**inputs), part["lengths"])
 
     def _segments(self, model: Any) -> AbstractContextManager[None]:
         if self._layout == "padded":
             return nullcontext()
-        return segment_attention(self.accelerator.unwrap_model(model).config)
+        return segment_attention(self.accelerator.unwrap_model(model).config, self._use_flash)
 
     def _part_loss(self, model: Any, part: dict[str, Any], rows: int) -> Tensor:
         """The part's share of the mean over all rows of a step, times the number of workers, who average."""
