@@ -1,6 +1,7 @@
 """What every stage of a run is given: the config, the run directory, the pool, the prompts as requests."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from gpo.cluster.runtime import deliver
@@ -61,4 +62,10 @@ class RunContext:
             return Weights(str(Path(self.config.policy.model).absolute()), None)
         directory = self.directory.checkpoint(iteration)
         deliver(directory)
-        return Weights(str(directory.absolute()), verify_published(directory).version)
+        return Weights(str(directory.absolute()), _verified_version(directory.absolute()))
+
+
+@cache
+def _verified_version(directory: Path) -> str:
+    """Hashing a checkpoint takes seconds a GiB, so once a process; an engine that loads it verifies it anew."""
+    return verify_published(directory).version
