@@ -129,9 +129,10 @@ reference: setup ## docs/configuration.md anew from the config classes
 newcomer: ## time the way from a clone to the first own score and the first own run, some minutes
 	$(PYTHON) scripts/newcomer.py
 
-lint: setup ## ruff: rules and format
+lint: setup ## ruff: rules and format; vulture: dead code
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/vulture
 
 types: setup ## mypy
 	$(VENV)/bin/mypy

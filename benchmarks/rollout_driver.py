@@ -33,7 +33,7 @@ from rollout.prompts import Prompt
 from rollout.records import SampledPrompt
 from rollout.sampler import SampleReport, report_of
 
-SAMPLES, ANSWER_TOKENS, PROMPT_TOKENS, WIDTH = 8, 16, 8, 8
+SAMPLES, ANSWER_TOKENS, WIDTH = 8, 16, 8
 TEXT = "An answer of sixteen tokens, more or less, as short ones go."
 
 

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -229,17 +229,6 @@ def wait_for(reference: "ObjectRef", seconds: float, what: str) -> Any:
         raise StageError(
             f"no answer within {seconds:.0f} s from {what}; start the same command again to go on"
         ) from None
-
-
-def wait_for_any(references: Sequence["ObjectRef"], seconds: float, what: str) -> "ObjectRef":
-    """The first reference that is ready; raises StageError at the deadline."""
-    import ray
-
-    interrupts.check()
-    ready, _ = ray.wait(list(references), num_returns=1, timeout=seconds)
-    if not ready:
-        raise StageError(f"nothing finished within {seconds:.0f} s of {what}; start the same command again to go on")
-    return ready[0]
 
 
 def end_actor(actor: Any) -> None:

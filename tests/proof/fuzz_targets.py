@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import yaml
 
@@ -142,7 +141,6 @@ def _put(folder: Path, name: str, mutated: Mutated) -> Path:
     return path
 
 
-TARGETS: dict[str, Any] = {
+TARGETS: dict[str, Target] = {
     target.__name__: target for target in (config_values, config_bytes, overrides, prompts, pairs, reward_model, policy)
 }
-"""By name; each is a Target."""
