@@ -279,9 +279,9 @@ def main() -> None:
     parser.add_argument("--attention", default="sdpa", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.dtype == "auto":
-        from gpo.cpu import compute_dtype
+        from reward.compute_type import compute_type, device_here
 
-        options.dtype = compute_dtype()
+        options.dtype = compute_type("bfloat16", device_here())
     if options.way:
         run_role(options)
         return

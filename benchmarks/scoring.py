@@ -188,9 +188,9 @@ def main() -> None:
             f"--model {options.model} has no config.json; `python scripts/smollm2.py {options.model}` makes it"
         )
     if options.dtype == "auto":
-        from gpo.cpu import compute_dtype
+        from reward.compute_type import compute_type, device_here
 
-        options.dtype = compute_dtype()
+        options.dtype = compute_type("bfloat16", device_here())
     report = measure(options)
     options.output.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     print(markdown(report))

@@ -30,7 +30,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from gpo.training.forward import computing_dtype  # noqa: E402
+from reward.compute_type import compute_type, device_here  # noqa: E402
 
 TRL_TRIES = [(1, "eager"), (2, "eager"), (4, "eager"), (8, "eager"), (4, "sdpa")]
 LAYOUTS = ("packed", "shared")
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.dtype == "auto":
-        args.dtype = computing_dtype("bfloat16", "cpu")
+        args.dtype = compute_type("bfloat16", device_here())
     if args.way:
         part_main(args)
         return

@@ -13,8 +13,6 @@ from pathlib import Path
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """glibc's malloc.h."""
 TOP_PAD_BYTES = 1 << 28
-SLOW_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
-"""CPU capabilities, as torch names them, for which bfloat16 matrix products are tens of times slower than float32."""
 
 
 def use_threads(threads: int) -> None:
@@ -46,11 +44,3 @@ def allocator_environment() -> dict[str, str]:
         "LD_PRELOAD": str(library),
         "MALLOC_CONF": "dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0",
     }
-
-
-def compute_dtype() -> str:
-    """bfloat16 on a GPU or a CPU with matrix instructions for it, else float32: emulated, it is far slower."""
-    import torch
-
-    made_for_it = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() not in SLOW_BFLOAT16
-    return "bfloat16" if made_for_it else "float32"

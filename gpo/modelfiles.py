@@ -34,17 +34,22 @@ def stored_dtype(directory: Path) -> str:
     name = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
     if name not in ("bfloat16", "float16", "float32"):
         raise UserError(
-            f"policy.dtype = auto: {directory}/config.json names the type {name!r}; set policy.dtype to bfloat16, "
-            "float16 or float32"
+            f"{directory}/config.json names the type {name!r}, which dtype=auto does not know; set policy.dtype "
+            "(--dtype) to bfloat16, float16 or float32"
         )
     return name
 
 
-def with_stored_dtype(config: RunConfig) -> RunConfig:
+def with_compute_dtype(config: RunConfig) -> RunConfig:
     """The config with `policy.dtype` as it will be computed in; raises UserError where `auto` cannot be told."""
     if config.policy.dtype != "auto":
         return config
     dtype = stored_dtype(Path(config.policy.model))
+    cluster = config.cluster
+    if dtype == "bfloat16" and cluster.address is None and not (cluster.sampler_gpus or cluster.learner_gpus):
+        from reward.compute_type import compute_type, device_here
+
+        dtype = compute_type(dtype, device_here())
     return config.model_copy(update={"policy": config.policy.model_copy(update={"dtype": dtype})})
 
 

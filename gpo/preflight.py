@@ -142,12 +142,12 @@ def _check_sharding(config: RunConfig) -> None:
 
 
 def _warn_of_slow_type(config: RunConfig, notes: list[str]) -> None:
-    from gpo.cpu import compute_dtype
+    from reward.compute_type import computes_bfloat16, device_here
 
-    if config.cluster.address is None and config.policy.dtype == "bfloat16" and compute_dtype() == "float32":
+    if config.cluster.address is None and config.policy.dtype == "bfloat16" and not computes_bfloat16(device_here()):
         notes.append(
             "policy.dtype = bfloat16, but this machine has no instructions for it and samples tens of times slower "
-            "than in float32; policy.dtype=float32 is the way here"
+            "than in float32; policy.dtype=auto or float32 is the way here"
         )
 
 

@@ -73,7 +73,7 @@ def _trainer_logps(run: RunContext, iteration: int) -> list[list[float]]:
 
 def _engine_logps(run: RunContext, iteration: int) -> list[list[list[float]]]:
     """The canary's numbers of every engine: one that missed an update must not hide behind the others."""
-    from gpo.training.forward import load_tokenizer
+    from reward.checkpoint import load_tokenizer
 
     tokenizer = load_tokenizer(Path(run.config.policy.model), run.config.policy.trust_remote_code)
     rows = canary_rows(tokenizer)

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from reward.backend_transformers import Progress
+from reward.compute_type import compute_type
 from reward.encoding import ConversationEncoder, EncodedConversation
 from reward.errors import RewardInputError
 from reward.heads import PreferenceHeads
@@ -128,7 +129,11 @@ def train_heads(
     tokenizer = AutoTokenizer.from_pretrained(backbone_dir)
     encoder = ConversationEncoder(tokenizer, model.settings, settings.max_length)
     rows, pair_N2 = encode_pairs(encoder, [*train, *heldout])
+    stored = model.backbone.dtype
+    computed: torch.dtype = getattr(torch, compute_type(str(stored).removeprefix("torch."), str(model.backbone.device)))
+    nn.Module.to(model.backbone, computed)
     states = HiddenStateCache(cache_dir).states(model, rows, settings.batch_tokens, progress)
+    nn.Module.to(model.backbone, stored)
     heads = model.heads.cpu()
     fitting = time.perf_counter()
     fit_heads(heads, states, pair_N2[: len(train)], train, settings)

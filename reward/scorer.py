@@ -19,6 +19,7 @@ from torch import Tensor
 
 from reward.backend_transformers import HiddenStates, TransformersBackend
 from reward.checkpoint import check_directory, load_config, load_tokenizer
+from reward.compute_type import compute_type
 from reward.encoding import Conversation, ConversationEncoder, EncodedConversation
 from reward.errors import RewardInputError
 from reward.heads import PreferenceHeads, open_heads
@@ -76,10 +77,15 @@ class PreferenceScorer:
     ) -> "PreferenceScorer":
         """Open a checkpoint directory; `policies` override single settings that were saved with it.
 
-        `device` and `attn_implementation` None: chosen, and logged with the reason. `tokens_per_batch` bounds
-        what is computed at once.
+        `dtype` "auto": as stored, but float32 for bfloat16 on a CPU without instructions for it. `device` and
+        `attn_implementation` None: chosen, and logged with the reason. `tokens_per_batch` bounds what is computed at
+        once.
         """
         chosen = choose_backend(backend, device, attn_implementation)
+        device = choose_device(device)
+        if dtype == "auto":
+            stored = load_config(directory, trust_remote_code).dtype or torch.float32
+            dtype = compute_type(str(stored).removeprefix("torch."), device)
         common: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
         engine: Backend
         if chosen == "vllm":
@@ -89,7 +95,7 @@ class PreferenceScorer:
         else:
             model = GeneralPreferenceModel.from_pretrained(directory, attn_implementation=attn_implementation, **common)
             heads, saved = model.heads, model.settings
-            engine = TransformersBackend(model.to(choose_device(device)), tokens_per_batch)
+            engine = TransformersBackend(model.to(device), tokens_per_batch)
         settings = saved.with_policies(**policies)
         heads.l2_normalize = settings.l2_normalize
         tokenizer = load_tokenizer(directory, trust_remote_code)

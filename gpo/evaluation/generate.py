@@ -72,13 +72,13 @@ class _Engine:
 
     def holding(self, job: Job) -> Any:
         """The actor with the job's weights."""
-        make = (job.architecture, job.max_model_len)
+        make = (job.architecture, job.dtype, job.max_model_len)
         if self._make != make:
             self.end()
             threads = len(os.sched_getaffinity(0))
             settings = EngineSettings(
                 max_model_len=job.max_model_len,
-                dtype=self._request.dtype,
+                dtype=job.dtype,
                 kv_cache_gib=self._request.kv_cache_gib,
                 tensor_parallel=self._request.tensor_parallel,
                 threads=threads,

@@ -10,7 +10,9 @@ import jinja2
 from gpo.errors import UserError
 from gpo.evaluation.model_names import model_names
 from gpo.evaluation.prompt_forms import EvaluationPrompt, read_evaluation_prompts
-from gpo.modelfiles import context_length, has_chat_template, parameter_count, read_model_config
+from gpo.modelfiles import context_length, has_chat_template, parameter_count, read_model_config, stored_dtype
+from reward.compute_type import compute_type, device_here
+from reward.errors import RewardInputError
 from reward.part_file import check_output
 from rollout.engine import SampleRequest, Sampling
 from rollout.errors import RolloutInputError
@@ -84,6 +86,8 @@ class Job:
     max_model_len: int
     version: str | None
     """Of a published checkpoint."""
+    dtype: str
+    """What the engine computes in."""
     architecture: str
     """Models with the same may follow each other in one engine."""
     made_from: dict[str, str]
@@ -142,12 +146,13 @@ def _job(request: GenerateRequest, model: Path, generator: str, path: Path, prom
         raise UserError(f"--model: {error}") from None
     except ValueError as error:
         raise UserError(f"--model {model}: {error}; publish or copy it again") from None
+    dtype = compute_type(stored_dtype(model), device_here()) if request.dtype == "auto" else request.dtype
     ids = json.dumps([(one.prompt_ids, one.seed) for one in requests])
     made_from = {
         "weights": weights,
         "prompt_ids_and_seeds": hashlib.sha256(ids.encode()).hexdigest(),
         "generator": generator,
-        "dtype": request.dtype,
+        "dtype": dtype,
         **{name: str(value) for name, value in asdict(request.sampling()).items()},
     }
     return Job(
@@ -158,18 +163,19 @@ def _job(request: GenerateRequest, model: Path, generator: str, path: Path, prom
         requests=requests,
         max_model_len=longest + request.max_tokens + SLACK_TOKENS,
         version=version,
+        dtype=dtype,
         architecture=json.dumps(config, sort_keys=True),
         made_from=made_from,
     )
 
 
 def _requests(request: GenerateRequest, model: Path, prompts: list[EvaluationPrompt]) -> list[SampleRequest]:
-    from gpo.training.forward import load_tokenizer
+    from reward.checkpoint import load_tokenizer
 
     try:
         tokenizer = load_tokenizer(model)
-    except Exception as error:  # transformers and tokenizers raise every kind for a damaged file
-        raise UserError(f"--model {model}: its tokenizer cannot be loaded ({error})") from None
+    except RewardInputError as error:
+        raise UserError(f"--model {error}") from None
     requests = []
     for number, one in enumerate(prompts, start=1):
         asked = _asked(one.prompt, request.system)

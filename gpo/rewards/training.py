@@ -54,9 +54,9 @@ def with_defaults(config: RewardTrainConfig) -> RewardTrainConfig:
     """The config without None where `tune` has a default."""
     values = {name: value for name, value in _DEFAULTS[config.tune].items() if getattr(config, name) is None}
     if config.dtype == "auto" and config.tune != "heads":
-        from gpo.cpu import compute_dtype
+        from reward.compute_type import compute_type, device_here
 
-        values["dtype"] = compute_dtype()
+        values["dtype"] = compute_type("bfloat16", device_here())
         logger.info("dtype: %s, by the instructions of this machine; dtype=… overrides it", values["dtype"])
     return config.model_copy(update=values)
 

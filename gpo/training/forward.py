@@ -3,7 +3,6 @@
 The forward is the learner's (float32 masters, autocast, `gpo.training.log_probs`), never the engine's.
 """
 
-import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,10 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpo.cpu import compute_dtype
 from gpo.training.layout import IdRow, lay_out
-
-logger = logging.getLogger(__name__)
 
 
 def choose_attention(model: Path, asked: str, trust_remote_code: bool) -> str:
@@ -48,24 +44,9 @@ def load_policy(model: Path, *, attention: str, trust_remote_code: bool = False)
     )
 
 
-def load_tokenizer(model: Path, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a model directory."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
-
-
-def computing_dtype(dtype: str, device_type: str) -> str:
-    """What to compute in for a policy of a type: float32 for bfloat16 on a CPU that is not made for it, with a log."""
-    if device_type == "cpu" and dtype == "bfloat16" and compute_dtype() != dtype:
-        logger.info("computing in float32: this CPU has no bfloat16 products; weights are published in bfloat16")
-        return "float32"
-    return dtype
-
-
 def compute_context(dtype: str, device_type: str) -> AbstractContextManager[Any]:
     """The autocast that the trainer computes in; nothing for float32."""
-    if computing_dtype(dtype, device_type) == "float32":
+    if dtype == "float32":
         return nullcontext()
     return torch.autocast(device_type, dtype=getattr(torch, dtype))
 

@@ -16,7 +16,7 @@ class ForwardActor:
 
     def canary_logps(self, model: str) -> list[list[float]]:
         """log p of the canary's answer tokens."""
-        from gpo.training.forward import load_tokenizer
+        from reward.checkpoint import load_tokenizer
         from rollout.canary import canary_rows
 
         rows = canary_rows(load_tokenizer(Path(model), self._policy.trust_remote_code))

@@ -97,8 +97,9 @@ def training_rows(shards: list[str]) -> Iterator[dict[str, Any]]:
 def _make_trainer(task: LearnerTask, config: RunConfig) -> tuple[Any, Any]:
     from datasets import Dataset
 
-    from gpo.training.forward import load_policy, load_tokenizer
+    from gpo.training.forward import load_policy
     from gpo.training.trainer import GPOTrainer
+    from reward.checkpoint import load_tokenizer
 
     policy, trust = config.policy, config.policy.trust_remote_code
     # Before any model: with ZeRO-3 the arguments make transformers load each worker's piece only.
@@ -152,12 +153,11 @@ def _adapter(config: RunConfig) -> Any:
 
 
 def _trainer_arguments(task: LearnerTask, config: RunConfig) -> Any:
-    from gpo.training.forward import computing_dtype
     from gpo.training.trainer import GPOConfig
 
     train = config.train
     sharding = sharding_arguments(train.sharding) if train.workers > 1 else {}
-    dtype = computing_dtype(config.policy.dtype, "cuda" if _cuda() else "cpu")
+    dtype = config.policy.dtype
     return GPOConfig(
         output_dir=str(Path(task.training) / "steps"),
         objective=train.objective,

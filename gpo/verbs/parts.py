@@ -39,11 +39,21 @@ def quiet_libraries() -> None:
     log_to_terminal()
 
 
+def add_scorer_options(parser: argparse._ActionsContainer) -> None:
+    """What a reward model is computed with."""
+    parser.add_argument("--backend", choices=("auto", "transformers", "vllm"), default="auto")
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="auto: as stored; float32 on a CPU without bfloat16",
+    )
+
+
 def add_reading_options(parser: argparse._ActionsContainer) -> None:
     """How a reward model reads answers."""
     parser.add_argument("--system", metavar="TEXT", help="system message before prompts that have none")
-    parser.add_argument("--backend", choices=("auto", "transformers", "vllm"), default="auto")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: as stored")
+    add_scorer_options(parser)
     parser.add_argument("--max-length", type=count, metavar="N", help="tokens kept (default: 4096 or the context)")
     parser.add_argument("--batch-rows", type=count, default=64, metavar="N", help="answers at a time (default: 64)")
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from gpo.verbs.parts import Verbs, count, quiet_libraries
+from gpo.verbs.parts import Verbs, add_scorer_options, count, quiet_libraries
 from gpo.verbs.reward_experiments import add_bench, add_cyclic
 
 
@@ -46,8 +46,7 @@ def _add_score(reward: Verbs) -> None:
     score.add_argument("--output", type=Path, required=True, metavar="FILE", help=".parquet, else JSON Lines")
     score.add_argument("--strict", action="store_true", help="stop at the first row that cannot be scored")
     score.add_argument("--overwrite", action="store_true", help="replace an output that exists")
-    score.add_argument("--backend", choices=("auto", "transformers", "vllm"), default="auto")
-    score.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: as stored")
+    add_scorer_options(score)
     score.add_argument("--max-length", type=count, metavar="N", help="tokens kept (default: 4096 or the context)")
     score.add_argument("--batch-rows", type=count, default=64, metavar="N", help="rows at a time (default: 64)")
     score.set_defaults(verb=_score)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from gpo.verbs.parts import Verbs, count, quiet_libraries
+from gpo.verbs.parts import Verbs, add_scorer_options, count, quiet_libraries
 
 
 def add_bench(reward: Verbs) -> None:
@@ -20,8 +20,7 @@ def add_bench(reward: Verbs) -> None:
     bench.add_argument("--data", required=True, metavar="PATH", help="file, folder, or hub:NAME[:SPLIT]")
     bench.add_argument("--output", type=Path, required=True, metavar="DIR")
     bench.add_argument("--ties", choices=("half", "wrong"), default="half", help="a score of 0 (published: wrong)")
-    bench.add_argument("--backend", choices=("auto", "transformers", "vllm"), default="auto")
-    bench.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: as stored")
+    add_scorer_options(bench)
     bench.add_argument("--max-length", type=count, metavar="N", help="tokens kept (default: 4096)")
     bench.add_argument("--limit", type=count, metavar="N", help="only the first N pairs")
     bench.set_defaults(verb=_bench)

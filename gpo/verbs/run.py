@@ -23,10 +23,10 @@ def add_to(verbs: Verbs) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from gpo.config import RunConfig
-    from gpo.modelfiles import with_stored_dtype
+    from gpo.modelfiles import with_compute_dtype
     from gpo.settings import dump_yaml, read_settings
 
-    config = with_stored_dtype(read_settings(RunConfig, options.config, options.overrides))
+    config = with_compute_dtype(read_settings(RunConfig, options.config, options.overrides))
     root: Path = options.run_dir or Path("runs") / config.name
     from gpo.cluster.submit import check_secrets
     from gpo.planning.plan import check_fits, make_plan

@@ -41,7 +41,7 @@ def make_workplace(folder: Path) -> Path:
         "name": "tiny",
         "seed": 5,
         "iterations": 2,
-        "policy": {"model": str(policy)},
+        "policy": {"model": str(policy), "dtype": "bfloat16"},
         "prompts": {"train": str(folder / "prompts.jsonl"), "heldout_count": 4, "per_iteration": 16},
         "rollout": {"samples": 3, "max_tokens": 24, "shard_prompts": 2},
         "preference": {

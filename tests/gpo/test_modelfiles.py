@@ -20,7 +20,7 @@ from gpo.modelfiles import (
     parameter_count,
     read_model_config,
     stored_dtype,
-    with_stored_dtype,
+    with_compute_dtype,
 )
 from tests.gpo.small_runs import run_config
 from tests.tiny import make_tiny_model, make_tokenizer, save_tiny_model
@@ -146,14 +146,22 @@ def test_the_context_length_is_read_where_the_config_says_it() -> None:
 
 
 @pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
-def test_auto_is_the_type_that_the_weights_are_stored_in(model: Path, key: str) -> None:
+def test_auto_is_the_stored_type_but_never_emulated_bfloat16(
+    model: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     values = {name: value for name, value in read_model_config(model).items() if "dtype" not in name}
     (model / "config.json").write_text(json.dumps(values))
     assert stored_dtype(model) == "float32"
     (model / "config.json").write_text(json.dumps({**values, key: "torch.bfloat16"}))
     asked = {"model": str(model), "dtype": "auto"}
-    assert with_stored_dtype(run_config(policy=asked)).policy.dtype == "bfloat16"
-    assert with_stored_dtype(run_config(policy={**asked, "dtype": "float32"})).policy.dtype == "float32"
+    computed = {}
+    for capability in ("AVX2", "AVX512"):
+        monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda capability=capability: capability)
+        computed[capability] = with_compute_dtype(run_config(policy=asked)).policy.dtype
+    assert computed == {"AVX2": "float32", "AVX512": "bfloat16"}
+    elsewhere = run_config(policy=asked, cluster={"address": "auto"})
+    assert with_compute_dtype(elsewhere).policy.dtype == "bfloat16"
+    assert with_compute_dtype(run_config(policy={**asked, "dtype": "float32"})).policy.dtype == "float32"
     (model / "config.json").write_text(json.dumps({**values, key: "float8_e4m3fn"}))
     with pytest.raises(UserError, match="set policy.dtype"):
         stored_dtype(model)

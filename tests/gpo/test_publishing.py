@@ -18,8 +18,9 @@ from gpo.files import write_json
 from gpo.journal import open_run
 from gpo.publishing import measure_noise_floor, publish
 from gpo.rollouts.pool import Pool
-from gpo.training.forward import load_policy, load_tokenizer, token_logps
+from gpo.training.forward import load_policy, token_logps
 from gpo.training.log_probs import add_log_prob_head
+from reward.checkpoint import load_tokenizer
 from rollout.canary import canary_rows
 from rollout.cores import FOLDER_VARIABLE
 from rollout.engine_settings import EngineSettings

@@ -160,10 +160,20 @@ def test_plain_batches_stay_within_the_budget_of_real_tokens() -> None:
 
 def test_a_bfloat16_checkpoint_gives_float32_results_and_runs_in_float32_when_asked(tmp_path: Path) -> None:
     directory = save_scorer(tmp_path, dtype=torch.bfloat16)
-    stored = PreferenceScorer.from_pretrained(directory).embed(talks(4))
+    stored = PreferenceScorer.from_pretrained(directory, dtype="bfloat16").embed(talks(4))
     wide = PreferenceScorer.from_pretrained(directory, dtype="float32").embed(talks(4))
     assert stored.v_ND.dtype == wide.v_ND.dtype == torch.float32
     assert 1e-6 < float((stored.v_ND - wide.v_ND).abs().max()) < 0.1
+
+
+@pytest.mark.parametrize(("capability", "computed"), [("AVX2", torch.float32), ("AVX512", torch.bfloat16)])
+def test_auto_computes_as_stored_but_never_in_emulated_bfloat16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: str, computed: torch.dtype
+) -> None:
+    directory = save_scorer(tmp_path, dtype=torch.bfloat16)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    scorer = PreferenceScorer.from_pretrained(directory, backend="transformers", device="cpu")
+    assert scorer.backend.model.backbone.dtype == computed  # type: ignore[attr-defined]
 
 
 def test_truncation_is_counted_and_said(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
