@@ -126,6 +126,20 @@ site: setup ## the documents as a site in site/; fails on a broken link
 reference: setup ## docs/configuration.md anew from the config classes
 	$(VENV)/bin/python scripts/config_reference.py docs/configuration.md
 
+licences: setup ## docs/licences.md anew from the metadata of what is installed
+	$(VENV)/bin/python scripts/licences.py docs/licences.md
+
+wheel: setup ## build the wheel, install it without extras in a clean environment, run gpo and an example there
+	rm -rf build/wheel
+	$(PIP) wheel -q --no-deps --no-build-isolation -w build/wheel .
+	$(PYTHON) -m venv build/wheel/env
+	build/wheel/env/bin/python -m pip install -q torch==2.13.0 || \
+		build/wheel/env/bin/python -m pip install -q torch==2.13.0 --index-url $(TORCH_CPU_INDEX)
+	build/wheel/env/bin/python -m pip install -q -c constraints-cpu.txt build/wheel/*.whl
+	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
+	cp examples/train_gpm_on_a_cycle.py build/wheel/
+	cd build/wheel && env/bin/gpo --help && env/bin/python train_gpm_on_a_cycle.py $(CURDIR)/models/smollm2-135m-instruct
+
 newcomer: ## time the way from a clone to the first own score and the first own run, some minutes
 	$(PYTHON) scripts/newcomer.py
 

@@ -62,16 +62,16 @@ class RunContext:
             return Weights(str(Path(self.config.policy.model).absolute()), None)
         directory = self.directory.checkpoint(iteration)
         deliver(directory)
-        return Weights(str(directory.absolute()), _verified_version(directory.absolute(), _stamps(directory)))
+        return Weights(str(directory.absolute()), _verified_version(directory.absolute(), _file_stamps(directory)))
 
 
-def _stamps(directory: Path) -> tuple[tuple[str, int, int], ...]:
+def _file_stamps(directory: Path) -> tuple[tuple[str, int, int], ...]:
     """Name, size and time of change of every file."""
     files = ((path.name, path.stat()) for path in sorted(directory.iterdir()))
     return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)
 
 
 @cache
-def _verified_version(directory: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
+def _verified_version(directory: Path, _stamps: tuple[tuple[str, int, int], ...]) -> str:
     """Hashing a checkpoint takes seconds a GiB, so once a process while no file of it changes."""
     return verify_published(directory).version

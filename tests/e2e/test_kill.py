@@ -15,26 +15,11 @@ from tests.e2e.tiny_run import (
     descendants,
     environment,
     journal,
-    make_workplace,
     run_to_end,
     wait_until,
 )
 
 MOST_STARTS = 3
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    return make_workplace(tmp_path_factory.mktemp("kill"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(config):
-    """Token ids by prompt of a run that nothing disturbed."""
-    out = config.parent / "undisturbed"
-    done = run_to_end(config, out, "iterations=1")
-    assert done.returncode == 0, done.stderr
-    return answers(out)
 
 
 def answers(out):
@@ -67,55 +52,97 @@ def begun(stage, iteration):
 
 SAMPLER, SCORER, LEARNER = "ray::Sampler", "ray::ShardScorer", "RayTrainWorker"
 CASES = {
-    "driver-generate": (None, after_a_shard),
-    "sampler-generate": (SAMPLER, after_a_shard),
-    "scorer-generate": (SCORER, after_a_shard),
-    "learner-train": (LEARNER, learning),
-    "driver-publish": (None, begun("publish", 1)),
-}
-LONG_CASES = {
     "driver-canary": (None, begun("canary", 0)),
     "driver-answer": (None, begun("answer", 0)),
+    "driver-generate": (None, after_a_shard),
     "driver-train": (None, learning),
+    "driver-publish": (None, begun("publish", 1)),
     "driver-evaluate": (None, begun("evaluate", 1)),
     "sampler-canary": (SAMPLER, begun("canary", 0)),
     "sampler-answer": (SAMPLER, begun("answer", 0)),
+    "sampler-generate": (SAMPLER, after_a_shard),
     "sampler-publish": (SAMPLER, begun("publish", 1)),
     "sampler-evaluate": (SAMPLER, begun("evaluate", 1)),
     "scorer-answer": (SCORER, begun("answer", 0)),
+    "scorer-generate": (SCORER, after_a_shard),
     "scorer-evaluate": (SCORER, begun("evaluate", 1)),
+    "learner-train": (LEARNER, learning),
 }
 
 
-@pytest.mark.parametrize("case", [*CASES, *(pytest.param(name, marks=pytest.mark.long) for name in LONG_CASES)])
-def test_a_killed_process_costs_only_the_work_in_flight(config, undisturbed, case):
-    title, moment = {**CASES, **LONG_CASES}[case]
-    out = config.parent / case
-    process = subprocess.Popen(
-        command(config, out, "iterations=1"),
-        env=environment(),
-        cwd=config.parent,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    wait_until(lambda: moment(out), process, "the moment to kill")
-    below = psutil.Process(process.pid).children(recursive=True)
-    victim = wait_until(lambda: descendants(process, title), process, title)[0] if title else process
-    os.kill(victim.pid, signal.SIGKILL)
-    written = {path: path.stat().st_mtime_ns for path in (out / "iterations/001/rollouts").glob("shard-*.parquet")}
-    status = process.wait(timeout=DEADLINE_SECONDS)
-    starts = 1
-    while status != 0 and starts < MOST_STARTS:
-        starts += 1
-        status = run_to_end(config, out, "iterations=1").returncode
-    assert status == 0
-    for path, changed in written.items():
-        assert path.stat().st_mtime_ns == changed, f"{path.name} was finished and is written again"
-    assert answers(out) == undisturbed, "the seeds promise the same tokens"
-    stages = [line["stage"] for line in journal(out) if line["event"] == "stage" and line["iteration"] == 1]
-    assert stages == ["baseline", "generate", "train", "publish", "evaluate"]
-    assert sorted(line["shard"] for line in shard_lines(out)) == sorted({line["shard"] for line in shard_lines(out)})
-    assert all(gone(child) for child in below), "processes of the first start are left running"
+class KilledRun:
+    """A run of one iteration whose processes are killed; the same command is given until it ends well."""
+
+    def __init__(self, config, out):
+        self.config, self.out = config, out
+        self.written = {}
+        self.below = []
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(
+            command(self.config, self.out, "iterations=1"),
+            env=environment(),
+            cwd=self.config.parent,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def kill(self, title, moment):
+        """SIGKILL the process with a title, the driver where it is None, once `moment` is there."""
+        wait_until(lambda: moment(self.out), self.process, "the moment to kill")
+        self.below += psutil.Process(self.process.pid).children(recursive=True)
+        victim = wait_until(lambda: descendants(self.process, title), self.process, title)[0] if title else self.process
+        os.kill(victim.pid, signal.SIGKILL)
+        for path in (self.out / "iterations/001/rollouts").glob("shard-*.parquet"):
+            self.written.setdefault(path, path.stat().st_mtime_ns)
+        if title is None:
+            self.process.wait(timeout=DEADLINE_SECONDS)
+
+    def one_more_shard(self, out):
+        return len(shard_lines(out)) > len(self.written)
+
+    def finish(self):
+        status = self.process.wait(timeout=DEADLINE_SECONDS)
+        starts = 1
+        while status != 0 and starts < MOST_STARTS:
+            starts += 1
+            status = run_to_end(self.config, self.out, "iterations=1").returncode
+        assert status == 0
+
+    def check_against(self, undisturbed):
+        for path, changed in self.written.items():
+            assert path.stat().st_mtime_ns == changed, f"{path.name} was finished and is written again"
+        assert answers(self.out) == answers(undisturbed), "the seeds promise the same tokens"
+        stages = [line["stage"] for line in journal(self.out) if line["event"] == "stage" and line["iteration"] == 1]
+        assert stages == ["baseline", "generate", "train", "publish", "evaluate"]
+        shards = [line["shard"] for line in shard_lines(self.out)]
+        assert sorted(shards) == sorted(set(shards))
+        assert all(gone(child) for child in self.below), "processes of an earlier start are left running"
+
+
+def test_one_run_survives_the_death_of_each_of_its_processes(finished, tmp_path):
+    config, undisturbed, _ = finished
+    run = KilledRun(config, tmp_path / "out")
+    run.kill(SAMPLER, after_a_shard)
+    run.kill(SCORER, run.one_more_shard)
+    run.kill(None, run.one_more_shard)
+    run.start()
+    run.kill(LEARNER, learning)
+    run.kill(None, begun("publish", 1))
+    run.start()
+    run.finish()
+    run.check_against(undisturbed)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", CASES)
+def test_a_killed_process_costs_only_the_work_in_flight(finished, tmp_path, case):
+    config, undisturbed, _ = finished
+    run = KilledRun(config, tmp_path / "out")
+    run.kill(*CASES[case])
+    run.finish()
+    run.check_against(undisturbed)
 
 
 def gone(process, seconds=20.0):

@@ -12,16 +12,6 @@ from tests.e2e.tiny_run import journal, make_workplace, run_to_end
 ALPACA = Path(__file__).parents[3] / "shared" / "data" / "llamafactory" / "alpaca_en_demo.json"
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run of two iterations: (config, run directory, what was printed)."""
-    folder = tmp_path_factory.mktemp("run")
-    config = make_workplace(folder)
-    done = run_to_end(config, folder / "out")
-    assert done.returncode == 0, done.stderr
-    return config, folder / "out", done
-
-
 def test_every_prompt_of_every_iteration_is_there_exactly_once_with_its_answers(finished):
     _, out, _ = finished
     seen = []
