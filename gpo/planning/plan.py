@@ -128,7 +128,9 @@ def kv_bytes_a_token(model_config: dict[str, Any], dtype: str) -> int:
 
 def _scorer_weights(config: RunConfig) -> float:
     directories = {spec.partition(":")[2] for spec in config.preference.sources.values() if spec.startswith("gpm:")}
-    return sum(2 * parameter_count(Path(directory)) / GIB for directory in directories)
+    # A machine that computes the policy in float32 for want of bfloat16 computes its reward models so too.
+    width = BYTES[config.policy.dtype]
+    return sum(width * parameter_count(Path(directory)) / GIB for directory in directories)
 
 
 def _activations(config: RunConfig) -> float:
