@@ -28,7 +28,7 @@ def test_every_key_of_the_cluster_is_a_key() -> None:
 
 
 def test_the_formulas_have_the_numbers_of_the_code() -> None:
-    assert f"sampler      {ENGINE_BASE_GIB:g} + 2·P·b" in PAGE and f"scorer       {BASE_GIB:g} + 2·" in PAGE
+    assert f"sampler      {ENGINE_BASE_GIB:g} + 2·P·b" in PAGE and f"scorer       {BASE_GIB:g} + b·" in PAGE
 
 
 def test_every_script_that_is_linked_is_there() -> None:

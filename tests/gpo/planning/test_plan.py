@@ -66,9 +66,11 @@ def test_gradient_checkpointing_needs_less_and_a_reward_model_needs_its_weights(
     spared = make_plan(config(folder, train={"gradient_checkpointing": True}, **long))
     assert spared.memory_gib["learner"] < make_plan(config(folder, **long)).memory_gib["learner"]
     preference = {"sources": {"model": f"gpm:{folder / 'policy'}"}, "train_on": "model"}
-    judged = make_plan(config(folder, preference=preference))
-    weights = judged.memory_gib["scorers"] - make_plan(config(folder)).memory_gib["scorers"]
-    assert weights == pytest.approx(2 * parameter_count(folder / "policy") / GIB, abs=0.011)
+    for dtype, width in (("bfloat16", 2), ("float32", 4)):
+        policy = {"model": str(folder / "policy"), "dtype": dtype}
+        judged = make_plan(config(folder, preference=preference, policy=policy))
+        weights = judged.memory_gib["scorers"] - make_plan(config(folder, policy=policy)).memory_gib["scorers"]
+        assert weights == pytest.approx(width * parameter_count(folder / "policy") / GIB, abs=0.011)
 
 
 def test_more_iterations_and_step_checkpoints_need_more_disk(folder: Path) -> None:
