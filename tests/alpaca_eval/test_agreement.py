@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from gpo.evaluation.judge_template import read_template
+from tests.gpo.command_line import gpo
 from tests.gpo.evaluation.planted_lengths import planted, write_planted
-from tests.gpo.evaluation.small_evaluation import answers, gpo, make_gpm, read, write_answers
+from tests.gpo.evaluation.small_evaluation import answers, make_gpm, read, write_answers
 
 THEIRS = Path(__file__).parent / "theirs.py"
 PYTHON = os.environ.get("ALPACA_EVAL_PYTHON")

@@ -1,16 +1,12 @@
 """Mistakes on the command line: status 2, one message that names field or row and the next step, no traceback.
 
 Run: python -m pytest tests/gpo/test_cli_mistakes.py
-Each case is a process of its own, as a user starts it. Those in the second half load a tokenizer, which takes seconds.
+What is found before anything heavy is loaded is a process of its own, as a user starts it.
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +17,7 @@ from gpo.journal import open_run
 from gpo.preflight import prepare
 from reward.model import GeneralPreferenceModel
 from reward.settings import RewardSettings
+from tests.gpo.command_line import Outcome, gpo, gpo_process
 from tests.gpo.small_runs import run_config, run_values, write_yaml
 from tests.tiny import make_tokenizer, save_tiny_model
 
@@ -29,26 +26,11 @@ PROMPTS = [{"prompt": f"Name {number} seas."} for number in range(8)]
 TASTE = "def prefer(messages, a, b):\n    return (len(a.text) - len(b.text)) / 10\n"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    status: int
-    said: str
-    printed: str
-
-
-def gpo(*words: str | Path, cwd: Path, **environment: str) -> Outcome:
-    quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+def gpo_at_once(*words: str | Path, cwd: Path) -> Outcome:
     started = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "gpo", *map(str, words)],
-        cwd=cwd,
-        env={**os.environ, **quiet, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    found = gpo_process(cwd, *words, timeout=120)
     assert time.perf_counter() - started < LONGEST_SECONDS
-    return Outcome(done.returncode, done.stderr, done.stdout)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +70,12 @@ def refused(outcome: Outcome, *words: str) -> None:
 
 
 def test_a_missing_config_is_named(tmp_path: Path) -> None:
-    refused(gpo("run", "none.yaml", cwd=tmp_path), "none.yaml", "expected a YAML file")
+    refused(gpo_at_once("run", "none.yaml", cwd=tmp_path), "none.yaml", "expected a YAML file")
 
 
 def test_misspelt_keys_wrong_types_and_too_few_samples_are_told_together(folder: Path) -> None:
     path = config(folder, train={"learning_rat": 1e-5}, target={"beta": "strong"})
-    outcome = gpo("run", path, "rollout.samples=1", "--run-dir", "elsewhere", "iterations=many", cwd=folder)
+    outcome = gpo_at_once("run", path, "rollout.samples=1", "--run-dir", "elsewhere", "iterations=many", cwd=folder)
     refused(
         outcome,
         "4 fault(s)",
@@ -117,20 +99,20 @@ def test_a_file_of_prompts_is_refused_with_field_row_and_expectation(
     folder: Path, lines: list[str], words: list[str]
 ) -> None:
     write_prompts(folder, lines)
-    refused(gpo("run", config(folder), cwd=folder), str(folder / "prompts.jsonl"), *words)
+    refused(gpo_at_once("run", config(folder), cwd=folder), str(folder / "prompts.jsonl"), *words)
 
 
 def test_a_file_of_prompts_that_is_missing_or_not_text_is_refused(folder: Path) -> None:
     (folder / "prompts.jsonl").write_bytes(b'{"prompt": "\xff"}\n')
-    refused(gpo("run", config(folder), cwd=folder), "prompts.train", "not UTF-8 text")
+    refused(gpo_at_once("run", config(folder), cwd=folder), "prompts.train", "not UTF-8 text")
     heldout = config(folder, prompts={"heldout": "none.jsonl"})
     write_prompts(folder, ['{"prompt": "a"}'])
-    refused(gpo("run", heldout, cwd=folder), "prompts.heldout", "none.jsonl: no such file", ".parquet")
+    refused(gpo_at_once("run", heldout, cwd=folder), "prompts.heldout", "none.jsonl: no such file", ".parquet")
 
 
 def test_too_few_prompts_to_hold_some_out_are_refused(folder: Path) -> None:
     refused(
-        gpo("run", config(folder, prompts={"heldout_count": 7}), cwd=folder),
+        gpo_at_once("run", config(folder, prompts={"heldout_count": 7}), cwd=folder),
         "prompts.heldout_count = 7",
         "only 8 distinct prompts",
         "lower prompts.heldout_count",
@@ -140,13 +122,13 @@ def test_too_few_prompts_to_hold_some_out_are_refused(folder: Path) -> None:
 def test_a_policy_without_chat_template_config_or_safe_weights_is_refused(folder: Path) -> None:
     path = config(folder)
     shutil.rmtree(folder / "policy")
-    refused(gpo("run", path, cwd=folder), "policy: no config.json; expected a Hugging Face model directory")
+    refused(gpo_at_once("run", path, cwd=folder), "policy: no config.json; expected a Hugging Face model directory")
     save_tiny_model(folder / "policy", layers=1)
     (folder / "policy" / "chat_template.jinja").unlink()
     make_tokenizer(None).save_pretrained(folder / "policy")
-    refused(gpo("run", path, cwd=folder), "policy.model", "no chat template", "chat_template.jinja")
+    refused(gpo_at_once("run", path, cwd=folder), "policy.model", "no chat template", "chat_template.jinja")
     (folder / "policy" / "model.safetensors").rename(folder / "policy" / "pytorch_model.bin")
-    refused(gpo("run", path, cwd=folder), "no *.safetensors weights", "save_pretrained")
+    refused(gpo_at_once("run", path, cwd=folder), "no *.safetensors weights", "save_pretrained")
 
 
 def with_reward_model(folder: Path, models: Path) -> Path:
@@ -172,12 +154,12 @@ def test_a_reward_model_whose_heads_do_not_fit_is_refused_by_the_name_of_its_sou
     if rows:
         tensors["value_head.weight"] = head[:rows, :columns].contiguous()
     save_file(tensors, file)
-    refused(gpo("run", path, cwd=folder), "preference.sources.gpm", str(folder / "gpm"), *words)
+    refused(gpo_at_once("run", path, cwd=folder), "preference.sources.gpm", str(folder / "gpm"), *words)
 
 
 def test_a_source_in_python_that_is_not_there_is_refused_by_its_name(folder: Path) -> None:
     refused(
-        gpo("run", config(folder), f"preference.sources.taste=python:{folder / 'taste.py'}:like", cwd=folder),
+        gpo_at_once("run", config(folder), f"preference.sources.taste=python:{folder / 'taste.py'}:like", cwd=folder),
         "preference.sources.taste",
         "has no function 'like'",
         "prefer",
@@ -195,7 +177,7 @@ def test_a_source_in_python_that_is_not_there_is_refused_by_its_name(folder: Pat
     ],
 )
 def test_words_that_are_not_understood_end_with_the_usage(words: list[str], tmp_path: Path) -> None:
-    outcome = gpo(*words, cwd=tmp_path)
+    outcome = gpo_at_once(*words, cwd=tmp_path)
     assert outcome.status == 2 and outcome.said.startswith("usage: gpo") and outcome.printed == ""
     assert "Traceback" not in outcome.said
 
@@ -203,18 +185,18 @@ def test_words_that_are_not_understood_end_with_the_usage(words: list[str], tmp_
 def test_a_reward_training_is_refused_the_same_way(folder: Path, models: Path) -> None:
     values = {"backbone": str(models / "backbone"), "train": "none.jsonl", "heldout": "none.jsonl", "output": "out"}
     path = write_yaml(folder / "reward.yaml", values)
-    refused(gpo("reward", "train", path, "taw=1", cwd=folder), "taw: unknown key; did you mean 'tau'?")
-    refused(gpo("reward", "train", path, "backbone=none", cwd=folder), "none: no config.json")
-    refused(gpo("reward", "train", path, cwd=folder), "none.jsonl")
+    refused(gpo_at_once("reward", "train", path, "taw=1", cwd=folder), "taw: unknown key; did you mean 'tau'?")
+    refused(gpo_at_once("reward", "train", path, "backbone=none", cwd=folder), "none: no config.json")
+    refused(gpo_at_once("reward", "train", path, cwd=folder), "none.jsonl")
 
 
-# From here on each process loads the tokenizer: several seconds.
+# From here on the tokenizer is loaded, which takes seconds in a new process.
 
 
 def test_a_prompt_that_is_too_long_is_refused_where_that_was_asked_for(folder: Path) -> None:
     write_prompts(folder, [json.dumps(row) for row in [*PROMPTS, {"prompt": "long " * 60}, *PROMPTS]])
     path = config(folder, prompts={"max_tokens": 100, "over_long": "refuse", "heldout_count": 2})
-    outcome = gpo("run", path, cwd=folder)
+    outcome = gpo(folder, "run", path)
     refused(outcome, "longer than 100 tokens", "'long long", "prompts.max_tokens", "prompts.over_long=skip")
 
 
@@ -223,13 +205,13 @@ def test_a_run_directory_of_another_run_is_refused_with_the_keys_that_differ(fol
     settings = run_config(folder, seed=5, target={"beta": 0.25})
     open_run(folder / "run", settings, fresh=False, versions={}, data=prepare(settings).data_sha256)
     before = {file.name: file.read_bytes() for file in (folder / "run").iterdir()}
-    outcome = gpo("run", path, "--run-dir", "run", cwd=folder)
+    outcome = gpo(folder, "run", path, "--run-dir", "run")
     refused(outcome, "seed: 5 -> 0", "target.beta: 0.25 -> 1.0", "--run-dir", "--fresh")
     assert {file.name: file.read_bytes() for file in (folder / "run").iterdir()} == before
 
 
 def test_a_machine_that_is_too_small_is_told_in_numbers(folder: Path) -> None:
-    outcome = gpo("run", config(folder), cwd=folder, GPO_MEMORY_GIB="0.5")
+    outcome = gpo(folder, "run", config(folder), GPO_MEMORY_GIB="0.5")
     refused(outcome, "GiB of memory", "learner", "0.5 GiB are free", "train.batch_tokens")
     assert not (folder / "runs").exists()
 
@@ -238,7 +220,7 @@ def test_a_dry_run_prints_config_and_plan_and_starts_nothing(folder: Path) -> No
     write_prompts(folder, [json.dumps(row) for row in [*PROMPTS, PROMPTS[0]]])
     before = sorted(folder.rglob("*"))
     path = config(folder)
-    outcome = gpo("run", path, "--dry-run", "seed=7", cwd=folder)
+    outcome = gpo(folder, "run", path, "--dry-run", "seed=7")
     assert outcome.status == 0 and outcome.said == "", outcome
     for words in (
         "name: small\nseed: 7\n",

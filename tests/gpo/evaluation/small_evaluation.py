@@ -1,33 +1,14 @@
-"""What the evaluation's tests share: a tiny reward model, output files, and the command line as a user starts it."""
+"""What the evaluation's tests share: a tiny reward model and output files."""
 
-import contextlib
-import io
 import json
-import logging
-import os
-import signal
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-from gpo.cli import main
-from gpo.logs import OURS
 from reward.model import GeneralPreferenceModel
 from reward.settings import RewardSettings
 from tests.tiny import save_tiny_model
 
-REPOSITORY = Path(__file__).parents[3]
 WORDS = "rain bread chess honey clocks rivers paper trains gold salt iron moss".split()
-
-
-@dataclass(frozen=True)
-class Outcome:
-    status: int
-    printed: str
-    said: str
 
 
 def make_gpm(folder: Path) -> Path:
@@ -55,42 +36,6 @@ def write_answers(folder: Path, name: str, rows: list[dict[str, Any]] | None = N
     path = folder / f"{name}.json"
     path.write_text(json.dumps(answers(name) if rows is None else rows), "utf-8")
     return path
-
-
-def gpo(folder: Path, *words: str | Path, **environment: str) -> Outcome:
-    """A verb as the command line runs it, in this process, because importing torch anew costs seconds each time."""
-    printed, said = io.StringIO(), io.StringIO()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    loggers = [logging.getLogger(name) for name in OURS]
-    with (
-        mock.patch.dict(os.environ, {"HF_HUB_OFFLINE": "1", **environment}),
-        contextlib.chdir(folder),
-        contextlib.redirect_stdout(printed),
-        contextlib.redirect_stderr(said),
-    ):
-        try:
-            status = main([str(word) for word in words])
-        finally:
-            logging.captureWarnings(False)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            for logger in loggers:
-                logger.handlers.clear()
-    return Outcome(status, printed.getvalue(), said.getvalue())
-
-
-def gpo_process(folder: Path, *words: str | Path, timeout: float = 300) -> Outcome:
-    """A verb in its own process; no traceback is ever shown."""
-    done = subprocess.run(
-        [sys.executable, "-m", "gpo", *map(str, words)],
-        cwd=folder,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 def read(path: Path) -> Any:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.gpo.evaluation.small_evaluation import Outcome, answers, gpo, make_gpm, read, write_answers
+from tests.gpo.command_line import Outcome, gpo
+from tests.gpo.evaluation.small_evaluation import answers, make_gpm, read, write_answers
 
 NAMES = ("start", "first", "second", "third")
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from rollout.weights import mark_published
-from tests.gpo.evaluation.small_evaluation import REPOSITORY, Outcome, gpo_process, read
+from tests.gpo.command_line import REPOSITORY, Outcome, gpo, gpo_process
+from tests.gpo.evaluation.small_evaluation import read
 from tests.tiny import save_tiny_model
 
 ROWS = [{"instruction": f"Say a word about {topic}.", "dataset": "koala"} for topic in ("rain", "bread", "chess")]
@@ -81,10 +82,10 @@ def test_models_that_share_an_engine_have_their_own_answers(place: Path, answere
 
 def test_the_same_command_again_computes_nothing_and_another_seed_is_refused(place: Path, answered: Path) -> None:
     before = (answered / "tiny.json").stat().st_mtime_ns
-    again = gpo_process(place, *words_of(place, "answers"))
+    again = gpo(place, *words_of(place, "answers"))
     assert again.status == 0 and "generate" not in again.said and "answers are in" in again.said, again
     assert (answered / "tiny.json").stat().st_mtime_ns == before
-    other = gpo_process(place, *words_of(place, "answers", "--seed", "4"))
+    other = gpo(place, *words_of(place, "answers", "--seed", "4"))
     assert other.status == 2 and "tiny.json exists already" in other.said and "--overwrite" in other.said
 
 
@@ -115,7 +116,7 @@ def test_mistakes_are_status_2_before_an_engine_starts(place: Path, tmp_path: Pa
         assert all(text in found.said for text in told), found.said
 
     def tell(*changes: Any) -> Outcome:
-        return gpo_process(place, *words_of(place, str(tmp_path / "none"), *changes))
+        return gpo(place, *words_of(place, str(tmp_path / "none"), *changes))
 
     refused(tell("--temperature", "-1"), "--temperature -1.0: expected 0")
     refused(tell("--top-p", "0"), "--top-p 0.0: expected a share")

@@ -11,8 +11,9 @@ import pytest
 
 from gpo.errors import UserError
 from gpo.evaluation.grading import messages_for, read_judge_prompts, read_rating, read_references
+from tests.gpo.command_line import Outcome, gpo
 from tests.gpo.evaluation.scripted_server import Reply, good, serve
-from tests.gpo.evaluation.small_evaluation import Outcome, gpo, read
+from tests.gpo.evaluation.small_evaluation import read
 
 FASTCHAT = Path(__file__).parents[4] / "shared" / "data" / "fastchat"
 QUESTIONS = [

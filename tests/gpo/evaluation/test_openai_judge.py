@@ -19,8 +19,9 @@ import pytest
 from gpo.errors import UserError
 from gpo.evaluation.judge_template import ALPACA_EVAL_SHA256, read_template
 from gpo.evaluation.openai_judge import first_preferred, read_answer
+from tests.gpo.command_line import REPOSITORY, Outcome, gpo
 from tests.gpo.evaluation.scripted_server import Reply, Script, good, serve
-from tests.gpo.evaluation.small_evaluation import REPOSITORY, Outcome, answers, gpo, read, write_answers
+from tests.gpo.evaluation.small_evaluation import answers, read, write_answers
 
 PAIRS = 12
 KEY = "sk-not-a-real-key-8861"

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from gpo.evaluation.judge_template import read_template
-from tests.gpo.evaluation.small_evaluation import REPOSITORY, answers, gpo, read, write_answers
+from tests.gpo.command_line import REPOSITORY, gpo
+from tests.gpo.evaluation.small_evaluation import answers, read, write_answers
 
 READY_SECONDS = 300
 PAIRS = 4

@@ -4,10 +4,8 @@ Run: python -m pytest tests/gpo/rewards/test_cli_score.py
 """
 
 import json
-import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 
 from reward.model import GeneralPreferenceModel
 from reward.settings import RewardSettings
+from tests.gpo.command_line import Outcome, gpo, gpo_process
 from tests.tiny import save_tiny_model
 
 PAIR = {
@@ -23,12 +22,6 @@ PAIR = {
 }
 GROUP = {"prompt": "Name a sea.", "responses": ["The North Sea.", "Everest.", "Baltic"]}
 BROKEN = {"chosen": "The North Sea."}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    status: int
-    said: str
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +40,9 @@ def write(folder: Path, *rows: Any) -> Path:
 
 
 def score(folder: Path, *words: str | Path) -> Outcome:
-    quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        [sys.executable, "-m", "gpo", "reward", "score", *map(str, words)],
-        cwd=folder,
-        env={**os.environ, **quiet},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.stdout == "" and "Traceback" not in done.stderr, done.stderr
-    return Outcome(done.returncode, done.stderr)
+    found = gpo(folder, "reward", "score", *words, OMP_NUM_THREADS="1")
+    assert found.printed == ""
+    return found
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -73,8 +58,9 @@ def refused(outcome: Outcome, *words: str) -> None:
 
 def test_a_file_of_good_rows_is_status_0_and_tells_what_came_out(model: Path, tmp_path: Path) -> None:
     data, output = write(tmp_path, PAIR, GROUP, PAIR), tmp_path / "new" / "scores.jsonl"
-    found = score(tmp_path, "--model", model, "--data", data, "--output", output, "--dtype", "float32")
-    assert found.status == 0, found
+    words = ["--model", model, "--data", data, "--output", output, "--dtype", "float32"]
+    found = gpo_process(tmp_path, "reward", "score", *words)
+    assert found.status == 0 and found.printed == "", found
     first, second, third = lines(output)
     assert {**third, "row": 1} == first and [len(row) for row in second["table"]] == [3, 3, 3]
     assert "max_length: 512 tokens, the model's context" in found.said
