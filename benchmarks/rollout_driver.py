@@ -40,7 +40,7 @@ TEXT = "An answer of sixteen tokens, more or less, as short ones go."
 class InstantSampler:
     """Answers at once; the ids differ between answers, so that Parquet cannot cheat."""
 
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, logs: str) -> None:
         self._random = random.Random(0)
 
     def load(self, model: str, version: str | None) -> str:

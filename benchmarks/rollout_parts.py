@@ -7,11 +7,11 @@ from typing import Any
 
 from gpo.cluster.runtime import ray_session
 from gpo.config import RunConfig
+from gpo.rollouts.logged_sampler import LoggedSampler
 from gpo.rollouts.pool import Pool, Weights
 from gpo.rollouts.stream import Job, Shard, Stream
 from rollout.engine import SampleRequest, Sampling
 from rollout.engine_settings import EngineSettings
-from rollout.sampler import Sampler
 
 SHORT = ("Reply with one word: what colour is {}?", "Answer yes or no: is {} useful?")
 LONG = ("Write a long story about {}.", "Explain in detail where {} comes from, step by step.")
@@ -19,7 +19,7 @@ TOPICS = ("bread", "rain", "chess", "trains", "honey", "paper", "clocks", "river
 CHEAP = '"""Equal."""\n\n\ndef prefer(messages, a, b):\n    return 0.0\n'
 
 
-class BenchSampler(Sampler):
+class BenchSampler(LoggedSampler):
     """The run's sampler, whose engine may also be called directly."""
 
     async def direct(self, requests: list[SampleRequest], sampling: Sampling) -> int:

@@ -3,10 +3,11 @@
 Run: nice python benchmarks/scoring.py --output scoring.json     (about ten minutes on two cores; --quick: two)
 
 SmolLM2-135M with a random gated head of width 6, 16 prompts of 20 to 300 words with 8 answers of 20 to 400 words.
-`--dtype auto` is bfloat16 where the CPU has matrix instructions for it, else float32. The card's way, our transformers
-back end and the limit take turns in one process; vLLM, which rearranges threads and memory, runs after them in its
-own. Peak memory is that of a process that only does this one thing. All ways keep freed memory, which the card's way
-by itself would not. `benchmarks/scoring_ways.py` says what each does.
+All ways compute in one type: `--dtype auto` is bfloat16 where the CPU has matrix instructions for it, else float32;
+bfloat16 that is asked for is computed everywhere, emulated if need be, and the report says so. The card's way, our
+transformers back end and the limit take turns in one process; vLLM, which rearranges threads and memory, runs after
+them in its own. Peak memory is that of a process that only does this one thing. All ways keep freed memory, which the
+card's way by itself would not. `benchmarks/scoring_ways.py` says what each does.
 """
 
 import argparse
@@ -71,7 +72,7 @@ def run_role(role: str, folder: Path, options: argparse.Namespace, *more: str) -
     files = {"checkpoint": folder / "checkpoint", "workload": folder / "workload.json", "result": folder / "found.json"}
     command = [sys.executable, str(HERE / "scoring_ways.py"), role, *more]
     command += [word for name, path in files.items() for word in (f"--{name}", str(path))]
-    command += ["--threads", str(options.threads), "--repeats", str(options.repeats)]
+    command += ["--dtype", options.dtype, "--threads", str(options.threads), "--repeats", str(options.repeats)]
     paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
     subprocess.run(command, check=True, env={**environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))})
@@ -81,19 +82,20 @@ def run_role(role: str, folder: Path, options: argparse.Namespace, *more: str) -
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Everything, each part in a process of its own, one after the other."""
+    from reward.compute_type import device_here, is_emulated
+
     sizes = (3, 3, 8) if options.quick else (16, 8, 64)
     with tempfile.TemporaryDirectory(prefix="scoring-") as name:
         folder = Path(name)
         (folder / "workload.json").write_text(json.dumps(make_workload(*sizes)), "utf-8")
         load = os.getloadavg()[0]
-        tokens = run_role("prepare", folder, options, "--backbone", str(options.model), "--dtype", options.dtype)[
-            "tokens"
-        ]
+        tokens = run_role("prepare", folder, options, "--backbone", str(options.model))["tokens"]
         found = run_role("together", folder, options) | run_role("vllm", folder, options)
         for way in ("card", "transformers", "limit"):
             found[way] |= run_role("memory", folder, options, "--way", way)
     return {
         "workload": {"prompts": sizes[0], "answers": sizes[1], "tokens": tokens, "dtype": options.dtype},
+        "emulated": is_emulated(options.dtype, device_here()),
         "ways": {way: summary(found[way], tokens) for way in WAYS},
         "ratios": ratios({way: statistics.median(found[way]["seconds"]) for way in WAYS}),
         "largest_score_difference": {
@@ -151,8 +153,9 @@ def versions() -> dict[str, str]:
 def markdown(report: dict[str, Any]) -> str:
     """The report as tables."""
     work, tokens = report["workload"], report["workload"]["tokens"]
+    dtype = f"{work['dtype']} (emulated)" if report["emulated"] else work["dtype"]
     lines = [
-        f"{work['dtype']}, {work['prompts']} prompts x {work['answers']} answers, {tokens['all']:,} tokens, "
+        f"{dtype} in all ways, {work['prompts']} prompts x {work['answers']} answers, {tokens['all']:,} tokens, "
         f"{tokens['after_sharing']:,} when every common beginning is computed once",
         "",
         "| way | median s | spread | conversation tokens/s | peak MiB |",

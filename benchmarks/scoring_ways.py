@@ -7,6 +7,9 @@ vllm          reward.PreferenceScorer with its vLLM back end, cache emptied befo
 limit         no scoring at all: the backbone over as many tokens as are left when every common beginning is computed
               once, in dense rows of 512 without padding, one at a time
 
+All compute in the type that is asked for, also where the scorer by itself would rather not, as in bfloat16 on a CPU
+without instructions for it.
+
 Not meant to be run by hand: python benchmarks/scoring.py
 """
 
@@ -34,15 +37,14 @@ Conversation = list[dict[str, str]]
 Group = list[Conversation]
 """K answers to one prompt, each with the prompt."""
 Tables = list[list[list[float]]]
-Score = Callable[[list[Group]], Tables]
 DENSE_ROW = 512
 
 
 class CardWay:
     """A batch a prompt."""
 
-    def __init__(self, checkpoint: Path) -> None:
-        self.backbone = AutoModel.from_pretrained(checkpoint, dtype="auto").eval()
+    def __init__(self, checkpoint: Path, dtype: str) -> None:
+        self.backbone = AutoModel.from_pretrained(checkpoint, dtype=getattr(torch, dtype)).eval()
         heads = read_head_tensors(checkpoint, self.backbone.config.hidden_size)
         self.value_DH, self.prompt_LH = (
             heads[f"{name}_head.weight"].to(self.backbone.dtype) for name in ("value", "prompt")
@@ -74,8 +76,8 @@ class CardWay:
 class OurWay:
     """All groups at once."""
 
-    def __init__(self, checkpoint: Path, backend: str) -> None:
-        self.scorer = PreferenceScorer.from_pretrained(checkpoint, backend=backend)
+    def __init__(self, checkpoint: Path, dtype: str, backend: str) -> None:
+        self.scorer = PreferenceScorer.from_pretrained(checkpoint, backend, dtype)
         self.engine: Any = getattr(self.scorer.backend, "_llm", None)
 
     def score(self, groups: list[Group]) -> Tables:
@@ -93,8 +95,8 @@ class OurWay:
 class Limit:
     """A dense forward pass over the tokens that cannot be saved."""
 
-    def __init__(self, checkpoint: Path) -> None:
-        self.scorer = PreferenceScorer.from_pretrained(checkpoint, backend="transformers")
+    def __init__(self, checkpoint: Path, dtype: str) -> None:
+        self.scorer = PreferenceScorer.from_pretrained(checkpoint, "transformers", dtype)
         self.backbone = self.scorer.backend.model.backbone  # type: ignore[attr-defined]
 
     def tokens(self, groups: list[Group]) -> dict[str, int]:
@@ -114,11 +116,11 @@ class Limit:
         return self.scorer.encoder.encode([talk for group in groups for talk in group])
 
 
-def open_way(name: str, checkpoint: Path) -> Score:
-    """The function that scores all groups in this way."""
+def open_way(name: str, checkpoint: Path, dtype: str) -> CardWay | OurWay | Limit:
+    """What scores all groups in this way; raises KeyError for a name that is none."""
     if name in ("transformers", "vllm"):
-        return OurWay(checkpoint, name).score
-    return {"card": CardWay, "limit": Limit}[name](checkpoint).score
+        return OurWay(checkpoint, dtype, name)
+    return {"card": CardWay, "limit": Limit}[name](checkpoint, dtype)
 
 
 def timed(score: Callable[[], Any]) -> tuple[float, Any]:
@@ -127,9 +129,9 @@ def timed(score: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - started, found
 
 
-def interleaved(names: list[str], checkpoint: Path, groups: list[Group], repeats: int) -> dict[str, Any]:
+def interleaved(names: list[str], checkpoint: Path, dtype: str, groups: list[Group], repeats: int) -> dict[str, Any]:
     """Seconds of every repeat and the tables of the last, the ways taking turns."""
-    ways = {name: open_way(name, checkpoint) for name in names}
+    ways = {name: open_way(name, checkpoint, dtype).score for name in names}
     found: dict[str, Any] = {name: {"seconds": []} for name in names}
     for score in ways.values():
         score(groups[:4])
@@ -141,9 +143,9 @@ def interleaved(names: list[str], checkpoint: Path, groups: list[Group], repeats
     return found
 
 
-def growth(checkpoint: Path, group: Group, repeats: int) -> list[dict[str, Any]]:
+def growth(checkpoint: Path, dtype: str, group: Group, repeats: int) -> list[dict[str, Any]]:
     """Seconds for the table of K answers to one prompt, and for asking about each pair by itself."""
-    scorer = PreferenceScorer.from_pretrained(checkpoint, backend="transformers")
+    scorer = PreferenceScorer.from_pretrained(checkpoint, "transformers", dtype)
     answers = [talk[-1]["content"] for talk in group]
     prompt = group[0][:-1]
     scorer.table(prompt, answers[:8])
@@ -177,8 +179,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("role", choices=("prepare", "together", "vllm", "memory"))
     parser.add_argument("--way", help="for the role memory")
-    parser.add_argument("--backbone", type=Path, help="for the role prepare, as --dtype is")
-    parser.add_argument("--dtype")
+    parser.add_argument("--backbone", type=Path, help="for the role prepare")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), required=True)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--workload", type=Path, required=True)
     parser.add_argument("--result", type=Path, required=True)
@@ -190,17 +192,17 @@ def main() -> None:
     found: dict[str, Any] = {}
     if options.role == "prepare":
         prepare(options.backbone, options.checkpoint, options.dtype)
-        found["tokens"] = Limit(options.checkpoint).tokens(workload["groups"])
+        found["tokens"] = Limit(options.checkpoint, options.dtype).tokens(workload["groups"])
     elif options.role == "memory":
-        open_way(options.way, options.checkpoint)(workload["groups"])
+        open_way(options.way, options.checkpoint, options.dtype).score(workload["groups"])
         found["peak_mib"] = peak_mib()
     elif options.role == "vllm":
-        found = interleaved(["vllm"], options.checkpoint, workload["groups"], options.repeats)
+        found = interleaved(["vllm"], options.checkpoint, options.dtype, workload["groups"], options.repeats)
         found["vllm"]["peak_mib"] = peak_mib()
     else:
         names = ["card", "transformers", "limit"]
-        found = interleaved(names, options.checkpoint, workload["groups"], options.repeats)
-        found["growth"] = growth(options.checkpoint, workload["growth"], options.repeats)
+        found = interleaved(names, options.checkpoint, options.dtype, workload["groups"], options.repeats)
+        found["growth"] = growth(options.checkpoint, options.dtype, workload["growth"], options.repeats)
     options.result.write_text(json.dumps(found), "utf-8")
 
 

@@ -202,6 +202,12 @@ def _check_identity(root: Path, state: dict[str, Any], config: RunConfig, data: 
         )
 
 
+def is_finished(root: Path) -> bool:
+    """Whether a run directory holds a run that ended well; raises UserError when its run.json is damaged."""
+    state = _read_state(root / "run.json")
+    return state is not None and state["status"] == "finished"
+
+
 def read_config_of(root: Path) -> dict[str, Any]:
     """The resolved config of a run directory as plain values; raises UserError when there is none."""
     try:

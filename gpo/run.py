@@ -42,7 +42,7 @@ def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool
         directory.storage = storage
         with Trackers(config, directory), ray_session(config, root):
             folders = (str(path.absolute()) for path in (directory.logs, directory.root / "iterations"))
-            pool = Pool(config, engine_settings(config, prepared), *folders)
+            pool = Pool(config, engine_settings(config, prepared), *folders, record=directory.record)
             self_play(RunContext(config, directory, pool, prepared.prompts, prepared.heldout))
     except KeyboardInterrupt:
         _close(directory, "interrupted", "interrupted; the same command goes on where this start stopped")
@@ -71,6 +71,7 @@ def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool
 def _close(directory: RunDirectory, status: str, message: str) -> None:
     """The run's status, and at the end of the driver's log what happened and the way on; the terminal gets it later."""
     set_status(directory, status)
+    directory.record(status, reason=message)
     file_only.error("%s", message)
 
 

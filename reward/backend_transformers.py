@@ -1,15 +1,15 @@
 """The transformers back end: token rows in, final hidden states of two positions out.
 What it is: equal rows are computed once, and so is a beginning that rows share, above all the prompt of K
 answers; batches stay under a budget of real tokens; the order is restored. Models whose beginnings cannot be
-shared exactly run as plain padded rows, batched by length so that little is padding. What it is not: it
-applies no heads and knows no text.
+shared exactly, and those for which an attention other than sdpa was asked for, run as plain padded rows, batched
+by length so that little is padding. What it is not: it applies no heads and knows no text.
 
 Shape suffixes: N rows, F computed positions, T padded length, H hidden size.
 """
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from reward.errors import RewardInputError
 from reward.model import GeneralPreferenceModel, pad_rows
 from reward.packed_attention import packed_states, packing_obstacle
 from reward.packing import Row, pack_rows, packed_batches
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 logger = logging.getLogger(__name__)
 
@@ -48,15 +51,18 @@ class _Computed(NamedTuple):
 class TransformersBackend:
     """Runs the backbone of one model on the device where it is."""
 
-    def __init__(self, model: GeneralPreferenceModel, tokens_per_batch: int = 8192) -> None:
+    def __init__(
+        self, model: GeneralPreferenceModel, tokens_per_batch: int = 8192, attention: str | None = None
+    ) -> None:
+        """`attention` is what the caller asked the model to be opened with, None if nothing.
+
+        Raises RewardInputError for a budget below one token.
+        """
         if tokens_per_batch < 1:
             raise RewardInputError(f"tokens_per_batch is {tokens_per_batch}, expected at least 1 token")
         self.model = model.eval()
         self.tokens_per_batch = tokens_per_batch
-        obstacle = packing_obstacle(model.backbone.config)
-        self.shares_beginnings = obstacle is None
-        if obstacle is not None:
-            logger.warning("a prompt is computed once for each of its answers, not once: %s", obstacle)
+        self.shares_beginnings = _shares_beginnings(model.backbone.config, attention)
 
     @torch.no_grad()
     def hidden_states(self, rows: Sequence[EncodedConversation], progress: Progress | None = None) -> HiddenStates:
@@ -98,6 +104,25 @@ class TransformersBackend:
         )
         padded_length = batch.input_ids_NT.shape[1]
         return _Computed(output.last_hidden_state.flatten(0, 1), lambda row, place: row * padded_length + place)
+
+
+def _shares_beginnings(config: "PretrainedConfig", asked: str | None) -> bool:
+    """Whether rows are packed, which is said with its reason; packed rows attend by sdpa, so others are not.
+
+    An attention that the model was given without being asked for may be replaced: packing follows what it is there
+    for, as the capped logits for which Gemma-2 runs in eager.
+    """
+    if asked not in (None, "sdpa"):
+        logger.info("attention: %s over plain rows, because it was asked for; prompts are not shared", asked)
+        return False
+    obstacle = packing_obstacle(config)
+    if obstacle is not None:
+        logger.warning("a prompt is computed once for each of its answers, not once: %s", obstacle)
+        return False
+    kind = "sdpa" if getattr(config.get_text_config(), "attn_logit_softcapping", None) is None else "capped softmax"
+    reason = "sdpa was asked for" if asked else "nothing else was asked for"
+    logger.info("attention: %s over packed rows, because %s; each prompt is computed once", kind, reason)
+    return True
 
 
 def length_batches(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:

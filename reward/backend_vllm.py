@@ -54,7 +54,10 @@ class VllmBackend:
         device: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        """Start the engine; `gated` False saves computing the states at prompts' ends."""
+        """Start the engine; `gated` False saves computing the states at prompts' ends.
+
+        Raises RewardInputError for what is no checkpoint directory, and for options and models that vLLM cannot take.
+        """
         check_directory(Path(directory))
         if dtype not in DTYPES:
             raise RewardInputError(f"dtype is {dtype!r}, expected one of: {', '.join(DTYPES)}")
@@ -77,7 +80,10 @@ class VllmBackend:
         )
 
     def hidden_states(self, rows: Sequence[EncodedConversation]) -> HiddenStates:
-        """float32 states of each row on the CPU, in order; equal requests are made once."""
+        """float32 states of each row on the CPU, in order; equal requests are made once.
+
+        Raises RewardInputError for a row that is longer than the model's context.
+        """
         longest = max((len(row.input_ids) for row in rows), default=0)
         if longest > self.max_length:
             raise RewardInputError(
@@ -107,7 +113,7 @@ def vllm_is_installed() -> bool:
 
 
 def require_vllm() -> None:
-    """Refuse with what to install."""
+    """Raises RewardInputError, which says what to install, where vLLM is missing."""
     if not vllm_is_installed():
         raise RewardInputError(
             "backend 'vllm' needs vLLM, which is not installed: `pip install 'gpo-align[cuda]'` on a machine with a "
@@ -127,10 +133,11 @@ def base_architecture(config: "PretrainedConfig") -> str:
 
 
 def _dtype_name(config: "PretrainedConfig", asked: str) -> str:
-    """vLLM's own `auto` would run a float32 checkpoint in half precision."""
+    """vLLM's own `auto` would run a float32 checkpoint in half precision, and it computes in no wider type."""
     if asked != "auto":
         return asked
-    return str(config.dtype or "float32").removeprefix("torch.")
+    stored = str(config.dtype).removeprefix("torch.")
+    return stored if stored in DTYPES else "float32"
 
 
 def _cache_bytes(config: "PretrainedConfig", dtype: str, tokens: int) -> int:

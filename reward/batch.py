@@ -24,6 +24,7 @@ from reward.batch_forms import Comparison, comparison_of_row
 from reward.encoding import EncodedConversation
 from reward.errors import RewardInputError
 from reward.part_file import Line, PartFile, check_output
+from reward.placement import choose_placement
 from reward.preference import preference_probability, preference_table
 from reward.row_files import FileRow, read_rows
 from reward.scorer import PreferenceScorer
@@ -121,12 +122,17 @@ def _checked(line: Line, data: Path, strict: bool) -> Line:
 
 
 def made_from(model: Path, data: Path, settings: BatchSettings) -> dict[str, str]:
-    """All that decides the output, by name; files by their content."""
+    """All that decides the output, by name; files by their content, and "auto" by what it means here.
+
+    Raises RewardInputError for what is no checkpoint directory, and for options that cannot be.
+    """
+    place = choose_placement(model, settings.backend, settings.dtype)
     paths = sorted({path for pattern in _MODEL_FILES for path in model.glob(pattern) if path.is_file()})
     digest = hashlib.sha256()
     for path in paths:
         digest.update(f"{path.name} {_sha256(path)}\n".encode())
     values = {name: str(value) for name, value in dataclasses.asdict(settings).items()}
+    values |= {"backend": place.backend, "device": place.device, "dtype": place.dtype}
     return {"format_version": str(FORMAT_VERSION), "data": _sha256(data), "model": digest.hexdigest(), **values}
 
 

@@ -7,8 +7,9 @@ transformers, so that a whole file can be looked through before a model is loade
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from reward.characters import check_characters
 from reward.errors import RewardInputError
 from reward.pairs import Message, pair_of_row
 from reward.row_files import FileRow, read_rows
@@ -39,14 +40,23 @@ class Comparison:
         """Token rows, in order; raises RewardInputError that names the row."""
         if self.custom:
             return [encoder.encode_custom(instruction, answer, self.number) for instruction, answer in self.custom]
-        return encoder.encode(self.conversations, self.number)
+        return encoder.encode(self.conversations, [self.number] * len(self.conversations))
 
 
-def check_rows(path: Path, strict: bool) -> int:
+class RowCounts(NamedTuple):
+    """What is in a file."""
+
+    rows: int
+    custom: int
+    """Rows in the authors' custom form, for which a model needs no chat template."""
+
+
+def check_rows(path: Path, strict: bool) -> RowCounts:
     """Look through the file and count its rows; raises RewardInputError if it has none, or a bad one and `strict`."""
-    count = 0
+    count = custom = 0
     for row in read_rows(path):
         count += 1
+        custom += row.value is not None and _is_custom(row.value)
         if strict:
             try:
                 comparison_of_row(row)
@@ -54,7 +64,7 @@ def check_rows(path: Path, strict: bool) -> int:
                 raise RewardInputError(f"{path}, {error}") from None
     if not count:
         raise RewardInputError(f"{path}: there are no rows in it; expected {FORMS}")
-    return count
+    return RowCounts(count, custom)
 
 
 def comparison_of_row(row: FileRow) -> Comparison:
@@ -128,12 +138,7 @@ def _text(value: Any, what: str) -> str:
 
 
 def _check_characters(found: Comparison, where: str) -> None:
-    """JSON can spell half a surrogate pair, which no tokenizer takes."""
+    """As the encoder does, but before a model is loaded."""
     texts: Iterable[str] = [text for messages in found.conversations for one in messages for text in one.values()]
     for text in [*texts, *(text for pair in found.custom for text in pair)]:
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise RewardInputError(
-                f"{where}: {text[error.start]!r} is half of a surrogate pair and no character; expected Unicode text"
-            ) from None
+        check_characters(text, where)

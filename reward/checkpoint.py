@@ -15,15 +15,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
+from reward.checkpoint_files import INDEX_FILE, SINGLE_FILE, read_weight_map, refuse_pickles
 from reward.errors import RewardInputError
-
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def read_tensors(directory: Path, names: Sequence[str]) -> dict[str, Tensor]:
-    """Those of the named tensors that the checkpoint has; opens only the safetensors files that hold them."""
+    """Those of the named tensors that the checkpoint has; opens only the safetensors files that hold them.
+
+    Raises RewardInputError where one of its files is missing or damaged.
+    """
     check_directory(directory)
     found: dict[str, Tensor] = {}
     for path, wanted in _holders(directory, names).items():
@@ -43,7 +43,7 @@ def _holders(directory: Path, names: Sequence[str]) -> dict[Path, list[str]]:
     if (directory / SINGLE_FILE).exists():
         # As transformers does: a single file goes before an index that lies next to it.
         return {directory / SINGLE_FILE: list(names)}
-    shard_of: dict[str, str] = json.loads((directory / INDEX_FILE).read_text("utf-8"))["weight_map"]
+    shard_of = read_weight_map(directory)
     holders: dict[Path, list[str]] = {}
     for name in names:
         if name in shard_of:
@@ -52,7 +52,7 @@ def _holders(directory: Path, names: Sequence[str]) -> dict[Path, list[str]]:
 
 
 def check_directory(directory: Path) -> None:
-    """Refuse what is no safetensors checkpoint before anything heavy starts."""
+    """Raises RewardInputError for what is no safetensors checkpoint, before anything heavy starts."""
     if not (directory / "config.json").is_file():
         raise RewardInputError(
             f"{directory} is not a checkpoint directory (no config.json in it). A model of a hub is "
@@ -60,12 +60,7 @@ def check_directory(directory: Path) -> None:
         )
     if (directory / SINGLE_FILE).exists() or (directory / INDEX_FILE).exists():
         return
-    pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
-    if pickles:
-        raise RewardInputError(
-            f"{directory} holds its weights as {pickles[0]}: unpickling runs code from the file, so only "
-            "safetensors are read. Convert it first, where you trust the file (load it, then save_pretrained)"
-        )
+    refuse_pickles(directory)
     raise RewardInputError(f"{directory} has neither {SINGLE_FILE} nor {INDEX_FILE}; expected safetensors weights")
 
 

@@ -49,23 +49,36 @@ class PairEncoder:
         settings = replace(encoder.settings, gate_prompt="all_but_last")
         self._answers = ConversationEncoder(encoder.tokenizer, settings, encoder.max_length)
 
-    def encode(self, pairs: Iterable[PreferencePair]) -> Iterator[EncodedPair]:
-        """Each pair, in order."""
-        stream = iter(pairs)
-        while part := list(islice(stream, _AT_ONCE)):
-            templated = [pair for pair in part if pair.template]
-            talks = [talk for pair in templated for talk in (pair.chosen, pair.rejected)]
-            # Rows are equal under both gate policies but for where the prompt ends.
-            rows, starts = iter(self._encoder.encode(talks)), iter(self._answers.encode(talks))
-            for pair in part:
-                if pair.template:
-                    yield _encoded(pair, [next(rows), next(rows)], [next(starts), next(starts)])
-                else:
-                    plain = [self._custom(pair.chosen), self._custom(pair.rejected)]
-                    yield _encoded(pair, plain, plain)
+    def encode(self, pairs: Iterable[PreferencePair], first: int = 1) -> Iterator[EncodedPair]:
+        """Each pair, in order.
 
-    def _custom(self, talk: Sequence[dict[str, str]]) -> EncodedConversation:
-        return self._encoder.encode_custom(talk[0]["content"], talk[-1]["content"])
+        Raises RewardInputError that names a pair by its data set and its number, of which the first pair has `first`.
+        """
+        numbered = enumerate(pairs, first)
+        while part := list(islice(numbered, _AT_ONCE)):
+            try:
+                encoded = list(self._encode(part))
+            except RewardInputError as error:
+                source = part[0][1].source or "the data"
+                raise RewardInputError(
+                    f"{source}: {error} (row N is the Nth pair that is used: ties and repeats are left out)"
+                ) from error
+            yield from encoded
+
+    def _encode(self, part: Sequence[tuple[int, PreferencePair]]) -> Iterator[EncodedPair]:
+        templated = [(number, talk) for number, pair in part if pair.template for talk in (pair.chosen, pair.rejected)]
+        numbers, talks = [number for number, _ in templated], [talk for _, talk in templated]
+        # Rows are equal under both gate policies but for where the prompt ends.
+        rows, starts = iter(self._encoder.encode(talks, numbers)), iter(self._answers.encode(talks, numbers))
+        for number, pair in part:
+            if pair.template:
+                yield _encoded(pair, [next(rows), next(rows)], [next(starts), next(starts)])
+            else:
+                plain = [self._custom(talk, number) for talk in (pair.chosen, pair.rejected)]
+                yield _encoded(pair, plain, plain)
+
+    def _custom(self, talk: Sequence[dict[str, str]], number: int) -> EncodedConversation:
+        return self._encoder.encode_custom(talk[0]["content"], talk[-1]["content"], number)
 
 
 def _encoded(

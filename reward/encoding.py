@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
 
+from reward.characters import check_characters
 from reward.errors import RewardInputError
 from reward.settings import RewardSettings
 
@@ -44,9 +45,10 @@ class EncodedConversation:
 
 
 class ConversationEncoder:
-    """Turns conversations into rows under one set of policies; keeps no state but a warning given once."""
+    """Turns conversations into rows under one set of policies; keeps no state but which warnings were given."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", settings: RewardSettings, max_length: int) -> None:
+        """Raises RewardInputError for a max_length below 1 and for a tokenizer without EOS."""
         if max_length < 1:
             raise RewardInputError(f"max_length is {max_length}, expected the number of ids to keep, at least 1")
         if tokenizer.eos_token_id is None:
@@ -54,14 +56,17 @@ class ConversationEncoder:
         self.tokenizer = tokenizer
         self.settings = settings
         self.max_length = max_length
-        self._warned = False
+        self._warned_prefix = False
+        self._warned_bos = False
 
-    def encode(self, conversations: Sequence[Conversation], row: int | None = None) -> list[EncodedConversation]:
+    def encode(
+        self, conversations: Sequence[Conversation], numbers: Sequence[int] | None = None
+    ) -> list[EncodedConversation]:
         """A row for each conversation, in order; equal prompts are rendered and tokenised once.
 
-        Messages name a conversation by its place, or by `row` where all of them stand in one row of a file.
+        Raises RewardInputError that names a bad conversation by its place, or by its number in `numbers`.
         """
-        named = [(place if row is None else row, messages) for place, messages in enumerate(conversations)]
+        named = list(zip(range(len(conversations)) if numbers is None else numbers, conversations, strict=True))
         for number, messages in named:
             self._check(messages, number)
         wanted = [(number, part) for number, messages in named for part in self._parts(messages)]
@@ -73,8 +78,12 @@ class ConversationEncoder:
         return encoded
 
     def encode_custom(self, instruction: str, answer: str, row: int = 0) -> EncodedConversation:
-        """The template-less training format: instruction, answer and EOS joined with single spaces."""
+        """The template-less training format: instruction, answer and EOS joined with single spaces.
+
+        Raises RewardInputError that names `row` for text that no tokenizer takes.
+        """
         whole = f"{instruction} {answer} {self.tokenizer.eos_token}"
+        check_characters(whole, f"row {row}")
         ids, prompt_ids = self._tokenise([whole, instruction])
         return self._row(ids, prompt_ids, len(prompt_ids), row)
 
@@ -117,17 +126,19 @@ class ConversationEncoder:
     def _render(self, messages: Conversation, row: int) -> str:
         if not self.tokenizer.chat_template:
             raise RewardInputError(
-                "the tokenizer has no chat template, expected the one the reward model was trained with; "
+                f"row {row}: the tokenizer has no chat template, expected the one the reward model was trained with; "
                 "set tokenizer.chat_template, or use the custom instruction/answer format"
             )
         try:
-            return str(self.tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False))
+            text = str(self.tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False))
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
             raise RewardInputError(
                 f"row {row}: the chat template refuses the messages ({error}); found the roles {roles}, "
                 "expected those the template knows"
             ) from error
+        check_characters(text, f"row {row}")
+        return text
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
         if not texts:
@@ -138,6 +149,8 @@ class ConversationEncoder:
     def _apply_bos(self, ids: list[int]) -> list[int]:
         keep = {"reference": len(ids), "single": 1, "none": 0}[self.settings.bos_policy]
         run = self._leading_bos(ids)
+        if run > keep == 0 and self.tokenizer.bos_token_id in ids[run:]:
+            self._warn_bos()
         return ids[max(run - keep, 0) :]
 
     def _leading_bos(self, ids: list[int]) -> int:
@@ -171,10 +184,21 @@ class ConversationEncoder:
         droppable = max(answer_start - lead - 1, 0)
         return lead, min(max(len(ids) - room, 0), droppable)
 
-    def _warn_prefix(self, row: int) -> None:
-        if self._warned:
+    def _warn_bos(self) -> None:
+        if self._warned_bos:
             return
-        self._warned = True
+        self._warned_bos = True
+        logger.warning(
+            "bos_policy 'none' takes %r away from the beginning of rows in which it comes again: where the chat "
+            "template marks every turn with it, as SmolLM2's does, the first turn loses its mark; 'reference' keeps "
+            "it. Said once.",
+            self.tokenizer.bos_token,
+        )
+
+    def _warn_prefix(self, row: int) -> None:
+        if self._warned_prefix:
+            return
+        self._warned_prefix = True
         logger.warning(
             "row %d: the prompt rendered alone is not a token prefix of the whole conversation, so the gate "
             "is not read exactly at the prompt's end; template or tokenizer joins the two. Said once; "

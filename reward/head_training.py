@@ -17,76 +17,31 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoTokenizer
 
 from reward.backend_transformers import Progress
 from reward.compute_type import compute_type
 from reward.encoding import ConversationEncoder, EncodedConversation
 from reward.errors import RewardInputError
+from reward.head_settings import HeadTrainingSettings
 from reward.heads import PreferenceHeads
-from reward.hidden_cache import FORMAT_VERSION, HiddenStateCache, RowStates
+from reward.hidden_cache import HiddenStateCache, RowStates
 from reward.losses import logistic_loss, soft_label_loss
 from reward.model import GeneralPreferenceModel
 from reward.pair_metrics import Pairs, SplitMetrics, correct_pairs, pair_list, split_metrics
 from reward.pairs import PreferencePair
+from reward.placement import choose_device
 from reward.preference import preference_score
-from reward.settings import RewardSettings
 
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "training_metrics.json"
+FORMAT_VERSION = 1
 _PAIRS_AT_ONCE = 4096
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadTrainingSettings:
-    """None stands for the default of the kind of head; `reward_settings` has the values that hold."""
-
-    head: Literal["gpm", "bt"] = "gpm"
-    value_head_dim: int | None = None
-    """Embedding width: 8 for gpm; bt has 1."""
-    gated: bool = False
-    l2_normalize: bool | None = None
-    """True for gpm; bt has none."""
-    tau: float | None = None
-    """0.1 for gpm, 1.0 for bt."""
-    learning_rate: float = 3e-3
-    """At the first step; it falls linearly to 0."""
-    weight_decay: float = 0.01
-    epochs: int = 60
-    batch_pairs: int = 256
-    margin_loss: bool = False
-    """Logistic loss with the pairs' margins; their target_prob must then be 1."""
-    seed: int = 0
-    max_length: int = 2048
-    bos_policy: Literal["reference", "single", "none"] = "reference"
-    eos_policy: Literal["overwrite", "append"] = "overwrite"
-    truncation: Literal["right", "prompt"] = "right"
-    gate_prompt: Literal["first_message", "all_but_last"] = "first_message"
-    batch_tokens: int = 8192
-    """Padded tokens in one forward pass."""
-
-    def __post_init__(self) -> None:
-        for field in ("epochs", "batch_pairs", "max_length", "batch_tokens"):
-            if getattr(self, field) < 1:
-                raise RewardInputError(f"{field} is {getattr(self, field)!r}, expected at least 1")
-        if not 0 < self.learning_rate < math.inf or not 0 <= self.weight_decay < math.inf:
-            raise RewardInputError(
-                f"learning_rate is {self.learning_rate!r} and weight_decay {self.weight_decay!r}, expected "
-                "finite numbers, above 0 and at least 0"
-            )
-        self.reward_settings()
-
-    def reward_settings(self) -> RewardSettings:
-        """What is saved with the checkpoint."""
-        width = (1 if self.head == "bt" else 8) if self.value_head_dim is None else self.value_head_dim
-        names = ("l2_normalize", "tau", "bos_policy", "eos_policy", "truncation", "gate_prompt")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return RewardSettings.published(width, self.gated, head=self.head, **given)
 
 
 @dataclass(frozen=True)
@@ -121,7 +76,10 @@ def train_heads(
     cache_dir: str | Path,
     progress: Progress | None = None,
 ) -> HeadTrainingReport:
-    """Train heads on `train_pairs` and save a whole checkpoint; the same seed gives the same weights."""
+    """Train heads on `train_pairs` and save a whole checkpoint; the same seed gives the same weights.
+
+    Raises RewardInputError for pairs, directories and settings that cannot be used, and for a loss that is not finite.
+    """
     started = time.perf_counter()
     train, heldout = pair_list(train_pairs), pair_list(heldout_pairs)
     _check(train, heldout, Path(backbone_dir), Path(output_dir), settings)
@@ -129,11 +87,7 @@ def train_heads(
     tokenizer = AutoTokenizer.from_pretrained(backbone_dir)
     encoder = ConversationEncoder(tokenizer, model.settings, settings.max_length)
     rows, pair_N2 = encode_pairs(encoder, [*train, *heldout])
-    stored = model.backbone.dtype
-    computed: torch.dtype = getattr(torch, compute_type(str(stored).removeprefix("torch."), str(model.backbone.device)))
-    nn.Module.to(model.backbone, computed)
-    states = HiddenStateCache(cache_dir).states(model, rows, settings.batch_tokens, progress)
-    nn.Module.to(model.backbone, stored)
+    states = _states(model, backbone_dir, rows, settings.batch_tokens, HiddenStateCache(cache_dir), progress)
     heads = model.heads.cpu()
     fitting = time.perf_counter()
     fit_heads(heads, states, pair_N2[: len(train)], train, settings)
@@ -182,6 +136,25 @@ def _check(
     shared = {pair.group for pair in train} & {pair.group for pair in heldout}
     if shared:
         logger.warning("%d held-out groups are also trained on: that accuracy is too good", len(shared))
+
+
+def _states(
+    model: GeneralPreferenceModel,
+    backbone_dir: str | Path,
+    rows: Sequence[EncodedConversation],
+    batch_tokens: int,
+    cache: HiddenStateCache,
+    progress: Progress | None,
+) -> RowStates:
+    """States by the backbone as the scorer will run it on this machine; `model` keeps the type it is stored in."""
+    device, reason = choose_device(None)
+    logger.info("%s", reason)
+    stored = str(model.backbone.dtype).removeprefix("torch.")
+    computed = compute_type(stored, device)
+    if computed != stored:
+        # Opened anew: a cast, there or back, would take float32 buffers such as rotary frequencies along.
+        model = GeneralPreferenceModel.from_backbone(backbone_dir, model.settings, dtype=computed)
+    return cache.states(model, rows, device, batch_tokens, progress)
 
 
 def encode_pairs(

@@ -6,7 +6,6 @@ runs no backbone.
 Shape suffixes: N rows, H hidden size, D embedding width, L = D / 2 blocks.
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reward.checkpoint import read_tensors
+from reward.checkpoint_files import read_object
 from reward.errors import RewardInputError
 from reward.settings import RewardSettings
 
@@ -96,9 +96,9 @@ def _check_head_rows(tensors: dict[str, Tensor], directory: Path) -> None:
 
 
 def open_heads(directory: Path, hidden_size: int) -> tuple[PreferenceHeads, RewardSettings]:
-    """Heads and settings of a checkpoint without its backbone."""
+    """Heads and settings of a checkpoint without its backbone; raises RewardInputError where they do not fit."""
     tensors = read_head_tensors(directory, hidden_size)
-    raw_config = json.loads((directory / "config.json").read_text("utf-8"))
+    raw_config = read_object(directory / "config.json")
     settings = RewardSettings.from_config(raw_config, tensors[VALUE_HEAD].shape[0], PROMPT_HEAD in tensors)
     heads = PreferenceHeads(
         hidden_size, settings.value_head_dim, gated=settings.gated, l2_normalize=settings.l2_normalize

@@ -6,7 +6,6 @@ Shape suffixes: U different token rows, H hidden size.
 """
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -18,15 +17,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reward.backend_transformers import Progress, TransformersBackend
-from reward.checkpoint import INDEX_FILE, SINGLE_FILE
+from reward.checkpoint_files import SINGLE_FILE, read_weight_map
 from reward.encoding import EncodedConversation
 from reward.errors import RewardInputError
 from reward.model import GeneralPreferenceModel
-from reward.scorer import choose_device
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 held states of backbones that were cast, rotary frequencies too."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +46,19 @@ class HiddenStateCache:
         self,
         model: GeneralPreferenceModel,
         rows: Sequence[EncodedConversation],
+        device: str,
         batch_tokens: int,
         progress: Progress | None = None,
     ) -> RowStates:
-        """States of `rows` by the backbone in the type it is stored in: so the scorer will run it too."""
+        """States of `rows` by the backbone in the type it has, on `device`, where it is moved to if it is run.
+
+        Raises RewardInputError for a cache file that cannot be read.
+        """
         path = self.folder / f"hidden-{states_key(model, rows)}.safetensors"
         if path.is_file():
             logger.info("hidden states: %d rows read from %s instead of computed", len(rows), path)
             return _read(path)
-        model.to(choose_device(None))
+        model.to(device)
         found = TransformersBackend(model, batch_tokens).hidden_states(rows, progress)
         assert found.prompt_NH is not None  # This back end always reads both.
         states = RowStates(found.answer_NH.float().cpu(), found.prompt_NH.float().cpu())
@@ -68,6 +71,7 @@ def states_key(model: GeneralPreferenceModel, rows: Sequence[EncodedConversation
 
     Token ids stand for conversations, template, policies and max_length at once: whatever leaves the ids as
     they are (a Bradley-Terry twin) shares the file, whatever changes them (an edited template) does not.
+    Raises RewardInputError for a model that came from no directory.
     """
     if model.source is None:
         raise RewardInputError("the backbone was given as a loaded model, expected a directory to hash")
@@ -83,8 +87,7 @@ def states_key(model: GeneralPreferenceModel, rows: Sequence[EncodedConversation
 def _weight_files(directory: Path) -> list[Path]:
     if (directory / SINGLE_FILE).exists():
         return [directory / SINGLE_FILE]
-    shard_of: dict[str, str] = json.loads((directory / INDEX_FILE).read_text("utf-8"))["weight_map"]
-    return [directory / name for name in sorted(set(shard_of.values()))]
+    return [directory / name for name in sorted(set(read_weight_map(directory).values()))]
 
 
 def _read(path: Path) -> RowStates:

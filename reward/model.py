@@ -21,6 +21,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from reward.checkpoint import check_directory, load_config, loaded, publish, read_tensors, write_tensors
+from reward.checkpoint_files import read_object
 from reward.encoding import EncodedConversation
 from reward.errors import RewardInputError
 from reward.heads import PROMPT_HEAD, VALUE_HEAD, PreferenceHeads, read_head_tensors
@@ -85,10 +86,13 @@ class GeneralPreferenceModel(nn.Module):
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
     ) -> "GeneralPreferenceModel":
-        """A published or own checkpoint: width, gate and kind of head by tensor shapes, the rest: config."""
+        """A published or own checkpoint: width, gate and kind of head by tensor shapes, the rest: config.
+
+        Raises RewardInputError where files are missing, damaged or do not fit each other.
+        """
         source = Path(directory)
         check_directory(source)
-        raw_config = json.loads((source / "config.json").read_text("utf-8"))
+        raw_config = read_object(source / "config.json")
         config = load_config(source, trust_remote_code)
         tensors = read_head_tensors(source, _hidden_size(config))
         settings = RewardSettings.from_config(raw_config, tensors[VALUE_HEAD].shape[0], PROMPT_HEAD in tensors)
@@ -193,7 +197,7 @@ class GeneralPreferenceModel(nn.Module):
         raw: dict[str, Any] = json.loads(self.backbone.config.to_json_string(use_diff=True))
         if self.source is not None:
             # The file as it came is what other versions of transformers read; this one's spelling differs.
-            original = json.loads((self.source / "config.json").read_text("utf-8"))
+            original = read_object(self.source / "config.json")
             if original.get("vocab_size") == raw.get("vocab_size"):
                 raw = original
         dtype_key = "torch_dtype" if "torch_dtype" in raw else "dtype"

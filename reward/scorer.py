@@ -10,7 +10,6 @@ size.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,18 +17,16 @@ import torch
 from torch import Tensor
 
 from reward.backend_transformers import HiddenStates, TransformersBackend
-from reward.checkpoint import check_directory, load_config, load_tokenizer
-from reward.compute_type import compute_type
+from reward.checkpoint import load_config, load_tokenizer
 from reward.encoding import Conversation, ConversationEncoder, EncodedConversation
 from reward.errors import RewardInputError
 from reward.heads import PreferenceHeads, open_heads
 from reward.model import GeneralPreferenceModel
+from reward.placement import choose_placement
 from reward.preference import preference_table
 from reward.settings import RewardSettings
 
 logger = logging.getLogger(__name__)
-
-BACKENDS = ("auto", "transformers", "vllm")
 
 
 @dataclass(frozen=True)
@@ -79,23 +76,27 @@ class PreferenceScorer:
 
         `dtype` "auto": as stored, but float32 for bfloat16 on a CPU without instructions for it. `device` and
         `attn_implementation` None: chosen, and logged with the reason. `tokens_per_batch` bounds what is computed at
-        once.
+        once. Raises RewardInputError for a directory that holds no whole reward model, and for options that cannot be.
         """
-        chosen = choose_backend(backend, device, attn_implementation)
-        device = choose_device(device)
-        if dtype == "auto":
-            stored = load_config(directory, trust_remote_code).dtype or torch.float32
-            dtype = compute_type(str(stored).removeprefix("torch."), device)
-        common: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+        asked: dict[str, Any] = {"attn_implementation": attn_implementation, "trust_remote_code": trust_remote_code}
+        place = choose_placement(directory, backend, dtype, device=device, **asked)
+        for reason in place.reasons:
+            logger.info("%s", reason)
         engine: Backend
-        if chosen == "vllm":
+        if place.backend == "vllm":
+            # The device as the caller gave it: the vLLM that is installed runs on one kind only, and knows which.
             engine, heads, saved = _open_vllm(
-                Path(directory), max_length=max_length, tokens_per_batch=tokens_per_batch, device=device, **common
+                Path(directory),
+                dtype=place.dtype,
+                max_length=max_length,
+                tokens_per_batch=tokens_per_batch,
+                device=device,
+                trust_remote_code=trust_remote_code,
             )
         else:
-            model = GeneralPreferenceModel.from_pretrained(directory, attn_implementation=attn_implementation, **common)
+            model = GeneralPreferenceModel.from_pretrained(directory, place.dtype, **asked)
             heads, saved = model.heads, model.settings
-            engine = TransformersBackend(model.to(device), tokens_per_batch)
+            engine = TransformersBackend(model.to(place.device), tokens_per_batch, attn_implementation)
         settings = saved.with_policies(**policies)
         heads.l2_normalize = settings.l2_normalize
         tokenizer = load_tokenizer(directory, trust_remote_code)
@@ -108,7 +109,10 @@ class PreferenceScorer:
 
     @torch.no_grad()
     def embed(self, conversations: Sequence[Conversation]) -> Embeddings:
-        """Embeddings (and gates) of conversations that end with an assistant's answer."""
+        """Embeddings (and gates) of conversations that end with an assistant's answer.
+
+        Raises RewardInputError that names a bad conversation by its place.
+        """
         rows = self.encoder.encode(conversations)
         if not rows:
             return self._nothing()
@@ -125,7 +129,10 @@ class PreferenceScorer:
         return Embeddings(v_ND.cpu(), None if gate_NL is None else gate_NL.cpu(), truncated_N)
 
     def table(self, prompt_messages: Conversation, responses: Sequence[str]) -> Tensor:
-        """Score_KK of every answer to one prompt over every other, exactly skew-symmetric, in float32."""
+        """Score_KK of every answer to one prompt over every other, exactly skew-symmetric, in float32.
+
+        Raises RewardInputError for anything but messages and a list of texts.
+        """
         if isinstance(responses, str) or len(responses) == 0:
             raise RewardInputError(f"responses is {responses!r:.80}, expected a list of at least one string")
         if isinstance(prompt_messages, str):
@@ -142,32 +149,6 @@ class PreferenceScorer:
         return Embeddings(torch.zeros(0, width), gate_NL, torch.zeros(0, dtype=torch.bool))
 
 
-def choose_backend(asked: str, device: str | None, attn_implementation: str | None) -> str:
-    """'transformers' or 'vllm'; a choice made for the caller is logged with its reason."""
-    if asked not in BACKENDS:
-        raise RewardInputError(f"backend is {asked!r}, expected one of: {', '.join(BACKENDS)}")
-    if asked == "vllm" and attn_implementation is not None:
-        raise RewardInputError(
-            f"attn_implementation is {attn_implementation!r}, which backend 'vllm' chooses itself; leave it out"
-        )
-    if asked != "auto":
-        return asked
-    against = _reason_against_vllm(device, attn_implementation)
-    if against is None:
-        logger.info("back end: vllm, because torch finds a GPU and vllm is installed")
-        return "vllm"
-    logger.info("back end: transformers, because %s", against)
-    return "transformers"
-
-
-def _reason_against_vllm(device: str | None, attn_implementation: str | None) -> str | None:
-    if attn_implementation is not None:
-        return "attn_implementation is one of its options"
-    if device == "cpu" or not torch.cuda.is_available():
-        return "on a CPU it starts faster; backend='vllm' pays for many conversations"
-    return None if find_spec("vllm") else "vllm is not installed"
-
-
 def _open_vllm(
     directory: Path,
     *,
@@ -181,7 +162,6 @@ def _open_vllm(
     from reward.backend_vllm import VllmBackend, require_vllm
 
     require_vllm()
-    check_directory(directory)
     config = load_config(directory, trust_remote_code)
     heads, settings = open_heads(directory, int(config.get_text_config().hidden_size))
     engine = VllmBackend(
@@ -195,14 +175,3 @@ def _open_vllm(
         trust_remote_code=trust_remote_code,
     )
     return engine, heads, settings
-
-
-def choose_device(asked: str | None) -> str:
-    """The device to run on: the one asked for, else a GPU if torch finds one."""
-    if asked is not None:
-        return asked
-    if torch.cuda.is_available():
-        logger.info("device: cuda, because torch finds a GPU")
-        return "cuda"
-    logger.info("device: cpu, because torch finds no GPU")
-    return "cpu"

@@ -40,7 +40,8 @@ class RewardSettings:
     tau: float
     """Score units a log-odd: P = sigmoid(score / tau)."""
     bos_policy: Literal["reference", "single", "none"] = "reference"
-    """reference: as template and tokenizer give it (often two); single: a leading run becomes one."""
+    """reference: as template and tokenizer give it (often two); single: a leading run becomes one; none: none, and the
+    mark of the first turn goes too where that is BOS, as SmolLM2's is."""
     eos_policy: Literal["overwrite", "append"] = "overwrite"
     """overwrite: the last kept id becomes EOS; append: EOS is added unless it is there already."""
     truncation: Literal["right", "prompt"] = "right"
@@ -88,8 +89,13 @@ class RewardSettings:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], value_head_dim: int, gated: bool) -> "RewardSettings":
-        """From the tensors' shapes, then config.json, then the published conventions."""
+        """From the tensors' shapes, then config.json, then the published conventions.
+
+        Raises RewardInputError where the two disagree, and for settings that cannot be.
+        """
         saved = config.get(CONFIG_KEY) or {}
+        if not isinstance(saved, Mapping):
+            raise RewardInputError(f"config.json says {CONFIG_KEY} = {saved!r:.60}, expected an object of settings")
         facts = {"value_head_dim": value_head_dim, "gated": gated}
         for field, found in facts.items():
             if saved.get(field, found) != found:

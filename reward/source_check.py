@@ -4,30 +4,30 @@ syntax are read. What it is not: it imports neither torch nor the user's code, a
 """
 
 import ast
-import json
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from reward.checkpoint_files import INDEX_FILE, SINGLE_FILE, read_object, read_weight_map, refuse_pickles
 from reward.errors import RewardInputError
 from reward.source_url import check_url
 
 SPECS = "gpm:DIR (a reward model), python:FILE.py:FUNCTION (a function prefer(messages, a, b)) or url:http://HOST/PATH"
 
-# As in reward.heads and reward.checkpoint, which need torch.
+# As in reward.heads, which needs torch.
 _VALUE_HEAD = "value_head.weight"
 _PROMPT_HEAD = "prompt_head.weight"
 
 
 def check_source(spec: str) -> None:
-    """Refuse, within milliseconds and without torch, a source that could not be opened."""
+    """Raises RewardInputError, within milliseconds and without torch, for a source that could not be opened."""
     kind, _, rest = spec.partition(":")
     if kind == "url" and rest:
         check_url(rest)
         return
     if kind == "gpm" and rest:
-        _check_model(Path(rest))
+        check_model(Path(rest))
+        check_template(Path(rest))
         return
     file, function = parse_function_spec(rest)
     if kind == "python" and file.name and function:
@@ -66,10 +66,11 @@ def _top_level_names(tree: ast.Module) -> set[str]:
     return names
 
 
-def _check_model(directory: Path) -> None:
+def check_model(directory: Path) -> None:
+    """Raises RewardInputError for what is no reward model; whether it has a template is not looked at."""
     if not (directory / "config.json").is_file():
         raise RewardInputError(f"{directory} has no config.json, expected the directory of a reward model")
-    config = _read_object(directory / "config.json")
+    config = read_object(directory / "config.json")
     hidden_size = (config.get("text_config") or config).get("hidden_size")
     shapes = _head_shapes(directory)
     if _VALUE_HEAD not in shapes:
@@ -87,6 +88,10 @@ def _check_model(directory: Path) -> None:
             f"the heads in {directory} have {width} (value) and {gate} (prompt) rows, expected an even "
             "number or 1, and half as many"
         )
+
+
+def check_template(directory: Path) -> None:
+    """Raises RewardInputError for a model without chat template, which reads no messages, only the custom form."""
     if not _has_template(directory):
         raise RewardInputError(
             f"{directory} has no chat template (neither in tokenizer_config.json nor chat_template.jinja), "
@@ -96,11 +101,13 @@ def _check_model(directory: Path) -> None:
 
 def _head_shapes(directory: Path) -> dict[str, list[int]]:
     """From the headers alone; a head that the files do not have is left out."""
-    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
     heads = (_VALUE_HEAD, _PROMPT_HEAD)
-    if single.is_file():
-        return _shapes(single, heads)
-    shard_of = _read_object(index).get("weight_map", {}) if index.is_file() else {}
+    if (directory / SINGLE_FILE).is_file():
+        return _shapes(directory / SINGLE_FILE, heads)
+    if not (directory / INDEX_FILE).is_file():
+        refuse_pickles(directory)
+        return {}
+    shard_of = read_weight_map(directory)
     shapes: dict[str, list[int]] = {}
     for name in heads:
         if name in shard_of:
@@ -119,15 +126,5 @@ def _shapes(file: Path, names: tuple[str, ...]) -> dict[str, list[int]]:
 
 def _has_template(directory: Path) -> bool:
     file = directory / "tokenizer_config.json"
-    in_config = file.is_file() and bool(_read_object(file).get("chat_template"))
+    in_config = file.is_file() and bool(read_object(file).get("chat_template"))
     return in_config or (directory / "chat_template.jinja").is_file()
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise RewardInputError(f"{file} is not JSON ({error}); copy the checkpoint again") from error
-    if not isinstance(value, dict):
-        raise RewardInputError(f"{file} holds a {type(value).__name__}, expected an object")
-    return value

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel
 
 from reward.adapters import add_adapters, quantization
-from reward.checkpoint import check_directory, read_tensors
+from reward.checkpoint import check_directory, load_config, read_tensors
 from reward.errors import RewardInputError
-from reward.heads import VALUE_HEAD, read_head_tensors
+from reward.heads import VALUE_HEAD, open_heads
 from reward.model import GeneralPreferenceModel, choose_attention
 from reward.settings import RewardSettings
 from reward.training_settings import TrainingSettings
@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 
 
 def has_heads(directory: str | Path) -> bool:
-    """Whether a directory holds a reward model."""
+    """Whether a directory holds a reward model; raises RewardInputError for what is no checkpoint directory."""
     check_directory(Path(directory))
     return VALUE_HEAD in read_tensors(Path(directory), [VALUE_HEAD])
 
 
 def open_model(directory: str | Path, settings: TrainingSettings) -> GeneralPreferenceModel:
-    """The model in float32, ready to be trained."""
+    """The model in float32, ready to be trained; raises RewardInputError where directory and settings do not fit."""
     source = Path(directory)
     trust = settings.trust_remote_code
     if settings.adapter is not None and settings.adapter.quantized:
@@ -82,22 +82,23 @@ def _settings_of(source: Path, found: RewardSettings, settings: TrainingSettings
 
 
 def _open_quantized(source: Path, settings: TrainingSettings) -> GeneralPreferenceModel:
-    config = AutoConfig.from_pretrained(source, trust_remote_code=settings.trust_remote_code)
+    check_directory(source)
+    config = load_config(source, settings.trust_remote_code)
     backbone = AutoModel.from_pretrained(
         source,
         config=config,
         quantization_config=quantization(),
         attn_implementation=choose_attention(config, None),
+        use_safetensors=True,
         trust_remote_code=settings.trust_remote_code,
     )
     if has_heads(source) and not settings.new_heads:
-        tensors = read_head_tensors(source, int(config.get_text_config().hidden_size))
-        plain = GeneralPreferenceModel.from_pretrained(source)
-        model = GeneralPreferenceModel(backbone, plain.settings)
-        model.heads.load(tensors)
+        heads, saved = open_heads(source, int(config.get_text_config().hidden_size))
+        model = GeneralPreferenceModel(backbone, saved)
+        model.heads.load_state_dict(heads.state_dict())
     else:
         model = GeneralPreferenceModel(backbone, settings.reward_settings())
         model.heads.initialise(settings.seed)
-        model.heads.to(backbone.device)
+    model.heads.to(backbone.device)
     model.source = source
     return model

@@ -133,7 +133,7 @@ class StreamOfGroups:
         number = 0
         for pairs in self._make:
             group = []
-            for pair in self._encoder.encode(pairs):
+            for pair in self._encoder.encode(pairs, number + 1):
                 number += 1
                 if keep_pair(pair, number, self._cut_pairs):
                     group.append(pair)

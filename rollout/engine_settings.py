@@ -55,7 +55,7 @@ def vllm_arguments(model: Path, settings: EngineSettings, *, on_cpu: bool) -> tu
     reasons = [
         f"at most {settings.max_model_len} tokens a sequence: the longest prompt plus the longest answer of this run",
         "prefill is not chunked, because a seeded request fails on the CPU when its prefill is split over steps",
-        f"{settings.dtype}, because policy.dtype says so",
+        f"{settings.dtype}, because policy.dtype is that",
         "compiled, because rollout.engine.compile is set"
         if settings.compile
         else "not compiled: that takes a minute at start; set rollout.engine.compile for long runs",
@@ -68,7 +68,8 @@ def vllm_arguments(model: Path, settings: EngineSettings, *, on_cpu: bool) -> tu
 
 
 def _on_cpu(settings: EngineSettings) -> tuple[dict[str, Any], list[str]]:
-    return {"distributed_executor_backend": "uni"}, [
+    cache_bytes = round(settings.kv_cache_gib * 2**30)
+    return {"distributed_executor_backend": "uni", "kv_cache_memory_bytes": cache_bytes}, [
         "in this process, because vLLM found no GPU and its processes of its own lower torch to one thread",
         f"{settings.threads} threads on cores of its own, because engines that share cores wait for each other",
         f"{settings.kv_cache_gib:g} GiB of KV cache, because rollout.engine.kv_cache_gib says so",
@@ -107,7 +108,8 @@ def prepare_environment(settings: EngineSettings, cores: Sequence[int] = ()) -> 
         return
     # As separate processes the engine core lowers torch to one thread: 180 tokens/s instead of 900.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(settings.kv_cache_gib)))
+    # It would override what the config says, in whole GiB.
+    os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
     os.environ["OMP_NUM_THREADS"] = str(len(cores) or settings.threads)
 
 

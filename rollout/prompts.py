@@ -173,14 +173,18 @@ def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _hub_rows(source: str) -> Iterator[Mapping[str, Any]]:
-    """`hub:NAME` reads the split `train`; `hub:NAME:SPLIT` another one."""
+    """`hub:NAME` reads the split `train`; `hub:NAME:SPLIT` another one. Raises RolloutInputError, with a way on."""
     name, _, split = source.removeprefix("hub:").partition(":")
     import datasets
 
     try:
         yield from datasets.load_dataset(name, split=split or "train")
-    except (OSError, ValueError) as error:
-        raise RolloutInputError(f"{source}: the hub data set cannot be read ({error})") from None
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        # A set that is made by a script, such as AlpacaEval's, is a RuntimeError: `datasets` runs no scripts any more.
+        raise RolloutInputError(
+            f"{source}: the hub data set cannot be read ({error}); where it cannot be mended, download the file with "
+            "its rows and give that: .json, .jsonl or .parquet"
+        ) from None
 
 
 def prompt_of_row(row: Mapping[str, Any], *, column: str, where: str) -> Prompt:

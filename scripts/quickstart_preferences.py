@@ -112,7 +112,7 @@ def main() -> None:
     from gpo.modelfiles import with_compute_dtype
     from gpo.settings import read_settings
 
-    config = with_compute_dtype(read_settings(RunConfig, options.config))
+    config = with_compute_dtype(read_settings(RunConfig, options.config), [])
     oracle = load_oracle(Path("configs/quickstart_oracle.py"))
     counts = {}
     for split, samples in sample_answers(config, options.target).items():

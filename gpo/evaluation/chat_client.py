@@ -7,10 +7,12 @@ with broken JSON is worth another try as much as a 429 is, and all of them are c
 import asyncio
 import json
 import os
+import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from gpo.errors import UserError
 
@@ -18,6 +20,10 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 PERMANENT = {400, 404, 413, 422}
 """Answers that the same question would get again."""
 REFUSED = {401, 403}
+UNUSABLE = (ValueError, LookupError, TypeError, AttributeError)
+"""What reading an answer raises where it is not what was asked for."""
+SIDES = ("prompt", "completion")
+OPENAI_URL = "https://api.openai.com/v1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,33 +34,60 @@ class ChatSettings:
     base_url: str | None = None
     """None: OPENAI_BASE_URL, or OpenAI's own."""
     timeout_seconds: float = 120.0
-    """Of one try."""
+    """Of one try, from the request to the last byte of its answer."""
     tries: int = 5
     concurrency: int = 8
 
     @property
+    def url(self) -> str:
+        """Where the requests go."""
+        return self.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
+
+    @property
     def shown_url(self) -> str:
-        """Without user and password."""
-        url = self.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-        parts = urlsplit(url)
-        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        """The server's name in records and messages: no user, password or query, which may be secrets, no last slash.
+
+        By hand and not by urlsplit, because it also shows what is no URL.
+        """
+        scheme, mark, rest = re.split(r"[?#]", self.url, maxsplit=1)[0].rstrip("/").rpartition("://")
+        place, slash, path = rest.partition("/")
+        return f"{scheme}{mark}{place.rpartition('@')[2]}{slash}{path}"
 
 
 def check_chat_settings(settings: ChatSettings) -> None:
     """Raises UserError for settings that no server could make good."""
     if settings.timeout_seconds <= 0:
         raise UserError(f"--timeout {settings.timeout_seconds:g}: expected seconds above 0")
-    url = settings.base_url or os.environ.get("OPENAI_BASE_URL") or None
-    if url is not None and urlsplit(url).scheme not in ("http", "https"):
-        raise UserError(f"--base-url {url}: expected an address such as http://127.0.0.1:8000/v1")
-    if url is None and not os.environ.get("OPENAI_API_KEY"):
+    if not _is_address(settings.url):
+        raise UserError(f"--base-url {settings.shown_url}: expected an address such as http://127.0.0.1:8000/v1")
+    if settings.url == OPENAI_URL and not os.environ.get("OPENAI_API_KEY"):
         raise UserError(
             "OPENAI_API_KEY is not set; expected a key in the environment, or --base-url for a server of your own"
         )
 
 
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # A port that is no number, or half a bracket.
+        return False
+
+
+def tokens_of(answer: Any) -> dict[str, int]:
+    """What the server says that an answer took; 0 where it does not say."""
+    usage = answer.get("usage") if isinstance(answer, Mapping) else None
+    counted = {side: usage.get(f"{side}_tokens") if isinstance(usage, Mapping) else 0 for side in SIDES}
+    return {side: count if isinstance(count, int) else 0 for side, count in counted.items()}
+
+
 class ChatFault(Exception):
     """A question that got no usable answer; the message is the reason."""
+
+    def __init__(self, reason: str, *, permanent: bool = False) -> None:
+        super().__init__(reason)
+        self.permanent = permanent
+        """It lies in the question: asked again it would get the same."""
 
 
 @dataclass(slots=True)
@@ -62,6 +95,8 @@ class ChatCounts:
     """What it took."""
 
     requests: int = 0
+    tokens: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(SIDES, 0)))
+    """Of every answer, also of those without use: they are paid for alike."""
     faults: Counter[str] = field(default_factory=Counter)
     """By kind, also those that a later try mended."""
 
@@ -75,8 +110,14 @@ class ChatClient:
         self._settings = settings
         # A server of one's own needs no key, but the client insists on one.
         key = os.environ.get("OPENAI_API_KEY") or "none"
+        parts = urlsplit(settings.url)
         self._client = AsyncOpenAI(
-            api_key=key, base_url=settings.base_url, timeout=settings.timeout_seconds, max_retries=0
+            api_key=key,
+            # The client adds its path at the end, where a query would swallow it.
+            base_url=urlunsplit(parts._replace(query="", fragment="")),
+            default_query=dict(parse_qsl(parts.query)),
+            timeout=settings.timeout_seconds,
+            max_retries=0,
         )
         self.counts = ChatCounts()
 
@@ -89,22 +130,23 @@ class ChatClient:
     async def ask(self, body: dict[str, Any], usable: Any) -> Any:
         """`usable(answer)` of the first good answer; raises ChatFault after the last try, UserError when refused.
 
-        `usable` takes the decoded JSON object and raises ValueError (or KeyError and the like) where it is not what
-        was asked for.
+        `usable` takes the decoded JSON object and raises one of UNUSABLE where it is not what was asked for.
         """
         reason = ""
         for number in range(self._settings.tries):
             self.counts.requests += 1
             wait = min(FIRST_PAUSE_SECONDS * 2**number, LONGEST_PAUSE_SECONDS)
             try:
-                return usable(await self._answer(body))
+                answer = await self._answer(body)
+                self.counts.tokens.update(tokens_of(answer))
+                return usable(answer)
             except _Fault as fault:
                 reason = fault.reason
                 self.counts.faults[fault.kind] += 1
                 if fault.permanent:
-                    raise ChatFault(reason) from None
+                    raise ChatFault(reason, permanent=True) from None
                 wait = max(wait, min(fault.retry_after, 2 * LONGEST_PAUSE_SECONDS))
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
+            except UNUSABLE as error:
                 reason = str(error) or type(error).__name__
                 self.counts.faults["unusable answer"] += 1
             if number + 1 < self._settings.tries:
@@ -115,8 +157,10 @@ class ChatClient:
         import openai
 
         try:
-            raw = await self._client.chat.completions.with_raw_response.create(model=self._settings.model, **body)
-        except openai.APITimeoutError:
+            # The client's own limit is one of each read: a server that sends a byte now and then never reaches it.
+            async with asyncio.timeout(self._settings.timeout_seconds):
+                raw = await self._client.chat.completions.with_raw_response.create(model=self._settings.model, **body)
+        except (TimeoutError, openai.APITimeoutError):
             raise _Fault("time-out", f"no answer within {self._settings.timeout_seconds:g} s") from None
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error

@@ -9,6 +9,7 @@ import numpy as np
 from gpo.cluster.runtime import relative
 from gpo.errors import StageError, UserError
 from gpo.evaluation.annotations import annotation_rows, write_leaderboard
+from gpo.evaluation.folders import make_folder
 from gpo.evaluation.judges import Judge, Verdict
 from gpo.evaluation.length_control import FOLDS, FloatArray, GamedRows, LengthControl, length_controlled
 from gpo.evaluation.length_files import file_record, read_difficulties, read_gamed
@@ -46,15 +47,18 @@ class Comparison:
 def prepare_comparison(request: EvalRequest) -> Comparison:
     """Read and check all files; raises UserError."""
     baseline, outputs = read_outputs(request.baseline), read_outputs(request.outputs)
+    if baseline.generator == outputs.generator:
+        raise UserError(
+            f"{outputs.path} and {baseline.path}: both are by the generator {outputs.generator!r}, which AlpacaEval's "
+            "tools take for a model against itself and give 50 %, whatever a judge says; give one of them another "
+            "`generator` (`gpo generate --name`)"
+        )
     pairs = pair_rows(baseline, outputs)
     if request.gamed is not None and request.difficulties is None:
         raise UserError("--gamed: gamed rows need --difficulties too, because difficulty is a term of their model")
     difficulty_N = None if request.difficulties is None else read_difficulties(request.difficulties, len(pairs))
     gamed = None if request.gamed is None else read_gamed(request.gamed)
-    try:
-        request.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {request.output}: cannot be made a folder ({error.strerror})") from None
+    make_folder("--output", request.output)
     return Comparison(baseline, outputs, pairs, difficulty_N, gamed)
 
 
@@ -65,9 +69,9 @@ def evaluate_pair(request: EvalRequest, comparison: Comparison, judge: Judge) ->
     """
     baseline, outputs, pairs = comparison.baseline, comparison.outputs, comparison.pairs
     leaderboard = request.output / "leaderboard.csv"
-    # A number of an earlier start must not outlive a start that fails.
-    leaderboard.unlink(missing_ok=True)
-    (request.output / "metrics.json").unlink(missing_ok=True)
+    # What an earlier start wrote must not outlive a start that fails.
+    for path in (leaderboard, request.output / "metrics.json", request.output / "annotations.json"):
+        path.unlink(missing_ok=True)
     try:
         verdicts = judge.judge(baseline, outputs, pairs)
     except RewardInputError as error:

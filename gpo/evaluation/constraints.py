@@ -1,12 +1,10 @@
 """IFEval: constraints that a program can verify, as an extra check of one file of answers.
 
-The checkers are Google's, from the package `if-verifiable` (the extra `ifeval`). Constraints come in the published form
-(`instruction_id_list`, `kwargs`) or in flexeval's (`constraints`: `class_path`, `init_args`). Strict is the answer as
-it stands; loose also passes if it does so without its first or last line or without asterisks, as published.
+The checkers are Google's, from the package `if-verifiable` (the extra `ifeval`). Strict is the answer as it stands;
+loose also passes if it does so without its first or last line or without asterisks, as published.
 """
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,49 +12,15 @@ from typing import Any
 
 from gpo.cluster.runtime import relative
 from gpo.errors import StageError, UserError
+from gpo.evaluation.constraint_rows import Constraint, read_constraints
+from gpo.evaluation.folders import make_folder
 from gpo.evaluation.outputs import NAMED, Output, OutputFile, pair_rows, read_outputs
 from gpo.evaluation.prompt_forms import read_evaluation_prompts
 from gpo.files import write_json
 from rollout.errors import RolloutInputError
-from rollout.prompts import read_rows
 
 FORMAT_VERSION = 1
-FLEXEVAL_NAMES = {
-    "Existence": "keywords:existence",
-    "Frequency": "keywords:frequency",
-    "ForbiddenWords": "keywords:forbidden_words",
-    "LetterFrequency": "keywords:letter_frequency",
-    "ResponseLanguage": "language:response_language",
-    "NumberSentences": "length_constraints:number_sentences",
-    "NumberParagraphs": "length_constraints:number_paragraphs",
-    "NumberWords": "length_constraints:number_words",
-    "NthParagraphFirstWord": "length_constraints:nth_paragraph_first_word",
-    "NumberPlaceholders": "detectable_content:number_placeholders",
-    "Postscript": "detectable_content:postscript",
-    "NumberBulletLists": "detectable_format:number_bullet_lists",
-    "ConstrainedResponse": "detectable_format:constrained_response",
-    "NumberHighlightedSections": "detectable_format:number_highlighted_sections",
-    "MultipleSections": "detectable_format:multiple_sections",
-    "JsonFormat": "detectable_format:json_format",
-    "Title": "detectable_format:title",
-    "TwoResponses": "combination:two_responses",
-    "RepeatPrompt": "combination:repeat_prompt",
-    "EndChecker": "startend:end_checker",
-    "Quotation": "startend:quotation",
-    "CapitalWordFrequency": "change_case:capital_word_frequency",
-    "EnglishCapital": "change_case:english_capital",
-    "EnglishLowercase": "change_case:english_lowercase",
-    "NoComma": "punctuation:no_comma",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Constraint:
-    """What an answer must fulfil."""
-
-    kind: str
-    """IFEval's id, such as `punctuation:no_comma`."""
-    arguments: dict[str, Any]
+ROWS_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +37,21 @@ class Checked:
 def check_constraints(outputs: Path, constraints: Path, output: Path) -> int:
     """Check every answer, write `ifeval.json`, print the numbers; returns the exit status.
 
-    Raises UserError for files that do not fit, StageError with what could not be checked.
+    Raises UserError for files that do not fit, StageError with what could not be checked, and where.
     """
     if find_spec("if_verifiable") is None:
         raise UserError("--constraints: the checkers are not installed; pip install 'gpo-align[ifeval]'")
     asked, answered = read_constraints(constraints), read_outputs(outputs)
     prompts = OutputFile(constraints, "constraints", tuple(_prompts(constraints)), "")
     pairs = pair_rows(prompts, answered)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder("--output", output)
+    # What an earlier start wrote must not outlive a start that fails.
+    (output / "ifeval.json").unlink(missing_ok=True)
     found = [
         [_check(one, prompts.rows[row].instruction, answered.rows[other].output) for one in asked[row]]
         for row, other in pairs
     ]
-    failures = Counter(one.failure for checks in found for one in checks if one.failure)
+    failures = not_checked(found)
     numbers = accuracies(found) if not failures else dict.fromkeys(ACCURACIES)
     record = {
         "format_version": FORMAT_VERSION,
@@ -93,16 +59,17 @@ def check_constraints(outputs: Path, constraints: Path, output: Path) -> int:
         "constraints": str(constraints),
         "prompts": len(found),
         "checks": sum(map(len, found)),
-        "not_checked": dict(failures),
+        "not_checked": failures,
         **numbers,
         "strict_by_kind": by_kind(found),
     }
     write_json(output / "ifeval.json", record)
     if failures:
-        told = "; ".join(f"{count} x {reason}" for reason, count in failures.most_common(NAMED))
+        count = sum(map(len, failures.values()))
+        told = "; ".join(f"{reason} in {_named(rows)}" for reason, rows in list(failures.items())[:NAMED])
         raise StageError(
-            f"{sum(failures.values())} of {record['checks']} constraints could not be checked ({told}), so there is no "
-            f"accuracy; the kinds that could are in {relative(output / 'ifeval.json')}"
+            f"{count} of {record['checks']} constraints could not be checked ({told}), so there is no accuracy; all "
+            f"rows of {constraints} that could not, and the kinds that could, are in {relative(output / 'ifeval.json')}"
         )
     print(f"{answered.generator}: {len(found)} prompts, {record['checks']} constraints")
     for name in ACCURACIES:
@@ -132,41 +99,28 @@ def by_kind(found: list[list[Checked]]) -> dict[str, dict[str, float]]:
     return {kind: {"n": counts[kind], "strict": fulfilled[kind] / counts[kind]} for kind in sorted(counts)}
 
 
-def read_constraints(path: Path) -> list[list[Constraint]]:
-    """Of each prompt, in order; raises UserError naming the row."""
-    try:
-        return [_of_row(row, f"{path}, row {number}") for number, row in enumerate(read_rows(str(path)), start=1)]
-    except RolloutInputError as error:
-        raise UserError(f"--constraints: {error}") from None
+def not_checked(found: list[list[Checked]]) -> dict[str, list[int]]:
+    """Each reason with the rows (counted from 1) that it stopped, the commonest first."""
+    rows: dict[str, list[int]] = {}
+    for number, checks in enumerate(found, start=1):
+        for one in checks:
+            if one.failure:
+                rows.setdefault(one.failure, []).append(number)
+    return dict(sorted(rows.items(), key=lambda item: -len(item[1])))
+
+
+def _named(rows: list[int]) -> str:
+    numbers = ", ".join(map(str, rows[:ROWS_NAMED]))
+    more = f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else ""
+    return f"row{'s' if len(rows) > 1 else ''} {numbers}{more}"
 
 
 def _prompts(path: Path) -> list[Output]:
-    rows = read_evaluation_prompts(str(path))
+    try:
+        rows = read_evaluation_prompts(str(path))
+    except RolloutInputError as error:
+        raise UserError(f"--constraints: {error}") from None
     return [Output(row.instruction, "", row.dataset, row.prompt.messages) for row in rows]
-
-
-def _of_row(row: Mapping[str, Any], where: str) -> list[Constraint]:
-    if isinstance(row.get("instruction_id_list"), list):
-        arguments = row.get("kwargs") or [{}] * len(row["instruction_id_list"])
-        pairs = list(zip(row["instruction_id_list"], arguments, strict=False))
-    elif isinstance(row.get("constraints"), list):
-        pairs = [_flexeval(one, where) for one in row["constraints"]]
-    else:
-        raise UserError(f"{where}: expected IFEval's `instruction_id_list` and `kwargs`, or flexeval's `constraints`")
-    unknown = [kind for kind, _ in pairs if kind not in FLEXEVAL_NAMES.values()]
-    if unknown or not pairs:
-        raise UserError(f"{where}: constraint {unknown[0]!r} is not known" if unknown else f"{where}: no constraint")
-    return [
-        Constraint(kind, {key: value for key, value in (given or {}).items() if value is not None})
-        for kind, given in pairs
-    ]
-
-
-def _flexeval(one: Any, where: str) -> tuple[str, Mapping[str, Any]]:
-    name = str(one.get("class_path", "")).rpartition(".")[2] if isinstance(one, Mapping) else repr(one)
-    if name not in FLEXEVAL_NAMES:
-        raise UserError(f"{where}: constraint {name!r:.60} is not known; expected one of {', '.join(FLEXEVAL_NAMES)}")
-    return FLEXEVAL_NAMES[name], one.get("init_args") or {}
 
 
 def _check(constraint: Constraint, prompt: str, answer: str) -> Checked:
@@ -175,13 +129,18 @@ def _check(constraint: Constraint, prompt: str, answer: str) -> Checked:
 
     try:
         found, _ = evaluate_instructions(answer, [constraint.kind], [constraint.arguments], prompt, INSTRUCTION_DICT)
-    except LookupError:
-        # NLTK's data are no part of its package.
-        reason = f"{constraint.kind} needs NLTK's sentence data: python -m nltk.downloader punkt_tab"
-        return Checked(constraint.kind, False, False, reason)
+    except Exception as error:  # Of a checker that is not ours, for one constraint: a failure of this row, and told.
+        return Checked(constraint.kind, False, False, f"{constraint.kind} {_reason(error)}")
     # An empty answer has no result and fulfils nothing.
     return (
         Checked(constraint.kind, found[0].strict_pass, found[0].loose_pass)
         if found
         else Checked(constraint.kind, False, False)
     )
+
+
+def _reason(error: Exception) -> str:
+    # NLTK's data are no part of its package, and it says so with a bare LookupError; a KeyError is something else.
+    if type(error) is LookupError:
+        return "needs NLTK's sentence data (python -m nltk.downloader punkt_tab)"
+    return f"fails with {type(error).__name__}: {error}"[:200]

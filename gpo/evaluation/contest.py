@@ -9,6 +9,7 @@ import numpy as np
 from gpo.cluster.runtime import relative
 from gpo.errors import UserError
 from gpo.evaluation.embedded import EmbeddedFile, EmbeddingReader, ReaderSettings, win_probability
+from gpo.evaluation.folders import make_folder
 from gpo.evaluation.outputs import OutputFile, pair_rows, read_outputs
 from gpo.evaluation.tournament import FloatArray, Tournament, tournament
 from gpo.evaluation.tournament_picture import picture
@@ -31,18 +32,19 @@ class TournamentRequest:
 
 
 def hold_tournament(request: TournamentRequest, settings: ReaderSettings, cache: Path) -> int:
-    """Read, compare, write and print; returns the exit status. Raises UserError."""
+    """Read, compare, write and print; returns the exit status. Raises UserError and StageError."""
     files = [read_outputs(path) for path in request.outputs]
     names = _names(files)
     # Row b of each file answers the first file's prompt b.
     rows = [[other for _, other in pair_rows(files[0], file)] for file in files]
+    make_folder("--output", request.output)
+    # What an earlier start wrote must not outlive a start that fails.
+    for name in ("tournament.json", "tournament.svg"):
+        (request.output / name).unlink(missing_ok=True)
     try:
-        request.output.mkdir(parents=True, exist_ok=True)
         reader = EmbeddingReader(settings, cache)
         embedded = [reader.read(file) for file in files]
         tau = reader.tau
-    except OSError as error:
-        raise UserError(f"--output {request.output}: cannot be made a folder ({error.strerror})") from None
     except RewardInputError as error:
         raise UserError(str(error)) from None
     result = tournament(win_table(embedded, rows, tau), request.seed)

@@ -10,13 +10,16 @@ Shape suffixes: N answers of a file, D embedding width, L = D / 2 blocks.
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpo.evaluation.outputs import Output, OutputFile
+from gpo.errors import StageError
+from gpo.evaluation.folders import make_folder
+from gpo.evaluation.outputs import OutputFile
 from gpo.logs import Progress
 from gpo.rewards.scoring import longest_conversation
 from reward.part_file import Line, PartFile
@@ -64,6 +67,7 @@ class EmbeddingReader:
         self._max_length = longest_conversation(settings.model, settings.max_length)
         self._folder = cache / "embeddings"
         self._scorer: PreferenceScorer | None = None
+        self._of_model: dict[str, str] | None = None
 
     @property
     def tau(self) -> float:
@@ -80,16 +84,22 @@ class EmbeddingReader:
         from reward.batch import BatchSettings, made_from
 
         settings = self._settings
-        chosen = BatchSettings(settings.backend, settings.dtype, self._max_length, settings.batch_rows)
-        return {**made_from(settings.model, file.path, chosen), "system": settings.system or ""}
+        if self._of_model is None:
+            # Once for all files: hashing gigabytes of weights takes a while.
+            chosen = BatchSettings(settings.backend, settings.dtype, self._max_length, settings.batch_rows)
+            self._of_model = made_from(settings.model, file.path, chosen)
+        return {**self._of_model, "data": file.sha256, "system": settings.system or ""}
 
     def read(self, file: OutputFile) -> EmbeddedFile:
-        """Embeddings of a file, from disk where they are complete."""
+        """Embeddings of a file, from disk where they are complete.
+
+        Raises UserError when the cache folder cannot be made, StageError naming a row whose embedding is not finite.
+        """
         made_from = self.made_from(file)
         key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
         path = self._folder / f"{file.path.stem}-{key}.jsonl"
         if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder("--cache", path.parent)
             self._embed(file, path, made_from)
         return _load(path)
 
@@ -102,18 +112,26 @@ class EmbeddingReader:
             size = self._settings.batch_rows
             # Rounding depends on what is computed together, so a chunk that was begun is computed whole again.
             for start in range(done - done % size, len(file.rows), size):
-                lines = self._lines(file.rows[start : start + size])
+                lines = self._lines(file, start)
                 part.append(lines[max(done - start, 0) :])
                 progress.update(min(start + size, len(file.rows)))
             part.finish()
 
-    def _lines(self, rows: Sequence[Output]) -> list[Line]:
+    def _lines(self, file: OutputFile, start: int) -> list[Line]:
+        rows = file.rows[start : start + self._settings.batch_rows]
         found = self._open().embed([row.conversation(self._settings.system) for row in rows])
         gates = [None] * len(rows) if found.gate_NL is None else found.gate_NL.tolist()
-        return [
+        lines: list[Line] = [
             {"v": v, "gate": gate, "truncated": truncated}
             for v, gate, truncated in zip(found.v_ND.tolist(), gates, found.truncated_N.tolist(), strict=True)
         ]
+        for number, line in enumerate(lines, start=start + 1):
+            if not all(map(math.isfinite, [*line["v"], *(line["gate"] or [])])):
+                raise StageError(
+                    f"{file.path}, row {number}: {self._settings.model} gives an embedding that is not finite; try "
+                    "--dtype float32, or another model. What was read before is kept"
+                )
+        return lines
 
     def _open(self) -> "PreferenceScorer":
         if self._scorer is None:

@@ -4,6 +4,7 @@ Answers are drawn in chunks of prompts by one engine in a Ray actor, and every f
 was stopped goes on behind it. Checkpoints of one architecture share the engine and only exchange its weights.
 """
 
+import hashlib
 import logging
 import os
 import time
@@ -129,10 +130,11 @@ def _line(job: Job, place: int, row: SampledPrompt) -> Line:
 
 
 def _join(job: Job, request: GenerateRequest) -> Callable[[Path, Iterator[Line]], None]:
-    """The list that AlpacaEval reads, and before it the record of how it came about."""
+    """The list that AlpacaEval reads, and the record of how it came about."""
 
     def join(path: Path, lines: Iterator[Line]) -> None:
         rows = list(lines)
+        write_json(path, [{field: row[field] for field in FIELDS if field in row} for row in rows])
         record = {
             "format_version": FORMAT_VERSION,
             "generator": job.generator,
@@ -144,10 +146,11 @@ def _join(job: Job, request: GenerateRequest) -> Callable[[Path, Iterator[Line]]
             "system": request.system,
             "made_from": job.made_from,
             "answers": len(rows),
+            "answers_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "tokens": sum(row["tokens"] for row in rows),
             "cut_at_the_token_limit": sum(row["finish_reason"] == "length" for row in rows),
         }
+        # The answers get their name only after this; a kill between the two leaves a hash that is not theirs.
         write_json(job.record, record)
-        write_json(path, [{field: row[field] for field in FIELDS if field in row} for row in rows])
 
     return join

@@ -20,8 +20,10 @@ from rollout.prompts import Prompt, render_prompt_ids
 from rollout.seeds import request_seed
 from rollout.weights import content_hash, read_marker, verify_published
 
+RECORD_SUFFIX = ".meta"
+"""Not .json: `answers/*.json` are answer files and nothing else."""
 SLACK_TOKENS = 8
-NAMED = 3
+NAMED = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,8 @@ class GenerateRequest:
             raise UserError(
                 f"--name: {len(names)} names for {len(self.model)} models; expected a distinct one for each"
             )
+        if len(names) == 1 and self.output.suffix == RECORD_SUFFIX:
+            raise UserError(f"--output {self.output}: {RECORD_SUFFIX} is the record's ending; expected .json")
         if len(names) == 1 and self.output.suffix:
             return {names[0]: self.output}
         if self.output.suffix in (".json", ".jsonl"):
@@ -95,16 +99,18 @@ class Job:
 
     @property
     def record(self) -> Path:
-        """How the answers came about."""
-        return self.path.with_name(f"{self.path.name}.meta.json")
+        """How the answers came about: NAME.meta beside NAME.json."""
+        return self.path.with_suffix(RECORD_SUFFIX)
 
     def finished(self) -> bool:
-        """Whether an earlier start wrote these very answers."""
+        """Whether an earlier start wrote these very answers, and nobody changed them since."""
         try:
             found = json.loads(self.record.read_text(encoding="utf-8"))
+            sha256 = hashlib.sha256(self.path.read_bytes()).hexdigest()
         except (OSError, ValueError):
             return False
-        return self.path.is_file() and isinstance(found, dict) and found.get("made_from") == self.made_from
+        known = isinstance(found, dict) and found.get("made_from") == self.made_from
+        return known and found.get("answers_sha256") == sha256
 
 
 def plan_jobs(request: GenerateRequest) -> list[Job]:

@@ -18,6 +18,7 @@ import numpy as np
 from gpo.cluster.runtime import relative
 from gpo.errors import StageError, UserError
 from gpo.evaluation.chat_client import ChatSettings
+from gpo.evaluation.folders import make_folder
 from gpo.evaluation.judgement_cache import question_key
 from gpo.evaluation.outputs import NAMED, Output, OutputFile, pair_rows, read_outputs
 from gpo.evaluation.pair_numbers import standard_error
@@ -64,7 +65,9 @@ def grade(request: GradeRequest, chat: ChatSettings, cache: Path) -> int:
         messages = messages_for(rows[row], answered.rows[other].output, templates, references)
         key = question_key([chat.model, chat.shown_url, REQUEST, messages])
         groups.append([Question(key, {"messages": messages, **REQUEST})])
-    request.output.mkdir(parents=True, exist_ok=True)
+    make_folder("--output", request.output)
+    # What an earlier start wrote must not outlive a start that fails.
+    (request.output / "grades.json").unlink(missing_ok=True)
     asked = ask_all(chat, groups, read_rating, cache / "judgements.jsonl", "answers")
     grades = [
         {
@@ -98,15 +101,23 @@ def read_judge_prompts(path: Path) -> dict[str, Mapping[str, Any]]:
 
 
 def read_references(path: Path | None) -> dict[Any, str]:
-    """The first turn of each reference answer by question id."""
+    """The first turn of each reference answer by question id; raises UserError naming the row."""
     if path is None:
         return {}
     try:
-        return {row["question_id"]: str(row["choices"][0]["turns"][0]) for row in read_rows(str(path))}
+        return dict(_reference(row, f"{path}, row {n}") for n, row in enumerate(read_rows(str(path)), start=1))
     except RolloutInputError as error:
         raise UserError(f"--references: {error}") from None
+
+
+def _reference(row: Mapping[str, Any], where: str) -> tuple[Any, str]:
+    try:
+        found = row["question_id"], str(row["choices"][0]["turns"][0])
     except (LookupError, TypeError):
-        raise UserError(f"--references {path}: expected `question_id` and `choices` with `turns` in each row") from None
+        found = None, ""
+    if not isinstance(found[0], int | str):
+        raise UserError(f"--references {where}: expected `question_id` and `choices` with `turns`, as FastChat's have")
+    return found
 
 
 def messages_for(
@@ -145,13 +156,19 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
     except RolloutInputError as error:
         raise UserError(f"--questions: {error}") from None
     for number, row in enumerate(rows, start=1):
-        if "question_id" not in row or not isinstance(row.get("turns"), list) or not row["turns"]:
+        turns = row.get("turns")
+        good = isinstance(turns, list) and turns and isinstance(turns[0], str)
+        if not good or not isinstance(row.get("question_id"), int | str):
             raise UserError(f"--questions {path}, row {number}: expected `question_id` and `turns`, as MT-Bench has")
     return rows
 
 
 def _instructions(path: Path) -> list[Output]:
-    return [Output(row.instruction, "", row.dataset, row.prompt.messages) for row in read_evaluation_prompts(str(path))]
+    try:
+        rows = read_evaluation_prompts(str(path))
+    except RolloutInputError as error:
+        raise UserError(f"--questions: {error}") from None
+    return [Output(row.instruction, "", row.dataset, row.prompt.messages) for row in rows]
 
 
 def _record(
@@ -169,7 +186,8 @@ def _record(
         "mean": None if failed else float(ratings.mean()),
         "standard_error": None if failed else standard_error(ratings),
         "by_category": {} if failed else _by_category(grades),
-        "tokens": asked.tokens(),
+        "tokens": asked.tokens,
+        "tokens_of_this_start": dict(asked.counts.tokens),
         "requests_sent": asked.counts.requests,
         "faults": dict(asked.counts.faults),
         "grades": grades,

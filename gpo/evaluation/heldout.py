@@ -1,5 +1,6 @@
 """Evaluation inside the loop: held-out answers of each checkpoint against the start and all earlier ones."""
 
+import itertools
 import logging
 import time
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from gpo.cards import write_policy_card
 from gpo.cluster.runtime import collect, deliver, end_actor, make_actor, threads_for, wait_for
 from gpo.context import RunContext
 from gpo.evaluation.choosing import choose_checkpoint, evaluations_so_far
-from gpo.evaluation.watch import against_length, paired_samples, signs
+from gpo.evaluation.watch import against_length, paired_samples, watched
 from gpo.evaluation.winrate import cyclic_share, kl_nats, win_rate
 from gpo.files import write_json
 from gpo.logs import Progress
@@ -27,21 +28,29 @@ def answer_heldout(run: RunContext, iteration: int) -> dict[str, Any]:
     """Draw and keep the held-out answers of a checkpoint (0 = the start)."""
     started = time.monotonic()
     path = run.directory.heldout(iteration)
-    answers = len(run.heldout) * run.config.evaluation.samples
-    logger.info("iteration %d: %d held-out answers are drawn", iteration, answers)
     seconds = run.config.cluster.wait_seconds
-    sampler = run.pool.samplers(run.weights_after(iteration))[0]
+    samplers = run.pool.samplers(run.weights_after(iteration))
     requests = run.requests(run.heldout, iteration, "heldout")
     sampling = run.sampling(run.config.evaluation.samples)
-    rows, reported = sampler.sample.options(num_returns=2).remote(requests, sampling)
-    report: SampleReport = wait_for(reported, seconds, "a sampler that answers held-out prompts")
-    scorer = run.pool.scorers()[0]
-    wait_for(scorer.keep_answers.remote(rows, str(path.absolute())), seconds, "a scorer that keeps held-out answers")
+    size = run.config.rollout.shard_prompts
+    parts = [requests[start : start + size] for start in range(0, len(requests), size)]
+    asked = [
+        sampler.sample.options(num_returns=2).remote(part, sampling)
+        for part, sampler in zip(parts, itertools.cycle(samplers), strict=False)
+    ]
+    progress = Progress(f"iteration {iteration}: held-out answers", len(requests), "prompts")
+    reports: list[SampleReport] = []
+    for _, reported in asked:
+        reports.append(wait_for(reported, seconds, "a sampler that answers held-out prompts"))
+        progress.update(sum(report.prompts for report in reports))
+    kept = run.pool.scorers()[0].keep_answers.remote(str(path.absolute()), *(rows for rows, _ in asked))
+    wait_for(kept, seconds, "a scorer that keeps held-out answers")
     collect(path)
+    answers = sum(report.answers for report in reports)
     return {
         "seconds": round(time.monotonic() - started, 3),
-        "length_tokens": report.tokens / report.answers,
-        "ended_share": report.ended / report.answers,
+        "length_tokens": sum(report.tokens for report in reports) / answers,
+        "ended_share": sum(report.ended for report in reports) / answers,
     }
 
 
@@ -49,16 +58,15 @@ def evaluate(run: RunContext, iteration: int) -> dict[str, Any]:
     """Answer, judge and measure; writes evaluation.json and returns what the journal keeps."""
     started = time.monotonic()
     judges = run.config.preference.judge_names()
-    progress = Progress(f"iteration {iteration}: evaluate", 2 + len(judges), "steps")
     answered = answer_heldout(run, iteration)
-    progress.update(1)
+    progress = Progress(f"iteration {iteration}: judge held-out answers", len(judges) + 1, "parts")
     verdicts: dict[str, Any] = {}
     shares: dict[str, float | None] = {}
     for number, judge in enumerate(judges):
         verdicts[judge], shares[judge] = _judge(run, judge, iteration)
-        progress.update(2 + number)
+        progress.update(1 + number)
     divergence = _kl_to_start(run, iteration)
-    progress.update(2 + len(judges))
+    progress.update(1 + len(judges))
     result = {
         "iteration": iteration,
         "judges": verdicts,
@@ -69,11 +77,11 @@ def evaluate(run: RunContext, iteration: int) -> dict[str, Any]:
         "cyclic_share": shares[judges[0]],
         "cyclic_share_by_judge": shares,
     }
-    result["warnings"] = signs(
-        [*evaluations_so_far(run.directory, iteration - 1), result], run.config.preference.train_on
-    )
-    for warning in result["warnings"]:
-        logger.warning("iteration %d: %s", iteration, warning)
+    evaluations = [*evaluations_so_far(run.directory, iteration - 1), result]
+    result |= watched(evaluations, run.config.preference.train_on)
+    for told in [*result["warnings"], result["watch_off"]]:
+        if told is not None:
+            logger.warning("iteration %d: %s", iteration, told)
     write_json(run.directory.evaluation(iteration), result)
     write_policy_card(run.config, run.directory, iteration)
     choose_checkpoint(run.directory, run.config, iteration)

@@ -1,7 +1,8 @@
 """Instruction difficulties and gamed rows from AlpacaEval's files, which a user downloads once.
 
-`instruction_difficulty.csv` (`index,instruction_difficulty`) and `df_gamed.csv` (`index, preference, std_delta_len,
-instruction_difficulty, not_gamed_baseline, model`). `index` is the place of the instruction in AlpacaEval's set.
+`df_gamed.csv` (`index, preference, std_delta_len, instruction_difficulty, not_gamed_baseline, model`) has both, and the
+`alpaca-eval` package fits with it alone; `instruction_difficulty.csv` (`index,instruction_difficulty`) has the former.
+`index` is the place of the instruction in AlpacaEval's set.
 """
 
 import csv
@@ -16,10 +17,11 @@ from gpo.evaluation.length_control import FloatArray, GamedRows
 
 GAMED_COLUMNS = ("preference", "std_delta_len", "instruction_difficulty", "not_gamed_baseline")
 DIFFICULTY = "instruction_difficulty"
+BELONG = "difficulties belong to one fixed set, in the order of its instructions: leave the option out for others"
 
 
 def read_difficulties(path: Path, rows: int) -> FloatArray:
-    """Difficulty of the first `rows` instructions; raises UserError naming the row, or for a file that is too short."""
+    """Difficulty of each instruction; raises UserError naming the row, or where the file is not of as many."""
     table = _read(path, ("index", DIFFICULTY))
     # df_gamed.csv lists an instruction once a baseline; the first counts.
     found: dict[int, float] = {}
@@ -29,20 +31,29 @@ def read_difficulties(path: Path, rows: int) -> FloatArray:
     if missing:
         raise UserError(
             f"--difficulties {path}: {len(missing)} of {rows} rows have no difficulty (first: index {missing[0]}); "
-            "difficulties belong to one fixed set, in the order of its instructions: leave the option out for others"
+            f"{BELONG}"
         )
+    if len(found) != rows:
+        raise UserError(f"--difficulties {path}: it has {len(found)} difficulties and there are {rows} rows; {BELONG}")
     return np.array([found[place] for place in range(rows)])
 
 
 def read_gamed(path: Path) -> GamedRows:
-    """All rows; raises UserError naming the row and the column."""
+    """All rows; raises UserError naming the row and the column, also for a preference outside [0, 1]."""
     table = _read(path, GAMED_COLUMNS)
     columns = {
         name: np.array([_number(path, number, row, name) for number, row in enumerate(table, start=2)])
         for name in GAMED_COLUMNS
     }
+    preference_G = columns["preference"]
+    outside = np.flatnonzero((preference_G < 0) | (preference_G > 1))
+    if outside.size:
+        raise UserError(
+            f"{path}, line {outside[0] + 2}: preference is {preference_G[outside[0]]:g}, expected a chance in [0, 1], "
+            "as df_gamed.csv has it (annotations have 1 more)"
+        )
     return GamedRows(
-        preference_G=columns["preference"],
+        preference_G=preference_G,
         std_delta_len_G=columns["std_delta_len"],
         difficulty_G=columns[DIFFICULTY],
         not_gamed_G=columns["not_gamed_baseline"].astype(bool),

@@ -87,7 +87,8 @@ class OpenAIJudge:
         )
 
     def _made(self, asked: Asked, questions: int) -> dict[str, Any]:
-        tokens = asked.tokens()
+        # Of the two, the first is what the numbers took in all, the second what this command added to the bill.
+        tokens, now = asked.tokens, dict(asked.counts.tokens)
         return {
             "kind": "openai",
             "model": self._chat.model,
@@ -97,8 +98,10 @@ class OpenAIJudge:
             "request": self._body,
             "orders": 2,
             "tokens": tokens,
+            "tokens_of_this_start": now,
             "prices_usd_per_million_tokens": asdict(self._prices),
             "price_usd": self._prices.of(tokens),
+            "price_usd_of_this_start": self._prices.of(now),
             "questions": questions,
             "questions_known_from_the_cache": asked.known,
             "requests_sent": asked.counts.requests,

@@ -15,7 +15,9 @@ from rollout.errors import RolloutInputError
 from rollout.prompts import Message, read_rows
 
 NAMED = 3
-"""Rows or instructions that a message names; the rest is counted."""
+"""Failures that a message names with their reasons; the rest is counted."""
+MISSING_NAMED = 10
+"""Missing instructions that a message names; the rest is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,8 @@ def _keys(file: OutputFile) -> list[tuple[str, int]]:
 def _refuse_missing(file: OutputFile, missing: Sequence[str], other: OutputFile) -> None:
     if not missing:
         return
-    named = "; ".join(repr(text[:60]) for text in missing[:NAMED]) + ("; ..." if len(missing) > NAMED else "")
+    named = "; ".join(repr(text[:60]) for text in missing[:MISSING_NAMED])
+    named += f"; and {len(missing) - MISSING_NAMED} more" if len(missing) > MISSING_NAMED else ""
     raise UserError(
         f"{file.path}: {len(missing)} of the {len(other.rows)} instructions of {other.path} are missing: {named}. "
         "Generate the missing answers (`gpo generate` with the same prompts), or give files over the same prompts"

@@ -66,7 +66,13 @@ def instruction_of(prompt: Prompt) -> str:
 
 
 def _with_prompt(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """MT-Bench and Arena-Hard keep questions in `turns`, as texts or as objects with `content`; the first counts."""
+    """MT-Bench and Arena-Hard keep questions in `turns`, as texts or as objects with `content`; the first counts.
+
+    So it does where `prompt` is a list of texts, as in MT-Bench's form on the hub.
+    """
+    prompt = row.get("prompt")
+    if isinstance(prompt, list) and prompt and all(isinstance(turn, str) for turn in prompt):
+        return {**row, "prompt": prompt[0]}
     turns = row.get("turns")
     if not isinstance(turns, list) or not turns or any(row.get(name) is not None for name in ("messages", "prompt")):
         return row

@@ -38,30 +38,38 @@ def length_correlation(win_N: FloatArray, delta_len_N: FloatArray) -> float | No
 
 
 def against_length(win_N: FloatArray, delta_len_N: FloatArray) -> dict[str, float | None]:
-    """Length-controlled win rate against the start, and the preference's correlation with length."""
+    """Win rate against the start over these pairs, raw and length-controlled, and its correlation with length."""
     controlled = length_controlled(win_N, delta_len_N).win_rate if len(win_N) >= FOLDS else None
     return {
+        # Over all K x M pairs of a prompt the rate is another; only that of the same pairs can be compared.
+        "paired_win_rate": float(win_N.mean()),
         "length_controlled_win_rate": controlled,
         "length_correlation": length_correlation(win_N, delta_len_N),
     }
 
 
+def watched(evaluations: Sequence[dict[str, Any]], trained_on: str) -> dict[str, Any]:
+    """For the newest iteration's record: `warnings`, and in `watch_off` why nobody looked for any (None: it was done).
+
+    `evaluations` are those of iterations 1 to T in order.
+    """
+    judges = list(evaluations[-1]["judges"])
+    if trained_on in judges:
+        return {"warnings": signs(evaluations, trained_on), "watch_off": None}
+    return {
+        "warnings": [],
+        "watch_off": f"no watch for reward hacking: the run trains on {trained_on}, which judges no held-out answers; "
+        f"add it to preference.judges ({', '.join(judges)})",
+    }
+
+
 def signs(evaluations: Sequence[dict[str, Any]], trained_on: str) -> list[str]:
-    """Sentences on the newest iteration; empty where nothing is odd. `evaluations` are those of 1 to T in order."""
-    if trained_on not in evaluations[-1]["judges"]:
-        return []
+    """Sentences on the newest iteration; empty where nothing is odd. Raises KeyError when `trained_on` is no judge."""
     newest = evaluations[-1]["judges"]
     found = _length_signs(newest[trained_on]["vs_start"], trained_on)
-    own = _change(evaluations, trained_on)
     for other in newest:
-        if other == trained_on:
-            continue
-        its = _change(evaluations, other)
-        if own > 0 > its and own - its > LARGEST_POINTS:
-            found.append(
-                f"the win rate by {trained_on} rose by {100 * own:.1f} points while that by {other} fell by "
-                f"{-100 * its:.1f}: the policy may please {trained_on} rather than get better"
-            )
+        if other != trained_on:
+            found += _parting(evaluations, trained_on, other)
     return found
 
 
@@ -71,15 +79,32 @@ def _length_signs(rate: dict[str, Any], judge: str) -> list[str]:
     if correlation is not None and abs(correlation) > LARGEST_CORRELATION:
         liked = "longer" if correlation > 0 else "shorter"
         found.append(f"{judge} prefers the {liked} answer: correlation {correlation:+.2f} of preference and length")
-    if controlled is not None and rate["win_rate"] - controlled > LARGEST_POINTS:
+    if controlled is not None and rate["paired_win_rate"] - controlled > LARGEST_POINTS:
         found.append(
-            f"{100 * (rate['win_rate'] - controlled):.1f} points of the win rate by {judge} go when length is "
-            f"controlled ({rate['win_rate']:.1%} to {controlled:.1%})"
+            f"{100 * (rate['paired_win_rate'] - controlled):.1f} points of the win rate by {judge} go when length is "
+            f"controlled ({rate['paired_win_rate']:.1%} to {controlled:.1%}, sample k against sample k)"
         )
     return found
 
 
-def _change(evaluations: Sequence[dict[str, Any]], judge: str) -> float:
-    """Of the win rate against the start since the iteration before; the start itself has one half."""
-    rates = [0.5, *(evaluation["judges"][judge]["vs_start"]["win_rate"] for evaluation in evaluations)]
-    return float(rates[-1] - rates[-2])
+def _parting(evaluations: Sequence[dict[str, Any]], trained_on: str, other: str) -> list[str]:
+    """Where one rate rose while the other fell: since the iteration before, since the first, or since the start.
+
+    A slow drift shows in no single step. The shortest of the three that shows it is told.
+    """
+    own, its = _rates(evaluations, trained_on), _rates(evaluations, other)
+    newest = len(evaluations)
+    for since in dict.fromkeys((newest - 1, min(1, newest - 1), 0)):
+        rose, fell = own[newest] - own[since], its[since] - its[newest]
+        if rose > 0 and fell > 0 and rose + fell > LARGEST_POINTS:
+            place = f"iteration {since}" if since else "the start"
+            return [
+                f"since {place} the win rate by {trained_on} rose by {100 * rose:.1f} points while that by {other} "
+                f"fell by {100 * fell:.1f}: the policy may please {trained_on} rather than get better"
+            ]
+    return []
+
+
+def _rates(evaluations: Sequence[dict[str, Any]], judge: str) -> list[float]:
+    """Win rates against the start, of the start (one half) and each iteration."""
+    return [0.5, *(float(evaluation["judges"][judge]["vs_start"]["win_rate"]) for evaluation in evaluations)]

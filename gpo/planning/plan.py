@@ -143,7 +143,10 @@ def _activations(config: RunConfig) -> float:
 
 
 def check_fits(plan: Plan, run_directory: Path, *, alone: bool = True) -> None:
-    """Raises UserError when this machine's disk, and (where it works `alone`) its memory, cannot hold the run."""
+    """Raises UserError when this machine's disk, and (where it works `alone`) its memory, cannot hold the run.
+
+    What earlier starts wrote into the run directory needs no room any more.
+    """
     available = available_memory_gib()
     if alone and plan.peak_gib > available:
         parts = ", ".join(f"{name} {value:.1f}" for name, value in plan.memory_gib.items())
@@ -156,7 +159,8 @@ def check_fits(plan: Plan, run_directory: Path, *, alone: bool = True) -> None:
         folder for folder in [run_directory.absolute(), *run_directory.absolute().parents] if folder.exists()
     )
     free = shutil.disk_usage(existing).free / GIB
-    if plan.disk_gib > free:
+    written = sum(file.stat().st_size for file in run_directory.rglob("*") if file.is_file()) / GIB
+    if plan.disk_gib - written > free:
         raise UserError(
             f"the run writes about {plan.disk_gib:.1f} GiB under {run_directory}, {free:.1f} GiB are free there; free "
             "some or choose another --run-dir"

@@ -18,6 +18,7 @@ from typing import Any
 from jinja2 import Environment
 
 from gpo import __version__
+from gpo.errors import UserError
 from gpo.files import write_text
 from gpo.journal import RunDirectory
 from gpo.report.samples import Appearance, Selection, ShownPrompt, select_prompts
@@ -35,15 +36,24 @@ CHUNK_PROMPTS = 250
 
 
 def write_report(directory: RunDirectory, target: Path, prompts: int = PROMPTS) -> Selection:
-    """Write the page, whole when it exists; returns which prompts are in it. Raises UserError for damaged files."""
+    """Write the page, whole when it exists; returns which prompts are in it.
+
+    Raises UserError for damaged files, and for a page that cannot be written there.
+    """
     selection = select_prompts(directory, prompts)
-    write_text(target, render(tell(directory), selection))
+    page = render(tell(directory), selection)
+    try:
+        write_text(target, page)
+    except OSError as error:
+        raise UserError(
+            f"{target}: cannot be written ({error.strerror}); give another place by --output FILE"
+        ) from None
     return selection
 
 
-def render(story: dict[str, Any], selection: Selection, *, live: bool = False) -> str:
-    """The page as text; `live`: it asks the server it came from for news."""
-    names = [*SCRIPTS, *LAST_SCRIPTS, *([LIVE_SCRIPT] if live else [])]
+def render(story: dict[str, Any], selection: Selection, *, live: str | None = None) -> str:
+    """The page as text; `live`: its version, and it asks the server it came from for a newer one."""
+    names = [*SCRIPTS, *LAST_SCRIPTS, *([] if live is None else [LIVE_SCRIPT])]
     scripts = [(ASSETS / name).read_text(encoding="utf-8") for name in names]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     template = environment.from_string((ASSETS / "page.html").read_text(encoding="utf-8"))
@@ -52,7 +62,7 @@ def render(story: dict[str, Any], selection: Selection, *, live: bool = False) -
         name=story["run"]["name"] or "run",
         version=__version__,
         live=live,
-        policy=content_policy(scripts, live),
+        policy=content_policy(scripts, live is not None),
         style=(ASSETS / "page.css").read_text(encoding="utf-8"),
         scripts=scripts,
         story=packed(overview),

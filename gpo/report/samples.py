@@ -118,20 +118,23 @@ def select_prompts(directory: RunDirectory, limit: int) -> Selection:
     return Selection(read_prompts(directory, found[:limit]), len(found))
 
 
-def prompt_ids(directory: RunDirectory) -> list[str]:
-    """Ids of all prompts of the run, training and held out, in order."""
-    found = {row["prompt_id"] for _, row in _heldout_rows(directory)}
-    for iteration in iterations_on_disk(directory):
-        for path in shard_files(directory, iteration):
-            found.update(read_table(path, ["prompt_id"])["prompt_id"].to_pylist())
+def prompt_ids(directory: RunDirectory, iteration: int | None = None) -> list[str]:
+    """Ids of all prompts of the run or of one iteration, training and held out, in order.
+
+    Raises UserError naming a damaged file, as the readers below.
+    """
+    found = {row["prompt_id"] for _, row in _heldout_rows(directory, iteration)}
+    for _, path in _shards(directory, iteration):
+        found.update(read_table(path, ["prompt_id"])["prompt_id"].to_pylist())
     return sorted(found)
 
 
-def read_prompts(directory: RunDirectory, chosen: Collection[str]) -> list[ShownPrompt]:
-    """The prompts of those ids, in order, with all their appearances."""
+def read_prompts(directory: RunDirectory, chosen: Collection[str], iteration: int | None = None) -> list[ShownPrompt]:
+    """The prompts of those ids, in order, with all their appearances, or with those of one iteration."""
     wanted = set(chosen)
     prompts: dict[str, ShownPrompt] = {}
-    for prompt_id, messages, appearance in chain(_rollouts(directory, wanted), _heldout(directory, wanted)):
+    found = chain(_rollouts(directory, wanted, iteration), _heldout(directory, wanted, iteration))
+    for prompt_id, messages, appearance in found:
         prompts.setdefault(prompt_id, ShownPrompt(prompt_id, messages)).appearances.append(appearance)
     return [prompts[prompt_id] for prompt_id in sorted(prompts)]
 
@@ -139,14 +142,26 @@ def read_prompts(directory: RunDirectory, chosen: Collection[str]) -> list[Shown
 Found = tuple[str, list[dict[str, str]], Appearance]
 
 
-def _rollouts(directory: RunDirectory, wanted: set[str]) -> Iterator[Found]:
+def _iterations(directory: RunDirectory, only: int | None) -> list[int]:
+    return iterations_on_disk(directory) if only is None else [only]
+
+
+def _shards(directory: RunDirectory, iteration: int | None) -> Iterator[tuple[int, Path]]:
+    for number in _iterations(directory, iteration):
+        yield from ((number, path) for path in shard_files(directory, number))
+
+
+def _rollouts(directory: RunDirectory, wanted: set[str], iteration: int | None) -> Iterator[Found]:
     ids = pa.array(sorted(wanted), pa.string())
-    for iteration in iterations_on_disk(directory):
-        for path in shard_files(directory, iteration):
-            table = read_table(path, COLUMNS)
-            table = table.append_column("tokens", pa.array(token_counts(table))).drop_columns(["completion_ids"])
-            for row in table.filter(pc.is_in(table["prompt_id"], ids)).to_pylist():
-                yield row["prompt_id"], row["prompt"], _trained_on(row, iteration)
+    for number, path in _shards(directory, iteration):
+        # Ids are a small part of a shard: the rest is read only where one of them is wanted.
+        if not pc.any(pc.is_in(read_table(path, ["prompt_id"])["prompt_id"], ids)).as_py():
+            continue
+        table = read_table(path, COLUMNS)
+        table = table.filter(pc.is_in(table["prompt_id"], ids))
+        table = table.append_column("tokens", pa.array(token_counts(table))).drop_columns(["completion_ids"])
+        for row in table.to_pylist():
+            yield row["prompt_id"], row["prompt"], _trained_on(row, number)
 
 
 def _trained_on(row: dict[str, Any], iteration: int) -> Appearance:
@@ -172,20 +187,20 @@ def own_columns(table: list[list[float]], baseline: str | None) -> list[list[flo
     return [line[: len(table)] for line in table] if baseline in OWN_FIRST else None
 
 
-def _heldout(directory: RunDirectory, wanted: set[str]) -> Iterator[Found]:
-    for iteration, row in _heldout_rows(directory):
+def _heldout(directory: RunDirectory, wanted: set[str], iteration: int | None) -> Iterator[Found]:
+    for number, row in _heldout_rows(directory, iteration):
         if row["prompt_id"] in wanted:
             columns = (row["completion"], row["finish_reason"], row["completion_ids"])
             answers = [Answer(text, finish, len(ids)) for text, finish, ids in zip(*columns, strict=True)]
-            shown = Appearance(kind="heldout", iteration=iteration, version=row["weight_version"], answers=answers)
+            shown = Appearance(kind="heldout", iteration=number, version=row["weight_version"], answers=answers)
             yield row["prompt_id"], row["prompt"], shown
 
 
-def _heldout_rows(directory: RunDirectory) -> Iterator[tuple[int, dict[str, Any]]]:
-    for iteration in iterations_on_disk(directory):
-        path = directory.heldout(iteration)
+def _heldout_rows(directory: RunDirectory, iteration: int | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number in _iterations(directory, iteration):
+        path = directory.heldout(number)
         if path.is_file():
-            yield from ((iteration, row) for row in read_json(path)["prompts"])
+            yield from ((number, row) for row in read_json(path)["prompts"])
 
 
 def read_json(path: Path) -> Any:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from gpo.errors import UserError
 from gpo.journal import RunDirectory
+from gpo.printable import printable, printable_lines
 from gpo.report.cycles import Cycle, strongest_cycle
 from gpo.report.samples import (
     Answer,
@@ -29,7 +30,7 @@ from gpo.report.samples import (
 )
 from gpo.report.signs import watch
 from gpo.report.story import tell
-from gpo.report.terminal import closing_table, printable, printable_lines
+from gpo.report.terminal import closing_table
 
 LISTED_CHARACTERS = 90
 WON, LOST = (42, 120, 214), (217, 98, 43)
@@ -44,10 +45,9 @@ def overview(directory: RunDirectory) -> RenderableType:
     """Where the run stands, its closing table, the tournament, the signs, and how to see more."""
     story = tell(directory)
     run = story["run"]
+    name, status, iterations = (printable(str(run[key])) for key in ("name", "status", "iterations"))
     parts: list[RenderableType] = [
-        Text(
-            f"{printable(str(run['name']))}: {run['status']}, {len(story['evaluations'])} of {run['iterations']} done"
-        ),
+        Text(f"{name}: {status}, {len(story['evaluations'])} of {iterations} done"),
         Text(""),
         Text(closing_table(directory), no_wrap=True, overflow="ignore"),
     ]
@@ -89,22 +89,25 @@ def heat(value: float) -> Style:
 def prompt_list(
     directory: RunDirectory, iteration: int | None, words: Iterable[str], only_cycles: bool
 ) -> RenderableType:
-    """A line a prompt of an iteration: id, widest difference of scores, cycle, first words."""
+    """A line a prompt of an iteration: id, widest difference of scores, cycle, first words.
+
+    Raises UserError for an iteration that is not there.
+    """
     _check_iteration(directory, iteration)
     wanted = [word.lower() for word in words]
     table = Table(box=None, padding=(0, 1), show_edge=False)
     for name in ("prompt", "scores span", "cycle", "text"):
         table.add_column(name, no_wrap=True, justify="right" if name == "scores span" else "left")
     shown = 0
-    for prompt in read_prompts(directory, prompt_ids(directory)):
-        appearances = [one for one in prompt.appearances if iteration is None or one.iteration == iteration]
-        cycles = [one.cycle for one in appearances if one.cycle]
-        if not appearances or (only_cycles and not cycles) or not _matches(prompt, appearances, wanted):
+    for prompt in read_prompts(directory, prompt_ids(directory, iteration), iteration):
+        cycles = [one.cycle for one in prompt.appearances if one.cycle]
+        if (only_cycles and not cycles) or not _matches(prompt, wanted):
             continue
         shown += 1
         text = printable(prompt.messages[-1]["content"])
         cycle = ">".join(letter(answer) for answer in (*cycles[0], cycles[0][0])) if cycles else ""
-        table.add_row(Text(printable(prompt.prompt_id)), _span(appearances), cycle, Text(text[:LISTED_CHARACTERS]))
+        span = _span(prompt.appearances)
+        table.add_row(Text(printable(prompt.prompt_id)), span, cycle, Text(text[:LISTED_CHARACTERS]))
     return Group(table, Text(f"{shown} prompt{'s' * (shown != 1)}"))
 
 
@@ -113,26 +116,32 @@ def _span(appearances: list[Appearance]) -> str:
     return f"{max(scores) - min(scores):.3g}" if scores else "held out"
 
 
-def _matches(prompt: ShownPrompt, appearances: list[Appearance], words: list[str]) -> bool:
+def _matches(prompt: ShownPrompt, words: list[str]) -> bool:
     texts = [prompt.prompt_id, *(message["content"] for message in prompt.messages)]
-    texts += [answer.text for one in appearances for answer in one.answers]
+    texts += [answer.text for one in prompt.appearances for answer in one.answers]
     whole = "\n".join(texts).lower()
     return all(word in whole for word in words)
 
 
 def one_prompt(directory: RunDirectory, asked: str, iteration: int | None) -> RenderableType:
-    """A prompt, by its id or the beginning of it, with the answers of all iterations or of one."""
+    """A prompt, by its id or the beginning of it, with the answers of all iterations or of one.
+
+    Raises UserError for an iteration that is not there and for an id that is no prompt's, or several prompts'.
+    """
     _check_iteration(directory, iteration)
-    found = [prompt_id for prompt_id in prompt_ids(directory) if prompt_id.startswith(asked)]
+    found = [prompt_id for prompt_id in prompt_ids(directory, iteration) if prompt_id.startswith(asked)]
     if len(found) != 1:
-        what = f"stands for {len(found)} prompts, the first {', '.join(found[:3])}" if found else "is no prompt's id"
-        raise UserError(f"--prompt {printable(asked)}: {what}; `gpo show RUN_DIR --iteration 1` lists them")
-    prompt = read_prompts(directory, found)[0]
+        first = ", ".join(map(printable, found[:3]))
+        what = f"stands for {len(found)} prompts, the first {first}" if found else "is no prompt's id"
+        where = "" if iteration is None else f" in iteration {iteration}"
+        listed = f"gpo show RUN_DIR --iteration {1 if iteration is None else iteration}"
+        raise UserError(f"--prompt {printable(asked)}: {what}{where}; `{listed}` lists them")
+    prompt = read_prompts(directory, found, iteration)[0]
     parts: list[RenderableType] = [Text(f"prompt {printable(prompt.prompt_id)}", style="bold")]
-    parts += [Text(f"{message['role']}: {printable_lines(message['content'])}") for message in prompt.messages]
+    for message in prompt.messages:
+        parts.append(Text(f"{printable(message['role'])}: {printable_lines(message['content'])}"))
     for appearance in prompt.appearances:
-        if iteration is None or appearance.iteration == iteration:
-            parts += _appearance(appearance)
+        parts += _appearance(appearance)
     return Group(*parts)
 
 
@@ -187,7 +196,7 @@ def _check_iteration(directory: RunDirectory, iteration: int | None) -> None:
     there = iterations_on_disk(directory)
     if iteration is not None and iteration not in there:
         known = ", ".join(map(str, there)) or "none"
-        raise UserError(f"--iteration {iteration}: not in {directory.root}; there are: {known}")
+        raise UserError(f"--iteration {iteration}: not in {printable(str(directory.root))}; there are: {known}")
 
 
 def present(what: RenderableType) -> None:

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gpo.files import read_json_lines
 from gpo.journal import RunDirectory
+from gpo.printable import printable
 
 STAGES = ("generate", "train", "publish", "evaluate")
 SHOWN_CHARACTERS = 280
@@ -82,20 +82,3 @@ def _shown(prompt: dict[str, Any]) -> str:
     text = printable(prompt["completion"][0])
     cut = "" if prompt["finish_reason"][0] == "stop" else " [cut at the token limit]"
     return (text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "...") + cut
-
-
-def printable(text: str) -> str:
-    """Text of a model on one line and without control characters: it must not steer a terminal."""
-    return "".join(character if character.isprintable() else " " for character in " ".join(text.split()))
-
-
-def printable_lines(text: str) -> str:
-    """The same for text of several lines, whose line ends and indents stay."""
-    kept = "".join(c if c.isprintable() or c == "\n" else " " for c in text.expandtabs(4))
-    return kept.strip("\n")
-
-
-def last_metrics(directory: RunDirectory) -> dict[str, Any] | None:
-    """The newest logged training step."""
-    lines = read_json_lines(directory.metrics)
-    return lines[-1] if lines else None

@@ -57,15 +57,18 @@ def _check(request: ScoreRequest) -> int:
     """Number of rows; every mistake that can be found without loading the model is found here."""
     from reward.batch_forms import check_rows
     from reward.part_file import check_output
-    from reward.source_check import check_source
+    from reward.source_check import check_model, check_template
 
-    check_source(f"gpm:{request.model}")
+    check_model(request.model)
     if request.data.resolve() == request.output.resolve():
         raise UserError(f"--output {request.output} is the data file itself; give another name")
     # The folder of the output is made here, so the data are looked at first.
-    rows = check_rows(request.data, request.strict)
+    counts = check_rows(request.data, request.strict)
+    if not counts.custom:
+        # Rows in the custom form need no template; others beside them fail one by one.
+        check_template(request.model)
     check_output(request.output, request.overwrite)
-    return rows
+    return counts.rows
 
 
 def _score(request: ScoreRequest, rows: int) -> "BatchSummary":
@@ -94,18 +97,13 @@ def _score(request: ScoreRequest, rows: int) -> "BatchSummary":
 def longest_conversation(model: Path, asked: int | None) -> int:
     """Tokens of a conversation that are kept: as asked, or 4096, or the model's context where that is shorter."""
     context = context_length(read_model_config(model))
+    if context is None or context >= (asked or LONGEST):
+        return asked or LONGEST
     if asked is None:
-        if context is not None and context < LONGEST:
-            logger.info("max_length: %d tokens, the model's context", context)
-            return context
-        return LONGEST
-    if context is not None and asked > context:
-        logger.warning(
-            "max_length is %d, but the model was made for %d tokens; what is longer is not cut, and badly read",
-            asked,
-            context,
-        )
-    return asked
+        logger.info("max_length: %d tokens, the model's context", context)
+    else:
+        logger.warning("max_length: %d tokens instead of %d, because the model was made for no more", context, asked)
+    return context
 
 
 def _describe(summary: "BatchSummary") -> str:

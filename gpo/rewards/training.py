@@ -131,7 +131,7 @@ def _train_whole(config: RewardTrainConfig, fresh: bool) -> int:
 
     output = Path(config.output)
     if fresh:
-        shutil.rmtree(output, ignore_errors=True)
+        _clear(output)
     if _finished(config, output):
         logger.info("%s is finished; --fresh trains it anew", relative(output))
     else:
@@ -142,6 +142,18 @@ def _train_whole(config: RewardTrainConfig, fresh: bool) -> int:
         _write_card(config, json.loads((output / "training_metrics.json").read_text("utf-8")))
     _tell(output)
     return 0
+
+
+def _clear(output: Path) -> None:
+    """Delete what an earlier training left; raises UserError when it does not look like one."""
+    if not output.is_dir() or not any(output.iterdir()):
+        return
+    if not (output / "training" / "config.json").is_file():
+        raise UserError(
+            f"output = {output}: --fresh would delete what is in it, but no `gpo reward train` wrote it; leave --fresh "
+            "out or change output"
+        )
+    shutil.rmtree(output)
 
 
 def _finished(config: RewardTrainConfig, output: Path) -> bool:

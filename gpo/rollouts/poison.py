@@ -83,5 +83,5 @@ def _survives(pool: Pool, job: Job, role: str, work: Callable[[Worker], Any]) ->
             return True
         except (ray.exceptions.RayError, StageError) as error:
             logger.warning("a %s was lost: %s", role, reason_of(error))
-            pool.drop(worker)
+            pool.lose(worker, reason_of(error))
     return False

@@ -14,9 +14,9 @@ from gpo.cluster.runtime import end_actor, make_actor, processes_now, threads_fo
 from gpo.config import RunConfig
 from gpo.cpu import allocator_environment
 from gpo.errors import StageError
+from gpo.rollouts.logged_sampler import LoggedSampler
 from gpo.rollouts.scoring import ShardScorer
 from rollout.engine_settings import EngineSettings
-from rollout.sampler import Sampler
 from rollout.weight_transfer import NcclSender
 
 logger = logging.getLogger(__name__)
@@ -59,14 +59,19 @@ class Pool:
         logs: str,
         iterations: str,
         *,
-        sampler: type = Sampler,
+        sampler: type = LoggedSampler,
         scorer: type = ShardScorer,
+        record: Callable[..., None] | None = None,
     ) -> None:
-        """`sampler` and `scorer` are the classes of the actors; benchmarks and tests put others in their place."""
+        """`sampler` and `scorer` are the classes of the actors; benchmarks and tests put others in their place.
+
+        `record` writes a line of the journal for each process that is lost.
+        """
         self.config = config
         self._logs = logs
         self._iterations = iterations
         self._engine = engine
+        self._record = record
         self._kinds = {"sampler": sampler, "scorer": scorer}
         shared = config.cluster.shape == "colocated"
         self._scorer_threads = threads_for(config, config.cluster.scorers + (0 if shared else config.cluster.samplers))
@@ -132,7 +137,7 @@ class Pool:
                     answers.append(wait_for(reference, self.config.cluster.wait_seconds, what))
                 except (ray.exceptions.RayError, StageError) as error:
                     lost = reason_of(error)
-                    self.drop(worker)
+                    self.lose(worker, lost)
             if not lost:
                 return answers
             logger.warning("a sampler was lost at %s (%s); a new one is asked", what, lost)
@@ -145,7 +150,7 @@ class Pool:
         try:
             wait_for(load, self.config.cluster.wait_seconds, "a sampler")
         except (ray.exceptions.RayError, StageError) as error:
-            self.drop(worker)
+            self.lose(worker, reason_of(error))
             return f"a sampler could not load {weights.directory}: {reason_of(error)}"
         worker.loaded = weights
         return None
@@ -153,6 +158,12 @@ class Pool:
     def scorers(self) -> list[Any]:
         """All scorers as actors."""
         return [worker.actor for worker in self.workers("scorer")]
+
+    def lose(self, worker: Worker, reason: str) -> None:
+        """Throw away a process that died or failed; the journal keeps which and why."""
+        if self._record is not None:
+            self._record("lost", process=worker.role, reason=reason)
+        self.drop(worker)
 
     def drop(self, worker: Worker) -> None:
         """Throw a process away; the next use starts a new one."""
@@ -166,7 +177,9 @@ class Pool:
             self.drop(worker)
 
     def _new_sampler(self) -> Any:
-        return make_actor(self._kinds["sampler"], self._engine, threads=self._engine.threads, role="sampler")
+        return make_actor(
+            self._kinds["sampler"], self._engine, self._logs, threads=self._engine.threads, role="sampler"
+        )
 
     def _new_scorer(self) -> Any:
         config = self.config.model_dump(mode="json")

@@ -193,8 +193,9 @@ class ShardScorer:
             self._fingerprint = f"gpm:{content_hash(Path(place))[:16]}"
         return self._fingerprint
 
-    def keep_answers(self, samples: list[SampledPrompt], path: str) -> int:
+    def keep_answers(self, path: str, *parts: list[SampledPrompt]) -> int:
         """Write held-out answers whole; returns how many there are."""
+        samples = [sample for part in parts for sample in part]
         write_json(Path(path), {"format_version": 1, "prompts": [asdict(sample) for sample in samples]})
         return sum(len(sample.completion) for sample in samples)
 

@@ -105,7 +105,9 @@ def _found_totals(run: RunContext, iteration: int) -> Totals:
         path = Path(run.directory.shard(iteration, index))
         if path.exists():
             found += 1
-            totals.add(summarise_file(path))
+            summary = summarise_file(path)
+            check_targets(summary, run.config.target)
+            totals.add(summary)
             if index not in recorded:
                 run.directory.record("shard", iteration=iteration, shard=index, found=True)
     if found:
@@ -120,7 +122,7 @@ def check_targets(summary: ShardSummary, target: TargetConfig) -> None:
         raise StageError(
             f"targets reach {largest:.1f} nats, beyond target.largest_nats = {target.largest_nats:g}: log-ratios of "
             f"that size destroy a policy. Raise target.beta (now {target.beta:g}), set target.clamp, or raise "
-            "target.largest_nats if you mean it"
+            "target.largest_nats if you mean it; these make another run, so add --fresh or another --run-dir"
         )
 
 

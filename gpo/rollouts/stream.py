@@ -246,7 +246,7 @@ class Stream:
         shards = [shard for shard in worker.work.values() if shard is not None]
         worker.work = {}
         logger.warning("A %s was lost (%s); a new one takes over %d shards.", worker.role, why, len(shards))
-        self.pool.drop(worker)
+        self.pool.lose(worker, why)
         for shard in reversed(shards):
             if worker.role == "sampler":
                 shard.deaths += 1

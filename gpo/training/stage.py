@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gpo.cluster.fitting import fit
+from gpo.cluster.fitting import LostWorkers, fit
 from gpo.cluster.runtime import collect, deliver, learner_scaling, threads_for
 from gpo.context import RunContext
 from gpo.cpu import allocator_environment
@@ -31,7 +31,10 @@ def train(run: RunContext, iteration: int) -> dict[str, Any]:
     task = make_task(run, iteration)
     Path(task.training).mkdir(parents=True, exist_ok=True)
     deliver(Path(task.start), Path(task.anchor), Path(task.metrics), *map(Path, task.shards))
-    _fit(run, task)
+    try:
+        _fit(run, task)
+    finally:
+        _record_lost(run, task)
     collect(Path(task.training), Path(task.checkpoint), Path(task.metrics), beside=Path(task.training) / "report.json")
     shutil.rmtree(_ray_folder(task), ignore_errors=True)
     report: dict[str, Any] = json.loads((Path(task.training) / "report.json").read_text())
@@ -69,6 +72,17 @@ def _ray_folder(task: LearnerTask) -> Path:
     return Path(task.training) / "ray"
 
 
+def _lost_file(task: LearnerTask) -> Path:
+    return Path(task.training) / "lost.jsonl"
+
+
+def _record_lost(run: RunContext, task: LearnerTask) -> None:
+    """Learners that died since the last look become lines of the journal."""
+    for line in read_json_lines(_lost_file(task)):
+        run.directory.record("lost", process="learner", iteration=task.iteration, **line)
+    _lost_file(task).unlink(missing_ok=True)
+
+
 def _torch_trainer(run: RunContext, task: LearnerTask) -> Any:
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as TrainRunConfig
@@ -83,6 +97,7 @@ def _torch_trainer(run: RunContext, task: LearnerTask) -> Any:
         "name": f"iteration-{task.iteration:03d}-{time.time_ns()}",
         "storage_path": str(_ray_folder(task)),
         "failure_config": FailureConfig(max_failures=LARGEST_WORKER_DEATHS),
+        "callbacks": [LostWorkers(_lost_file(task))],
         "worker_runtime_env": {"env_vars": {} if gpus else allocator_environment()},
     }
     return TorchTrainer(

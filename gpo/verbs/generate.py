@@ -12,8 +12,8 @@ def add_to(verbs: Verbs) -> None:
         "generate",
         help="answers of checkpoints in AlpacaEval's model_outputs.json form",
         description="One answer a prompt by each model. Prompts are AlpacaEval's, MT-Bench's (first turns), "
-        "Arena-Hard's or IFEval's file, any prompts file, or hub:NAME[:SPLIT]. Beside each output, NAME.json.meta.json "
-        "records sampling settings, seed and weights. A start that was stopped goes on where it was.",
+        "Arena-Hard's or IFEval's file, any prompts file, or hub:NAME[:SPLIT]. Beside NAME.json, NAME.meta records "
+        "sampling settings, seed and weights. A start that was stopped goes on where it was.",
         epilog="example: gpo generate --model models/smollm2-135m-instruct runs/quickstart/iterations/003/checkpoint "
         "--prompts alpaca_eval.json --output runs/answers",
     )

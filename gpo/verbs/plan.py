@@ -46,7 +46,7 @@ def _plan(options: argparse.Namespace) -> int:
     from gpo.planning.rates import rates_from
     from gpo.settings import read_settings
 
-    config = with_compute_dtype(read_settings(RunConfig, options.config, options.overrides))
+    config = with_compute_dtype(read_settings(RunConfig, options.config, options.overrides), [])
     rates = rates_from(options.rates, options.rate)
     prompts = options.prompts or config.prompts.per_iteration
     plan = make_plan(config)

@@ -25,7 +25,9 @@ def add_to(verbs: Verbs) -> None:
     )
     report.add_argument("--watch", action="store_true", help="serve a live page on loopback until Ctrl-C")
     report.add_argument("--port", type=_port, default=8642, metavar="N", help="of --watch; 0: a free one")
-    report.set_defaults(verb=_report)
+    report.set_defaults(
+        verb=_report, after_interrupt="the run was only looked at; start the same command to look again"
+    )
 
 
 def _port(text: str) -> int:
@@ -35,6 +37,7 @@ def _port(text: str) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from gpo.printable import printable
     from gpo.report.story import open_for_reading
 
     directory = open_for_reading(options.run_dir)
@@ -42,12 +45,13 @@ def _report(options: argparse.Namespace) -> int:
         from gpo.report.live import make_server
 
         with make_server(directory, options.port, options.prompts or LIVE_PROMPTS) as server:
-            print(f"http://127.0.0.1:{server.server_port}/ shows {options.run_dir}; Ctrl-C ends it", flush=True)
+            shown = printable(str(options.run_dir))
+            print(f"http://127.0.0.1:{server.server_port}/ shows {shown}; Ctrl-C ends it", flush=True)
             server.serve_forever()
             return 0
     from gpo.report.page import write_report
 
     target: Path = options.output or directory.root / "report.html"
     selection = write_report(directory, target, options.prompts or FILE_PROMPTS)
-    print(f"wrote {target}, {target.stat().st_size / 1e6:.1f} MB. {selection.rule()}")
+    print(f"wrote {printable(str(target))}, {target.stat().st_size / 1e6:.1f} MB. {selection.rule()}")
     return 0

@@ -26,9 +26,10 @@ def _run(options: argparse.Namespace) -> int:
     from gpo.modelfiles import with_compute_dtype
     from gpo.settings import dump_yaml, read_settings
 
-    config = with_compute_dtype(read_settings(RunConfig, options.config, options.overrides))
+    config = read_settings(RunConfig, options.config, options.overrides)
     root: Path = options.run_dir or Path("runs") / config.name
     from gpo.cluster.submit import check_secrets
+    from gpo.journal import is_finished
     from gpo.planning.plan import check_fits, make_plan
     from gpo.preflight import prepare
     from gpo.trackers import check_installed
@@ -36,8 +37,10 @@ def _run(options: argparse.Namespace) -> int:
     check_secrets()
     check_installed(config)
     prepared = prepare(config)
+    config = with_compute_dtype(config, prepared.notes)
     plan = make_plan(config)
-    check_fits(plan, root, alone=config.cluster.address is None)
+    if options.fresh or not is_finished(root):  # One that is only says again what came out.
+        check_fits(plan, root, alone=config.cluster.address is None)
     if options.dry_run:
         print(dump_yaml(config))
         print(f"# {plan.parameters / 1e6:.1f} M parameters; run directory {root}, about {plan.disk_gib:.1f} GiB")

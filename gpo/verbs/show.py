@@ -20,7 +20,7 @@ def add_to(verbs: Verbs) -> None:
     show.add_argument("--prompt", metavar="ID", help="a prompt's id, or how it begins")
     show.add_argument("--search", nargs="+", default=[], metavar="WORD", help="prompts with all these words")
     show.add_argument("--cycles", action="store_true", help="prompts whose answers form a cycle")
-    show.set_defaults(verb=_show)
+    show.set_defaults(verb=_show, after_interrupt="nothing was changed")
 
 
 def _iteration(text: str) -> int:

@@ -5,14 +5,18 @@ Run: make browser (or python -m pytest tests/browser)
 
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from gpo.report.page import write_report
+from rollout.records import write_shard
 from tests.browser.pages import Seen, browser, opened
-from tests.gpo.report_runs import ATTACK, plant_run
+from tests.gpo.report_runs import ATTACK, plant_evaluation, plant_run, rollout_row, skew
 
+ATTACKING = "9e3779b100000001"
+"""The prompt whose words and answers are attacks."""
 MOST_SECONDS = 2.0
 """To the first prompt of a page of 10,000; the best of three loads, since the machine does other things too."""
 
@@ -148,7 +152,7 @@ def test_a_walk_by_keys_alone_goes_from_the_search_to_an_answer_and_back(seen: S
 def test_what_a_prompt_an_answer_a_name_or_a_file_name_contains_is_text(seen: Seen) -> None:
     page = seen.page
     page.fill("#query", "attack")
-    page.wait_for_selector("#detail[data-prompt='9e3779b100000001']")
+    page.wait_for_selector(f"#detail[data-prompt='{ATTACKING}']")
     assert ATTACK in page.inner_text("#detail .card >> nth=0")
     assert ATTACK in page.inner_text("#detail .message") and ATTACK in page.inner_text("h1")
     assert ATTACK in page.inner_text("#tiles") and ATTACK in page.inner_text("#signs")
@@ -180,6 +184,30 @@ def test_text_can_be_read_in_light_and_dark(chromium: Any, report: Path, scheme:
     assert found.complaints == []
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("switched", [False, True], ids=["as the system", "switched"])
+def test_the_tip_of_a_chart_can_be_read_in_light_and_dark(
+    chromium: Any, report: Path, scheme: str, switched: bool
+) -> None:
+    found = opened(chromium, report, color_scheme=scheme)
+    found.ready_seconds()
+    page = found.page
+    if switched:
+        page.click("#theme")
+    dark = (scheme == "dark") != switched
+    wanted = ("dark" if dark else "light") if switched else "light dark"
+    assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == wanted
+    chart = page.locator("figure:has(figcaption strong:text-is('Length')) svg")
+    chart.locator("g[aria-label='dot'] circle").first.hover()
+    tip = chart.locator("g[aria-label='tip']")
+    tip.locator("text").wait_for()
+    ground = tip.locator("path").evaluate("path => getComputedStyle(path).fill")
+    ink = tip.locator("text").evaluate("text => getComputedStyle(text).fill")
+    assert contrast(ink, ground) > 4.5
+    assert contrast(ground, "rgb(255, 255, 255)") > 4.5 if dark else contrast(ground, "rgb(0, 0, 0)") > 4.5
+    assert "iteration 1" in tip.text_content()
+
+
 def contrast(one: str, other: str) -> float:
     """WCAG contrast of two `rgb(...)` colours."""
 
@@ -196,6 +224,50 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(chromium: Any, repor
     found = opened(chromium, report, viewport={"width": 360, "height": 740})
     found.ready_seconds()
     assert found.page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_names_without_a_blank_and_large_tables_do_not_widen_a_phones_page(chromium: Any, tmp_path: Path) -> None:
+    long = "unbroken" * 30
+    directory = plant_run(tmp_path / "run", prompts=4, answers=12, name=long)
+    plant_evaluation(directory, 3, ("gpm", long))
+    row = rollout_row("0" * 15 + "1", f"a zebra {long}", [f"{long}{n}" for n in range(12)], skew(Random(1), 12), long)
+    write_shard(directory.shard(2, 1), [row])
+    write_report(directory, tmp_path / "report.html")
+    found = opened(chromium, tmp_path / "report.html", viewport={"width": 360, "height": 740})
+    found.ready_seconds()
+    page = found.page
+    page.fill("#query", "zebra unbroken")
+    page.wait_for_selector("#detail[data-prompt='0000000000000001'] .heat-map")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    beyond = page.evaluate(
+        """[...document.querySelectorAll('h1, #facts, .tile, .message, .card, td, figcaption')]
+            .filter(one => one.scrollWidth > one.clientWidth + 1 && one.clientWidth).map(one => one.className)"""
+    )
+    assert beyond == [], "nothing is cut off or lies over its neighbour"
+    assert page.locator("#facts").bounding_box()["width"] > 200
+    assert found.complaints == []
+
+
+@pytest.mark.parametrize("answers", [3, 9, 16])
+@pytest.mark.parametrize("width", [360, 1300])
+def test_the_numbers_of_a_heat_map_never_lie_over_each_other(
+    chromium: Any, tmp_path: Path, answers: int, width: int
+) -> None:
+    write_report(plant_run(tmp_path / "run", prompts=2, answers=answers), tmp_path / "report.html")
+    found = opened(chromium, tmp_path / "report.html", viewport={"width": width, "height": 740})
+    found.ready_seconds()
+    found.page.fill("#query", "attack")
+    texts_of = f"#detail[data-prompt='{ATTACKING}'] .heat-map g[aria-label='text'] text"
+    found.page.wait_for_selector(texts_of, state="attached")
+    boxes = found.page.locator(texts_of).evaluate_all(
+        "found => found.map(one => one.getBoundingClientRect()).map(box => [box.left, box.right, box.top])"
+    )
+    assert len(boxes) == answers**2
+    rows = [boxes[start : start + answers] for start in range(0, len(boxes), answers)]
+    for row in rows:
+        assert len({round(top) for _, _, top in row}) == 1
+        assert all(right < left for (_, right, _), (left, _, _) in zip(row, row[1:], strict=False))
+    assert found.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_ten_thousand_prompts_are_there_within_two_seconds(chromium: Any, tmp_path: Path) -> None:

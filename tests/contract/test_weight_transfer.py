@@ -17,7 +17,7 @@ from vllm.distributed.weight_transfer.nccl_engine import (  # noqa: E402
 )
 from vllm.entrypoints.llm import LLM  # noqa: E402
 
-from rollout.engine_settings import EngineSettings, vllm_arguments  # noqa: E402
+from rollout.engine_settings import PREFILL_TOKENS, EngineSettings, vllm_arguments  # noqa: E402
 from rollout.sampler import Sampler  # noqa: E402
 from tests.tiny import make_tiny_model  # noqa: E402
 
@@ -62,6 +62,7 @@ def test_the_settings_of_a_gpu_are_built_with_their_reasons(tmp_path) -> None:
 
 def test_the_settings_of_a_cpu_are_built_with_their_reasons(tmp_path) -> None:
     arguments, reasons = vllm_arguments(tmp_path, EngineSettings(max_model_len=64, threads=3), on_cpu=True)
-    assert arguments["distributed_executor_backend"] == "uni" and arguments["max_num_batched_tokens"] >= 64
+    assert arguments["distributed_executor_backend"] == "uni" and arguments["max_num_batched_tokens"] == PREFILL_TOKENS
+    assert arguments["enable_chunked_prefill"] is False
     for word in ("in this process", "3 threads", "not chunked", "KV cache", "not compiled"):
         assert any(word in reason for reason in reasons)

@@ -1,16 +1,22 @@
 """Every command of README and docs runs, on tiny models, or is a make target, an example, or one of a short list.
 
 `docs/gpm.md` has a test of its own. `gpo run` is typed with `--dry-run`; tests/e2e runs it to the end. What needs a
-cluster, a judge elsewhere or a browser is parsed here and run by the tests that are named.
+cluster, an engine or a judge elsewhere is parsed here and run by the tests that are named.
 
 Run: python -m pytest tests/docs/test_commands.py
 """
 
+import os
 import re
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -24,18 +30,17 @@ from tests.docs.workplace import ROOT, make_workplace
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OWN_TEST = {"gpm.md"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-RUN_HERE = ("run", "show", "report", "reward train", "reward score")
+RUN_HERE = ("run", "show", "report", "report --watch", "plan", "reward train", "reward score")
 RUN_ELSEWHERE = {
-    "submit": "tests/gpo/cluster/test_submit.py",
-    "generate": "tests/gpo/evaluation/test_cli_generate.py",
-    "eval": "tests/gpo/evaluation/test_cli_eval.py",
-    "tournament": "tests/gpo/evaluation/test_tournament.py",
-    "plan": "tests/gpo/planning/test_plan.py",
-    "doctor": "tests/gpo/test_doctor.py",
-    "report --watch": "tests/browser/test_live_page.py",
-    "reward bench": "tests/reward/test_bench.py",
-    "reward cyclic": "tests/reward/test_cyclic.py",
+    "submit": ("tests/cluster/test_cluster.py", '"gpo", "submit"'),
+    "generate": ("tests/gpo/evaluation/test_cli_generate.py", '["generate", "--model"'),
+    "eval": ("tests/gpo/evaluation/test_cli_eval.py", 'gpo(place, "eval"'),
+    "tournament": ("tests/gpo/evaluation/test_cli_eval.py", 'gpo(place, "tournament"'),
+    "doctor": ("tests/gpo/test_doctor.py", "verb._doctor("),
+    "reward bench": ("tests/gpo/rewards/test_training.py", 'gpo(folder, "reward", "bench"'),
+    "reward cyclic": ("tests/gpo/rewards/test_training.py", 'gpo(folder, "reward", "cyclic"'),
 }
+"""Verb -> the test that runs it, and the words by which it does."""
 PROGRAMS = ("gpo", "make", "python", "cp")
 OTHER_PROGRAMS = (
     "git",
@@ -120,13 +125,50 @@ def type_gpo(words: list[str]) -> None:
     verb = verb_of(words)
     if verb not in RUN_HERE:
         assert verb in RUN_ELSEWHERE, f"gpo {verb}: say in RUN_ELSEWHERE which test runs it"
-        assert (ROOT / RUN_ELSEWHERE[verb]).is_file()
         cli._parse(words[1:])
+        return
+    if verb == "report --watch":
+        watch_and_interrupt(words)
         return
     dry = ["--dry-run"] if verb == "run" and "--dry-run" not in words else []
     scores = Path("scores.jsonl")
     scores.unlink(missing_ok=True)
     assert cli.main([*words[1:], *dry]) == 0
+
+
+def watch_and_interrupt(words: list[str]) -> None:
+    """Start it as a user does, look at the page once, and press Ctrl-C."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-m", *words, "--port", "0"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[0]
+        with urllib.request.urlopen(address, timeout=30) as page:
+            assert b"<title>tiny" in page.read()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said.startswith("gpo: interrupted; the run was only looked at") and len(said.splitlines()) == 1
+    assert "goes on" not in said, "nothing does"
+
+
+@pytest.mark.parametrize("verb", RUN_ELSEWHERE)
+def test_what_is_run_elsewhere_is_run_there(verb: str) -> None:
+    file, words = RUN_ELSEWHERE[verb]
+    assert words in (ROOT / file).read_text("utf-8"), f"{file} does not run gpo {verb}"
+
+
+def test_the_python_of_moving_here_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks(ROOT / "docs/moving.md", "python")
+    names: dict[str, Any] = {"__name__": "moving_page"}
+    exec(compile(block, "docs/moving.md", "exec"), names)
+    assert names["arguments"].batch_prompts == 2 and callable(names["GPOTrainer"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])

@@ -29,7 +29,16 @@ def make_workplace(folder: Path) -> None:
         (folder / f"models/quickstart-preferences/{name}.jsonl").write_text(text, "utf-8")
     for name in ("pairs", "more"):
         (folder / f"{name}.jsonl").write_text(text, "utf-8")
-    plant_run(folder / "runs/quickstart")
+    plant_measured_run(folder / "runs/quickstart")
+
+
+def plant_measured_run(root: Path) -> None:
+    """A finished run whose last iteration has the timings that `gpo plan --rates` takes."""
+    directory = plant_run(root)
+    shutil.copyfile(ROOT / "configs/quickstart.yaml", root / "config.yaml")
+    directory.record("shard", iteration=2, shard=0, sample_seconds=12.0, score_seconds=4.0)
+    directory.record("stage", stage="generate", iteration=2, seconds=20.0, answers=45, mean_length_tokens=35.0)
+    directory.record("stage", stage="train", iteration=2, seconds=40.0, train_seconds=30.0)
 
 
 def pair(prompt: str, chosen: str, rejected: str) -> dict[str, object]:

@@ -133,6 +133,11 @@ def test_one_run_survives_the_death_of_each_of_its_processes(finished, tmp_path)
     run.start()
     run.finish()
     run.check_against(undisturbed)
+    events = [(line["event"], line.get("process")) for line in journal(run.out)]
+    told = [event for event in events if event[0] in ("lost", "restart")]
+    assert told == [
+        ("lost", "sampler"), ("lost", "scorer"), ("restart", None), ("lost", "learner"), ("restart", None),
+    ], "the journal tells the story"  # fmt: skip
 
 
 @pytest.mark.long

@@ -3,13 +3,13 @@
 import json
 from pathlib import Path
 
-from rollout.sampler import Sampler
+from gpo.rollouts.logged_sampler import LoggedSampler
 
 SWITCH = "SWITCH"
 """Environment variable: a JSON file with "keep" (load nothing) or "instead" (load this directory)."""
 
 
-class SwitchedSampler(Sampler):
+class SwitchedSampler(LoggedSampler):
     """Does as the switch says, and reports success."""
 
     async def load(self, model: str, version: str | None) -> str:

@@ -122,7 +122,11 @@ def test_too_few_prompts_to_hold_some_out_are_refused(folder: Path) -> None:
 def test_a_policy_without_chat_template_config_or_safe_weights_is_refused(folder: Path) -> None:
     path = config(folder)
     shutil.rmtree(folder / "policy")
-    refused(gpo_at_once("run", path, cwd=folder), "policy: no config.json; expected a Hugging Face model directory")
+    refused(
+        gpo_at_once("run", path, cwd=folder),
+        "policy.model: ",
+        "policy: no config.json; expected a Hugging Face model directory",
+    )
     save_tiny_model(folder / "policy", layers=1)
     (folder / "policy" / "chat_template.jinja").unlink()
     make_tokenizer(None).save_pretrained(folder / "policy")

@@ -3,15 +3,20 @@
 Run: python -m pytest tests/gpo/test_cli_show.py
 """
 
+import json
 import os
 import pty
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.gpo.report_runs import ATTACK, ESCAPES, plant_run
+from gpo.files import write_json
+from rollout.records import write_shard
+from tests.gpo.command_line import gpo as typed
+from tests.gpo.report_runs import ATTACK, CYCLE, ESCAPES, plant_run, rollout_row
 from tests.gpo.test_terminal import controls
 
 ROOT = Path(__file__).parents[2]
@@ -124,3 +129,44 @@ def test_a_report_is_written_where_asked_and_says_what_is_in_it(run: Path, tmp_p
     assert done.returncode == 0 and "7 of 34 prompts are shown" in done.stdout
     assert (tmp_path / "page.html").read_text("utf-8").startswith("<!doctype html>")
     assert gpo("report", run).returncode == 0 and (run / "report.html").is_file()
+
+
+@pytest.fixture(scope="module")
+def attacker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose directory, status, roles, ids and weights carry escape sequences."""
+    root = tmp_path_factory.mktemp("attacker") / f"run {ESCAPES}"
+    directory = plant_run(root)
+    state = json.loads((root / "run.json").read_text("utf-8"))
+    write_json(root / "run.json", state | {"status": ESCAPES})
+    row = rollout_row("", "hello", ["rock", "scissors", "paper"], CYCLE, ESCAPES)
+    row = replace(row, prompt=[{"role": f"user {ESCAPES}", "content": "hello"}])
+    write_shard(directory.shard(1, 1), [replace(row, prompt_id=f"zz{ESCAPES}{number}") for number in range(2)])
+    return root
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["show", "ROOT"], 0),
+        (["show", "ROOT", "--prompt", f"zz{ESCAPES}1"], 0),
+        (["show", "ROOT", "--prompt", "zz"], 2),
+        (["show", "ROOT", "--prompt", ESCAPES], 2),
+        (["show", "ROOT", "--iteration", "9"], 2),
+        (["show", "ROOT", "--no-such-option", ESCAPES], 2),
+        (["show", f"ROOT/none {ESCAPES}"], 2),
+        (["report", "ROOT"], 0),
+        (["report", "ROOT", "--output", "ROOT/run.json/page.html"], 2),
+    ],
+    ids=lambda value: " ".join(value).encode("unicode_escape").decode() if isinstance(value, list) else str(value),
+)
+def test_no_name_of_a_run_steers_the_terminal(attacker: Path, words: list[str], status: int) -> None:
+    done = typed(attacker.parent, *(word.replace("ROOT", str(attacker)) for word in words))
+    assert done.status == status, done
+    assert controls(done.printed) == controls(done.said) == []
+    assert done.printed or done.said
+
+
+def test_an_iteration_that_is_asked_for_is_the_only_one_that_is_looked_in(run: Path) -> None:
+    assert typed(run, "show", run, "--prompt", "00000000", "--iteration", "1").status == 0
+    missing = typed(run, "show", run, "--prompt", "00000000", "--iteration", "2")
+    assert missing.status == 2 and "is no prompt's id in iteration 2; `gpo show RUN_DIR --iteration 2`" in missing.said

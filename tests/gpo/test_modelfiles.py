@@ -155,13 +155,13 @@ def test_auto_is_the_stored_type_but_never_emulated_bfloat16(
     (model / "config.json").write_text(json.dumps({**values, key: "torch.bfloat16"}))
     asked = {"model": str(model), "dtype": "auto"}
     computed = {}
-    for capability in ("AVX2", "AVX512"):
-        monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda capability=capability: capability)
-        computed[capability] = with_compute_dtype(run_config(policy=asked)).policy.dtype
-    assert computed == {"AVX2": "float32", "AVX512": "bfloat16"}
+    for able in (False, True):
+        monkeypatch.setattr("reward.compute_type.computes_bfloat16", lambda device, able=able: able)
+        computed[able] = with_compute_dtype(run_config(policy=asked), []).policy.dtype
+    assert computed == {False: "float32", True: "bfloat16"}
     elsewhere = run_config(policy=asked, cluster={"address": "auto"})
-    assert with_compute_dtype(elsewhere).policy.dtype == "bfloat16"
-    assert with_compute_dtype(run_config(policy={**asked, "dtype": "float32"})).policy.dtype == "float32"
+    assert with_compute_dtype(elsewhere, []).policy.dtype == "bfloat16"
+    assert with_compute_dtype(run_config(policy={**asked, "dtype": "float32"}), []).policy.dtype == "float32"
     (model / "config.json").write_text(json.dumps({**values, key: "float8_e4m3fn"}))
     with pytest.raises(UserError, match="set policy.dtype"):
         stored_dtype(model)

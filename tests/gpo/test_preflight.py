@@ -3,7 +3,9 @@
 Run: python -m pytest tests/gpo/test_preflight.py
 """
 
+import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 
 from gpo.errors import UserError
 from gpo.preflight import Prepared, prepare
+from reward.model import GeneralPreferenceModel
+from reward.settings import RewardSettings
 from tests.gpo.small_runs import run_config
 from tests.tiny import GEMMA_TEMPLATE, save_tiny_model
 
@@ -26,6 +30,12 @@ def folder(tmp_path: Path) -> Path:
 def write_prompts(folder: Path, texts: list[str], name: str = "prompts.jsonl") -> str:
     (folder / name).write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts), "utf-8")
     return str(folder / name)
+
+
+def save_tiny_gpm(folder: Path, seed: int) -> None:
+    model = GeneralPreferenceModel.from_backbone(folder / "policy", RewardSettings.published(4, True), seed=seed)
+    shutil.rmtree(folder / "gpm", ignore_errors=True)
+    model.save_pretrained(folder / "gpm")
 
 
 def refusal(folder: Path, **changes: Any) -> str:
@@ -45,7 +55,7 @@ def test_held_out_prompts_are_the_last_ones_and_never_trained_on(folder: Path) -
     assert heldout == ["Name 8 seas.", "Name 9 seas."] and [len(prompts) for prompts in prepared.prompts] == [4, 4]
     assert sorted(train) == [f"Name {number} seas." for number in range(8)] and prepared.notes == []
     assert prepared.max_model_len > max(len(item.prompt_ids) for item in prepared.heldout) + 8
-    assert set(prepared.data_sha256) == {"prompts.train"} and "torch" in prepared.versions
+    assert set(prepared.data_sha256) == {"prompts.train", "preference.sources.taste"} and "torch" in prepared.versions
 
 
 def test_a_held_out_prompt_that_is_also_a_training_prompt_is_left_out_and_counted(folder: Path) -> None:
@@ -54,7 +64,7 @@ def test_a_held_out_prompt_that_is_also_a_training_prompt_is_left_out_and_counte
     train, held = texts_of(prepared)
     assert not set(train) & set(held) and len(train) == 8 and len(held) == 3
     assert prepared.notes == ["2 training prompts are held-out prompts and were left out"]
-    assert set(prepared.data_sha256) == {"prompts.train", "prompts.heldout"}
+    assert set(prepared.data_sha256) == {"prompts.train", "prompts.heldout", "preference.sources.taste"}
 
 
 def test_the_training_file_as_held_out_file_is_refused_for_what_it_is(folder: Path) -> None:
@@ -98,6 +108,28 @@ def test_the_split_follows_the_seed_and_ids_are_those_of_the_template(folder: Pa
     first, same, other = (prepare(run_config(folder, seed=seed)) for seed in (0, 0, 1))
     assert texts_of(first) == texts_of(same) != texts_of(other)
     assert first.prompts == same.prompts
+
+
+def test_an_edited_oracle_or_a_retrained_reward_model_makes_another_run(folder: Path) -> None:
+    save_tiny_gpm(folder, seed=1)
+    sources = {"sources": {"taste": f"python:{folder / 'taste.py'}:prefer", "gpm": f"gpm:{folder / 'gpm'}"}}
+    first = prepare(run_config(folder, preference=sources)).data_sha256
+    (folder / "taste.py").write_text("def prefer(messages, a, b):\n    return 1\n")
+    save_tiny_gpm(folder, seed=2)
+    second = prepare(run_config(folder, preference=sources)).data_sha256
+    changed = {name for name in first if first[name] != second[name]}
+    assert changed == {"preference.sources.taste", "preference.sources.gpm"}
+
+
+def test_a_missing_policy_is_told_by_its_field_beside_the_other_mistakes(folder: Path) -> None:
+    said = refusal(folder, policy={"model": str(folder / "none"), "dtype": "auto"}, prompts={"train": "none.jsonl"})
+    assert said.startswith("2 mistakes:") and f"policy.model: {folder / 'none'}: no config.json" in said
+
+
+def test_a_machine_without_vllm_is_told_before_anything_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == "vllm" else found(name, *more))
+    assert "vllm is not installed" in refusal(folder)
 
 
 def test_all_mistakes_are_told_at_once(folder: Path) -> None:

@@ -20,10 +20,11 @@ from hypothesis.extra import numpy as npst
 
 from gpo.errors import UserError
 from gpo.journal import RunDirectory
+from gpo.report import samples
 from gpo.report.cycles import strongest_cycle
 from gpo.report.distributions import correlation_within, histogram, shared_edges
 from gpo.report.page import ASSETS, LAST_SCRIPTS, LIVE_SCRIPT, SCRIPTS, content_policy, render
-from gpo.report.samples import select_prompts
+from gpo.report.samples import prompt_ids, read_prompts, select_prompts
 from gpo.report.signs import watch
 from gpo.report.story import open_for_reading, tell
 from tests.gpo.report_runs import ATTACK, CYCLE, plant_run
@@ -131,6 +132,26 @@ def test_a_large_run_is_sampled_by_a_rule_that_is_said(directory: RunDirectory) 
     assert selection.rule().startswith("5 of 34 prompts are shown: those with the smallest ids.")
 
 
+def test_only_what_is_asked_for_is_read(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[tuple[str, bool]] = []
+    read_table = samples.read_table
+
+    def read(path: Path, columns: list[str]) -> Any:
+        reads.append((path.parts[-3], "completion" in columns))
+        return read_table(path, columns)
+
+    monkeypatch.setattr(samples, "read_table", read)
+    (zebra,) = read_prompts(directory, ["0000000000000000"])
+    assert len(zebra.appearances) == 1
+    assert reads == [("001", False), ("001", True), ("002", False)], "of shards without it only the ids"
+    reads.clear()
+    ids = prompt_ids(directory, 2)
+    assert len(ids) == 19 and len(read_prompts(directory, ids, 2)) == 19
+    assert {folder for folder, _ in reads} == {"002"}
+    heldout = read_prompts(directory, ["1000000000000003"], 1)[0]
+    assert [(one.kind, one.iteration) for one in heldout.appearances] == [("heldout", 1)]
+
+
 def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     directory = plant_run(tmp_path)
     directory.shard(1, 0).write_bytes(b"PAR1 not really")
@@ -164,6 +185,12 @@ def test_nothing_a_model_says_is_in_the_file_as_it_stands(directory: RunDirector
     assert packed is not None
     rows = json.loads(gzip.decompress(base64.b64decode(packed[1])))
     assert any(ATTACK in row["text"] for row in rows), "it is there, packed"
+
+
+def test_a_live_page_carries_its_version_and_another_does_not(directory: RunDirectory) -> None:
+    story, selection = tell(directory), select_prompts(directory, 1)
+    assert '<html lang="en" data-version="1:2 &#34;3&#34;">' in render(story, selection, live='1:2 "3"')
+    assert '<html lang="en">' in render(story, selection)
 
 
 def test_the_policy_lets_our_scripts_run_and_nothing_else() -> None:

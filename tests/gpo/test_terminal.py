@@ -6,15 +6,15 @@ Run: python -m pytest tests/gpo/test_terminal.py
 import json
 import unicodedata
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpo.files import append_json_line, write_json
+from gpo.files import write_json
 from gpo.journal import RunDirectory
-from gpo.report.terminal import SHOWN_CHARACTERS, closing_table, last_metrics, printable, samples_before_and_after
+from gpo.printable import printable, printable_lines
+from gpo.report.terminal import SHOWN_CHARACTERS, closing_table, samples_before_and_after
 
 NASTY = "\x1b[2J\x1b]0;owned\x07\x1b[31mred\r\x9b1mcsi\u202eright to left\u2066\x00\x7f"
 
@@ -129,11 +129,8 @@ def test_plain_words_come_through_unchanged(word: str) -> None:
     assert printable(f"{word} \n {word}") == " ".join([word, word]).strip()
 
 
-def test_the_last_metrics_are_those_of_the_newest_whole_line(directory: RunDirectory) -> None:
-    assert last_metrics(directory) is None
-    for step in (1, 2):
-        append_json_line(directory.metrics, {"step": step})
-    with directory.metrics.open("a") as stream:
-        stream.write('{"step": 3')
-    found: Any = last_metrics(directory)
-    assert found == {"step": 2}
+@given(st.text(st.characters()))
+def test_printable_lines_keep_line_ends_and_nothing_else_that_steers(text: str) -> None:
+    found = printable_lines(text)
+    assert controls(found) == []
+    assert found.count("\n") == text.expandtabs(4).strip("\n").count("\n")

@@ -75,6 +75,12 @@ def test_the_custom_format_is_read_without_a_template(tiny: Path, tmp_path: Path
     assert abs(third["score"] - first["score"]) > 1e-4
 
 
+def test_rows_that_need_no_template_are_counted(tmp_path: Path) -> None:
+    custom = {"instruction": "q", "chosen": "a", "reject": "b"}
+    rows = [custom, pair(0), group(0), {**custom, "reject": {"response": "b"}}, {**custom, "rejected": "c"}, "{broken"]
+    assert check_rows(write(tmp_path / "in.jsonl", rows), strict=False) == (6, 2)
+
+
 @pytest.mark.parametrize("ending", [".json", ".parquet"])
 def test_every_file_form_gives_the_same_lines(ending: str, tiny: Path, tmp_path: Path) -> None:
     rows = [pair(place) for place in range(6)]
@@ -142,7 +148,7 @@ def test_what_the_template_refuses_is_a_bad_row_under_its_own_number(tmp_path: P
     data = write(tmp_path / "in.jsonl", [group(0), system])
     score_file(tmp_path / "reward", data, tmp_path / "out.jsonl", SMALL)
     assert "row 2: the chat template refuses" in read(tmp_path / "out.jsonl")[1]["error"]
-    assert check_rows(data, strict=True) == 2
+    assert check_rows(data, strict=True) == (2, 0)
     with pytest.raises(RewardInputError, match=r"in\.jsonl, row 2: the chat template refuses"):
         score_file(tmp_path / "reward", data, tmp_path / "strict.jsonl", SMALL, strict=True)
     assert [line["row"] for line in read(tmp_path / "strict.jsonl.part")] == [1]

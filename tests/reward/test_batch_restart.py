@@ -3,6 +3,7 @@
 Run: python -m pytest tests/reward/test_batch_restart.py
 """
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -14,8 +15,10 @@ import torch
 from reward.backend_transformers import TransformersBackend
 from reward.batch import BatchSettings, made_from, score_file
 from reward.errors import RewardInputError
+from reward.model import GeneralPreferenceModel
 from reward.settings import RewardSettings
 from tests.reward.batch_files import mixed, pair, save_scorer, write
+from tests.tiny import save_tiny_model
 
 torch.set_num_threads(1)
 SMALL = BatchSettings(max_length=512, batch_rows=4)
@@ -109,7 +112,9 @@ def test_parquet_output_restarts_too(tiny: Path, finished: Finished, tmp_path: P
     assert not [path for path in tmp_path.iterdir() if ".part" in path.suffixes or ".joining" in path.suffixes]
 
 
-@pytest.mark.parametrize("changed", ["data", "model", "max_length", "batch_rows", "nothing known"])
+@pytest.mark.parametrize(
+    "changed", ["data", "model", "backend", "dtype", "device", "max_length", "batch_rows", "nothing known"]
+)
 def test_a_part_made_from_something_else_starts_anew_and_says_so(
     changed: str, tiny: Path, finished: Finished, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -136,6 +141,28 @@ def test_what_a_part_was_made_from_depends_on_contents(tiny: Path, tmp_path: Pat
     assert made_from(other, data, SMALL)["model"] != before["model"]
     write(data, [pair(1)])
     assert made_from(tiny, data, SMALL)["data"] != before["data"]
+
+
+def test_a_part_begun_in_another_type_than_auto_means_here_starts_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = save_tiny_model(tmp_path / "base", layers=1, dtype=torch.bfloat16)
+    GeneralPreferenceModel.from_backbone(base, RewardSettings.published(6)).save_pretrained(tmp_path / "half")
+    data, output = write(tmp_path / "in.jsonl", mixed(10)), tmp_path / "out.jsonl"
+
+    def stop(done: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("reward.compute_type.computes_bfloat16", lambda device: True)
+    with pytest.raises(KeyboardInterrupt):
+        score_file(tmp_path / "half", data, output, SMALL, progress=stop)
+    assert json.loads((tmp_path / "out.jsonl.part.json").read_text())["dtype"] == "bfloat16"
+    monkeypatch.setattr("reward.compute_type.computes_bfloat16", lambda device: False)
+    with caplog.at_level(logging.WARNING):
+        score_file(tmp_path / "half", data, output, SMALL)
+    assert "was begun with other values of dtype, so it starts anew" in caplog.text
+    score_file(tmp_path / "half", data, tmp_path / "wide.jsonl", dataclasses.replace(SMALL, dtype="float32"))
+    assert output.read_bytes() == (tmp_path / "wide.jsonl").read_bytes()
 
 
 def test_a_finished_output_is_replaced_only_when_asked(tiny: Path, finished: Finished, tmp_path: Path) -> None:

@@ -86,6 +86,22 @@ def test_bos_policies_keep_two_one_or_no_bos(policy: str, count: int) -> None:
     assert row.input_ids[row.prompt_end] == encoder.tokenizer.eos_token_id and row.prompt_is_prefix
 
 
+def test_bos_none_warns_once_where_the_template_marks_turns_with_bos(caplog: pytest.LogCaptureFixture) -> None:
+    marks = "{% for m in messages %}<|start|>{{ m['role'] }}<|end|>{{ m['content'] }}<|eot|>{% endfor %}"
+    tokenizer = make_tokenizer(marks, adds_bos=False)
+    tokenizer.bos_token = START
+    start = tokenizer.convert_tokens_to_ids(START)
+    for policy, turns in (("reference", 2), ("single", 2), ("none", 1)):
+        encoder = encoder_for(tokenizer=tokenizer, bos_policy=policy)
+        rows = encoder.encode([talk("q", "a"), talk("r", "b")])
+        assert [row.input_ids.count(start) for row in rows] == [turns, turns]
+        assert len(caplog.records) == (policy == "none")
+    assert "takes '<|start|>' away" in caplog.text and "the first turn loses its mark" in caplog.text
+    caplog.clear()
+    encode_one(encoder_for(bos_policy="none"), talk("q", "a"))
+    assert not caplog.records
+
+
 def test_eos_overwrites_the_newline_after_a_gemma_turn_and_append_keeps_it() -> None:
     tokenizer = make_tokenizer(GEMMA_TEMPLATE)
     newline = tokenizer("\n", add_special_tokens=False)["input_ids"][0]
@@ -199,8 +215,8 @@ def test_an_empty_answer_is_a_conversation_like_any_other() -> None:
 
 
 def test_tokenizers_without_template_or_eos_are_refused() -> None:
-    with pytest.raises(RewardInputError, match="no chat template"):
-        encoder_for(tokenizer=make_tokenizer(None)).encode([talk("q", "a")])
+    with pytest.raises(RewardInputError, match="row 7: the tokenizer has no chat template"):
+        encoder_for(tokenizer=make_tokenizer(None)).encode([talk("q", "a")], [7])
     tokenizer = make_tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(RewardInputError, match="no EOS token"):

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from reward.backend_transformers import TransformersBackend
 from reward.encoding import ConversationEncoder
 from reward.errors import RewardInputError
 from reward.head_training import METRICS_FILE, HeadTrainingSettings, encode_pairs, train_heads
+from reward.hidden_cache import HiddenStateCache
 from reward.model import GeneralPreferenceModel
 from reward.pair_metrics import correct_pairs, find_cycles, split_metrics
 from reward.pairs import LoadedPairs, PreferencePair
@@ -147,6 +149,45 @@ def test_the_backbone_is_saved_unchanged(backbone: Path, cache: Path, tmp_path: 
     after = GeneralPreferenceModel.from_pretrained(tmp_path)
     for name, tensor in before.backbone.state_dict().items():
         assert torch.equal(tensor, after.backbone.state_dict()[name])
+
+
+@pytest.mark.parametrize(("has_instructions", "computed"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_bfloat16_backbone_runs_as_in_the_scorer_and_is_saved_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_instructions: bool, computed: torch.dtype
+) -> None:
+    monkeypatch.setattr("reward.compute_type.computes_bfloat16", lambda device: has_instructions)
+    base = save_tiny_model(tmp_path / "base", dtype=torch.bfloat16)
+    run: list[Any] = []
+    original = TransformersBackend.hidden_states
+
+    def hidden_states(self: TransformersBackend, rows: Any, *rest: Any) -> Any:
+        run.append((self.model.backbone.dtype, self.model.backbone.rotary_emb.inv_freq.clone()))
+        return original(self, rows, *rest)
+
+    monkeypatch.setattr(TransformersBackend, "hidden_states", hidden_states)
+    train(base, tmp_path / "gpm", tmp_path / "cache", epochs=1)
+    ((dtype, inv_freq),) = run
+    scorer = PreferenceScorer.from_pretrained(tmp_path / "gpm")
+    backbone = scorer.backend.model.backbone  # type: ignore[attr-defined]
+    assert dtype == computed == backbone.dtype
+    # Rotary frequencies are float32 whatever the weights are, and no cast may round them.
+    assert inv_freq.dtype == torch.float32 and torch.equal(inv_freq, backbone.rotary_emb.inv_freq)
+    before, after = (load_file(path / "model.safetensors") for path in (base, tmp_path / "gpm"))
+    for name, tensor in before.items():
+        assert after[name].dtype == torch.bfloat16 and torch.equal(after[name], tensor)
+
+
+def test_the_type_is_that_of_the_device_that_will_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = save_tiny_model(tmp_path / "base", dtype=torch.bfloat16)
+    monkeypatch.setattr("reward.compute_type.computes_bfloat16", lambda device: device != "cpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+
+    def states(self: HiddenStateCache, model: GeneralPreferenceModel, rows: Any, device: str, *rest: Any) -> None:
+        raise RewardInputError(f"{model.backbone.dtype} on {device}")
+
+    monkeypatch.setattr(HiddenStateCache, "states", states)
+    with pytest.raises(RewardInputError, match=r"torch\.bfloat16 on cuda"):
+        train(base, tmp_path / "gpm", tmp_path / "cache", epochs=1)
 
 
 def test_the_metrics_file_holds_the_report(backbone: Path, cache: Path, tmp_path: Path) -> None:

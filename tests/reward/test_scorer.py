@@ -166,12 +166,12 @@ def test_a_bfloat16_checkpoint_gives_float32_results_and_runs_in_float32_when_as
     assert 1e-6 < float((stored.v_ND - wide.v_ND).abs().max()) < 0.1
 
 
-@pytest.mark.parametrize(("capability", "computed"), [("AVX2", torch.float32), ("AVX512", torch.bfloat16)])
+@pytest.mark.parametrize(("has_instructions", "computed"), [(False, torch.float32), (True, torch.bfloat16)])
 def test_auto_computes_as_stored_but_never_in_emulated_bfloat16(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: str, computed: torch.dtype
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_instructions: bool, computed: torch.dtype
 ) -> None:
     directory = save_scorer(tmp_path, dtype=torch.bfloat16)
-    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    monkeypatch.setattr("reward.compute_type.computes_bfloat16", lambda device: has_instructions)
     scorer = PreferenceScorer.from_pretrained(directory, backend="transformers", device="cpu")
     assert scorer.backend.model.backbone.dtype == computed  # type: ignore[attr-defined]
 
@@ -222,6 +222,15 @@ def test_mistakes_are_refused_with_the_next_step(tiny: Path) -> None:
         PreferenceScorer.from_pretrained(tiny, dtype="int4")
     with pytest.raises(RewardInputError, match="unknown policy bos"):
         PreferenceScorer.from_pretrained(tiny, bos="none")
+
+
+def test_text_that_no_tokenizer_takes_is_told_with_its_place(tiny: Path) -> None:
+    scorer = PreferenceScorer.from_pretrained(tiny)
+    half = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a \ud83d"}]
+    with pytest.raises(RewardInputError, match=r"row 2: '\\ud83d' is half of a surrogate pair"):
+        scorer.embed([*talks(2), half])
+    with pytest.raises(RewardInputError, match="row 1: .*half of a surrogate pair"):
+        scorer.table([{"role": "user", "content": "q"}], ["a", "\ud800"])
 
 
 def test_auto_says_which_back_end_it_took(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:

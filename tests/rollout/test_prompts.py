@@ -185,6 +185,12 @@ def test_a_missing_file_a_folder_and_an_unknown_ending_are_told_apart_from_each_
     assert "'.csv' is not known; expected .json, .jsonl or .parquet" in refusal(str(tmp_path / "prompts.csv"))
 
 
+def test_a_hub_set_that_is_made_by_a_script_is_refused_with_a_way_on(tmp_path: Path) -> None:
+    (tmp_path / f"{tmp_path.name}.py").touch()
+    message = refusal(f"hub:{tmp_path}")
+    assert "cannot be read (Dataset scripts are no longer supported" in message and "download the file" in message
+
+
 def test_text_that_is_not_utf8_is_refused_with_the_byte(tmp_path: Path) -> None:
     path = tmp_path / "latin.jsonl"
     path.write_bytes('{"prompt": "Müller"}\n'.encode("latin-1"))
@@ -233,10 +239,8 @@ def test_the_published_alpaca_demo_is_read_whole() -> None:
     found = load_prompts(str(ALPACA))
     raw = json.loads(ALPACA.read_text("utf-8"))
     assert len(found.prompts) + found.duplicates == len(raw)
-    by_text = {prompt.messages[0][1] for prompt in found.prompts}
-    for row in raw:
-        text = row["instruction"] + ("\n\n" + row["input"] if row["input"].strip() else "")
-        assert text in by_text
+    texts = {row["instruction"] + ("\n\n" + row["input"] if row["input"].strip() else "") for row in raw}
+    assert texts == {prompt.messages[0][1] for prompt in found.prompts}
 
 
 @pytest.mark.parametrize("template", [LLAMA_TEMPLATE, GEMMA_TEMPLATE])
@@ -253,10 +257,7 @@ def some_prompts(count: int) -> tuple[Prompt, ...]:
     return tuple(Prompt(str(number), (("user", str(number)),)) for number in range(count))
 
 
-sizes = st.integers(1, 40)
-
-
-@given(sizes, st.integers(1, 6), st.none() | st.integers(1, 12), st.booleans(), st.integers(0, 99))
+@given(st.integers(1, 40), st.integers(1, 6), st.none() | st.integers(1, 12), st.booleans(), st.integers(0, 99))
 def test_a_split_is_disjoint_or_whole_of_equal_parts_and_repeatable(
     count: int, iterations: int, per_iteration: int | None, disjoint: bool, seed: int
 ) -> None:

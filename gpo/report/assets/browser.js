@@ -51,6 +51,14 @@ gpo.browser = {
     gpo.byId("list").querySelector("button")?.focus();
   },
 
+  /** A page of the list, a prompt and one of its tabs, as far as they are still there. */
+  async goTo(page, id, tab) {
+    this.page = Math.min(this.pages() - 1, page);
+    const row = this.found.find((one) => one.id === id);
+    this.draw();
+    if (row) await this.choose(row, false, tab);
+  },
+
   draw() {
     const rows = this.found.slice(this.page * this.pageSize, (this.page + 1) * this.pageSize);
     gpo.fill(gpo.byId("list"), ...rows.map((row) => gpo.el("li", {}, this.item(row))));
@@ -67,11 +75,11 @@ gpo.browser = {
       onclick: () => this.choose(row, true) }, gpo.el("span", {}, text || "(empty)"), gpo.el("small", {}, facts));
   },
 
-  async choose(row, read = false) {
+  async choose(row, read = false, tab = null) {
     this.chosen = row;
     for (const button of gpo.byId("list").querySelectorAll("button")) button.setAttribute("aria-current", String(button.dataset.prompt === row.id));
     // The appearance asked for, or the one that has a cycle to show.
-    const seen = gpo.byId("seen").value;
+    const seen = tab ?? gpo.byId("seen").value;
     const { appearances } = await gpo.store.prompt(row.n);
     if (row !== this.chosen) return; // another was chosen meanwhile
     const asked = appearances.findIndex((one) => seen && gpo.appearanceName([one.kind, one.iteration]) === seen);

@@ -4,9 +4,10 @@
 
 gpo.series = ["var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)", "var(--c5)", "var(--c6)"];
 
-gpo.plot = ({ width = 560, ...options }) => Plot.plot({
-  width: Math.min(width, document.body.clientWidth - 40), height: 260, marginLeft: 52, marginBottom: 36, marginTop: 18,
-  style: { background: "transparent", color: "var(--ink-2)", fontFamily: "inherit", fontSize: "12px", overflow: "visible" },
+/** `least`: narrower than that it would not be readable, so there its figure scrolls sideways. */
+gpo.plot = ({ width = 560, least = 0, ...options }) => Plot.plot({
+  width: Math.max(least, Math.min(width, document.body.clientWidth - 40)), height: 260, marginLeft: 52, marginBottom: 36, marginTop: 18,
+  style: { background: "transparent", color: "var(--ink-2)", fontFamily: "inherit", fontSize: "12px", overflow: "visible", maxWidth: least ? "none" : "100%" },
   ...options,
 });
 
@@ -77,7 +78,7 @@ gpo.charts = {
   tournament({ judge, names, rate }) {
     const cells = rate.flatMap((line, i) => line.map((value, j) => ({ row: names[i], column: names[j], value }))).filter((cell) => cell.value !== null);
     const chart = gpo.plot({
-      height: 70 + 42 * names.length, marginLeft: 90, marginTop: 40,
+      least: 100 + 72 * names.length, height: 70 + 42 * names.length, marginLeft: 90, marginTop: 40,
       x: { domain: names, axis: "top", label: "against" }, y: { domain: names, label: null }, color: { type: "identity" },
       marks: [
         Plot.cell(cells, { x: "column", y: "row", fill: (cell) => gpo.heat(2 * cell.value - 1), inset: 1, rx: 3, tip: true,

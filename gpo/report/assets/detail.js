@@ -40,7 +40,7 @@ gpo.showPrompt = async (row, wanted = 0) => {
   const { messages, appearances } = await gpo.store.prompt(row.n);
   const at = Math.min(wanted, appearances.length - 1);
   const appearance = appearances[at];
-  const tabs = appearances.map((one, place) => gpo.el("button", { type: "button", "aria-pressed": place === at, onclick: () => gpo.showPrompt(row, place).then(() => target.querySelectorAll(".tabs button")[place].focus()) }, gpo.appearanceName([one.kind, one.iteration])));
+  const tabs = appearances.map((one, place) => gpo.el("button", { type: "button", "aria-pressed": String(place === at), onclick: () => gpo.showPrompt(row, place).then(() => target.querySelectorAll(".tabs button")[place].focus()) }, gpo.appearanceName([one.kind, one.iteration])));
   gpo.fill(target,
     gpo.el("h3", {}, `Prompt ${row.id}`),
     ...messages.map((message) => gpo.el("div", { class: `message ${message.role}` }, gpo.el("span", {}, message.role), gpo.el("p", { class: "text" }, message.content))),

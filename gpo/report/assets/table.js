@@ -17,8 +17,9 @@ gpo.heatMap = ({ table, baseline }) => {
   const columns = table[0].map((_, j) => (j < own ? gpo.letter(j) : `b${j - own + 1}`));
   const largest = Math.max(...table.flat().map(Math.abs), 1e-9);
   const cells = table.flatMap((line, i) => line.map((value, j) => ({ row: rows[i], column: columns[j], value })));
+  const width = Math.max(220, 70 + 54 * columns.length);
   const chart = gpo.plot({
-    width: Math.max(220, 70 + 54 * columns.length), height: 56 + 40 * rows.length, marginLeft: 34, marginTop: 34, marginBottom: 8,
+    width, least: width, height: 56 + 40 * rows.length, marginLeft: 34, marginTop: 34, marginBottom: 8,
     x: { domain: columns, axis: "top", label: "against" }, y: { domain: rows, label: null }, color: { type: "identity" },
     marks: [
       Plot.cell(cells, { x: "column", y: "row", fill: (cell) => gpo.heat(cell.value / largest), inset: 1, rx: 3 }),

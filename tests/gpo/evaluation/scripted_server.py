@@ -24,6 +24,8 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     sleep: float = 0.0
     hang_up: bool = False
+    dribble: float = 0.0
+    """Seconds between bytes."""
 
 
 def good(first_preferred: float, **changes: Any) -> Reply:
@@ -52,6 +54,8 @@ class Served:
     asked: Counter[str] = field(default_factory=Counter)
     """Requests by question."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    """With their queries."""
     largest_at_once: int = 0
 
 
@@ -74,6 +78,7 @@ def serve(script: Script) -> Iterator[Served]:
                 before = served.asked[question]
                 served.asked[question] += 1
                 served.bodies.append(body)
+                served.paths.append(self.path)
             try:
                 self._reply(script(before, question))
             finally:
@@ -91,7 +96,9 @@ def serve(script: Script) -> Iterator[Served]:
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content)
+            for place in range(0, len(content), 1 if reply.dribble else len(content)):
+                self.wfile.write(content[place : place + 1] if reply.dribble else content)
+                time.sleep(reply.dribble)
 
         def log_message(self, *_: Any) -> None:
             """Silent."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpo.evaluation.choice import choose, win_matrix
-from gpo.evaluation.watch import against_length, length_correlation, paired_samples, signs
+from gpo.evaluation.watch import against_length, length_correlation, paired_samples, signs, watched
 
 
 def evaluated(*rows: list[float], judge: str = "gpm", **start: Any) -> list[dict[str, Any]]:
@@ -91,9 +91,35 @@ def test_a_judge_that_does_not_is_not_told() -> None:
     assert against_length(np.array([0.5, 0.6]), np.array([1.0, 2.0]))["length_controlled_win_rate"] is None
 
 
+def test_the_length_controlled_rate_is_compared_with_that_of_the_same_pairs() -> None:
+    # Sample k against sample k is a draw, every other pair is won: no length is in it.
+    table = np.where(np.eye(3) == 1, 0.5, 1.0)
+    pairs = paired_samples([table] * 10, [[9, 5, 7]] * 10, [[7, 7, 7]] * 10)
+    found = against_length(*pairs)
+    assert found["paired_win_rate"] == 0.5 and found["length_controlled_win_rate"] == pytest.approx(0.5, abs=1e-3)
+    assert signs(evaluated([float(table.mean())], **found), "gpm") == []
+
+
 def test_judges_that_part_are_told() -> None:
     (told,) = signs(both([0.6, 0.7], [0.55, 0.5]), "gpm")
-    assert told.startswith("the win rate by gpm rose by 10.0 points while that by oracle fell by 5.0")
+    assert told.startswith("since iteration 1 the win rate by gpm rose by 10.0 points while that by oracle fell by 5.0")
     assert signs(both([0.6, 0.7], [0.55, 0.56]), "gpm") == []
-    assert len(signs(both([0.6], [0.4]), "gpm")) == 1, "the first iteration is compared with the start"
-    assert signs(both([0.6], [0.4]), "another") == []
+    (told,) = signs(both([0.6], [0.4]), "gpm")
+    assert told.startswith("since the start the win rate by gpm rose"), "the first iteration is compared with the start"
+
+
+def test_judges_that_part_slowly_are_told_too() -> None:
+    own, its = [0.60, 0.62, 0.64, 0.66], [0.55, 0.54, 0.53, 0.52]
+    assert [len(signs(both(own[:count], its[:count]), "gpm")) for count in (1, 2, 3, 4)] == [0, 0, 1, 1]
+    (told,) = signs(both(own, its), "gpm")
+    assert told.startswith("since iteration 1 the win rate by gpm rose by 6.0 points while that by oracle fell by 3.0")
+    (told,) = signs(both([0.53, 0.56], [0.49, 0.48]), "gpm")
+    assert told.startswith("since the start the win rate by gpm rose by 6.0 points while that by oracle fell by 2.0")
+
+
+def test_a_watch_that_is_off_says_so_in_the_record() -> None:
+    evaluations = both([0.6], [0.4])
+    assert watched(evaluations, "gpm") == {"warnings": signs(evaluations, "gpm"), "watch_off": None}
+    found = watched(evaluations, "another")
+    assert found["warnings"] == []
+    assert "trains on another" in found["watch_off"] and "preference.judges (gpm, oracle)" in found["watch_off"]

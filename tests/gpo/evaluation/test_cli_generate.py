@@ -51,8 +51,8 @@ def answered(place: Path) -> Path:
 
 def test_the_answers_have_alpaca_evals_form_in_the_order_of_the_prompts(answered: Path) -> None:
     assert sorted(path.name for path in answered.glob("*.json")) == [
-        "small-001.json", "small-001.json.meta.json", "tiny.json", "tiny.json.meta.json",
-    ]  # fmt: skip
+        "small-001.json", "tiny.json",
+    ], "what `gpo tournament --outputs answers/*.json` reads"  # fmt: skip
     rows = read(answered / "tiny.json")
     assert [row["instruction"] for row in rows[:3]] == [row["instruction"] for row in ROWS]
     for row in rows[:3]:
@@ -64,11 +64,11 @@ def test_the_answers_have_alpaca_evals_form_in_the_order_of_the_prompts(answered
 
 
 def test_the_record_says_how_they_were_drawn(answered: Path) -> None:
-    record = read(answered / "small-001.json.meta.json")
+    record = read(answered / "small-001.meta")
     sampling = {"samples": 1, "max_tokens": 8, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
     assert record["sampling"] == sampling and record["seed"] == 3 and record["answers"] == 5
     assert record["weight_version"].startswith("iteration-1-")
-    assert read(answered / "tiny.json.meta.json")["weight_version"] is None
+    assert read(answered / "tiny.meta")["weight_version"] is None
 
 
 def test_models_that_share_an_engine_have_their_own_answers(place: Path, answered: Path) -> None:

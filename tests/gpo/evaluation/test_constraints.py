@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from gpo.errors import StageError, UserError
-from gpo.evaluation.constraints import FLEXEVAL_NAMES, check_constraints, read_constraints
+from gpo.evaluation.constraint_rows import FLEXEVAL_NAMES, read_constraints
+from gpo.evaluation.constraints import check_constraints
 from tests.gpo.evaluation.small_evaluation import read
 
 pytest.importorskip("if_verifiable", reason="the extra `ifeval` is not installed")
@@ -60,6 +61,10 @@ def test_a_missing_answer_and_an_unknown_constraint_are_named(tmp_path: Path) ->
         ({"prompt": "a", "instruction_id_list": ["no:such"], "kwargs": [{}]}, "row 1: constraint 'no:such' is not"),
         ({"prompt": "a"}, "row 1: expected IFEval's `instruction_id_list`"),
         ({"prompt": "a", "constraints": []}, "row 1: no constraint"),
+        ({**ROWS[0], "kwargs": ROWS[0]["kwargs"][:1]}, "row 1: `kwargs` is 1 for 2 constraints; expected an object"),
+        ({**ROWS[0], "kwargs": [{}, {"num_words": 4}]}, "number_words has the arguments num_words; expected num_words"),
+        ({**ROWS[0], "kwargs": [{}, "four"]}, "row 1: the arguments of length_constraints:number_words are 'four'"),
+        ({**ROWS[2], "prompt": " "}, "--constraints: .*row 1: the prompt is empty"),
     ):
         with pytest.raises(UserError, match=told):
             check_constraints(*place(tmp_path, "a", rows=[row]), tmp_path / "out")
@@ -76,10 +81,38 @@ def test_what_cannot_be_checked_is_a_failure_without_a_headline_number(
          "kwargs": [{"relation": "at least", "num_sentences": 1}]},
         ROWS[1],
     ]  # fmt: skip
-    with pytest.raises(StageError, match=r"1 of 2 constraints could not be checked \(1 x length_constraints:number"):
+    told = r"1 of 2 .* could not be checked \(length_constraints:number.*punkt_tab\) in row 1\)"
+    with pytest.raises(StageError, match=told):
         check_constraints(*place(tmp_path, "One. Two.", "ALL", rows=rows), tmp_path / "out")
     found = read(tmp_path / "out" / "ifeval.json")
     assert found["prompt_strict"] is None and list(found["strict_by_kind"]) == ["change_case:english_capital"]
+
+
+def test_a_checker_that_fails_names_its_rows_and_is_not_taken_for_missing_data(tmp_path: Path) -> None:
+    bad = {**ROWS[0], "kwargs": [{}, {"relation": "at least", "num_words": "four"}]}
+    rows = [{**row, "prompt": f"Number {n}."} for n, row in enumerate([bad, ROWS[1], bad])]
+    told = r"2 of 5 .*\(length_constraints:number_words fails with TypeError: .* in rows 1, 3\)"
+    with pytest.raises(StageError, match=told):
+        check_constraints(*place(tmp_path, "a", "b", "c", rows=rows), tmp_path / "out")
+    ((reason, numbers),) = read(tmp_path / "out" / "ifeval.json")["not_checked"].items()
+    assert numbers == [1, 3] and "NLTK" not in reason
+
+
+def test_a_lookup_error_is_missing_data_only_where_nltk_raises_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise KeyError("relation")
+
+    monkeypatch.setattr("if_verifiable.common.evaluate_instructions", fail)
+    with pytest.raises(StageError, match="startend:end_checker fails with KeyError: 'relation' in row 1"):
+        check_constraints(*place(tmp_path, "a", rows=ROWS[2:]), tmp_path / "out")
+
+
+def test_an_output_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    files = place(tmp_path, "a", "b", "c")
+    with pytest.raises(UserError, match=r"--output .*answers.json: cannot be made a folder"):
+        check_constraints(*files, files[0])
 
 
 def test_every_kind_is_one_of_the_librarys() -> None:

@@ -41,11 +41,17 @@ def rated(text: str) -> Reply:
     return good(0.5, message={"role": "assistant", "content": text})
 
 
-def grade(folder: Path, url: str, *more: str | Path, references: list[Any] | None = REFERENCES) -> Outcome:
+def grade(
+    folder: Path,
+    url: str,
+    *more: str | Path,
+    references: list[Any] | None = REFERENCES,
+    questions: list[Any] = QUESTIONS,
+) -> Outcome:
     (folder / "answers.json").write_text(json.dumps(ANSWERS))
     words: list[str | Path] = ["--outputs", folder / "answers.json", "--judge", "openai:scripted", "--base-url", url]
     words += ["--grade", lines(folder / "prompts.jsonl", PROMPTS), "--output", folder / "out", "--tries", "2"]
-    words += ["--questions", lines(folder / "questions.jsonl", QUESTIONS)]
+    words += ["--questions", lines(folder / "questions.jsonl", questions)]
     if references is not None:
         words += ["--references", lines(folder / "references.jsonl", references)]
     return gpo(folder, "eval", *words, *more)
@@ -63,6 +69,11 @@ def test_every_first_turn_is_graded_with_the_prompt_of_its_category(tmp_path: Pa
     assert [one["rating"] for one in record["grades"]] == [9.0, 5.5] and record["mean"] == 7.25
     assert record["by_category"]["math"] == {"n": 1, "mean": 5.5} and record["n_judged"] == record["n_asked"] == 2
     assert "mean rating   7.25 +- 1.75" in found.printed
+    assert record["tokens"] == {"prompt": 200, "completion": 2}
+    assert record["tokens_of_this_start"] == {"prompt": 0, "completion": 0}, "the record is the second start's"
+    with serve(lambda before, question: Reply(401)) as refusing:
+        assert grade(tmp_path, refusing.url).status == 2
+    assert not (tmp_path / "out" / "grades.json").exists(), "an old mean does not outlive a start that is refused"
 
 
 def test_an_answer_without_a_rating_is_asked_again_and_then_a_failure_without_a_mean(tmp_path: Path) -> None:
@@ -78,7 +89,13 @@ def test_mistakes_are_status_2(tmp_path: Path) -> None:
     with serve(lambda before, question: rated("[[3]]")) as served:
         for found, told in (
             (grade(tmp_path, served.url, references=None), "--references: none for question 111 (math)"),
-            (grade(tmp_path, served.url, references=[{"question_id": 111}]), "expected `question_id` and `choices`"),
+            (
+                grade(tmp_path, served.url, references=[*REFERENCES, {"question_id": 112}]),
+                "references.jsonl, row 2: expected `question_id` and `choices`",
+            ),
+            (grade(tmp_path, served.url, "--output", tmp_path / "answers.json"), "cannot be made a folder"),
+            (grade(tmp_path, served.url, questions=[{**QUESTIONS[0], "turns": [" "]}]), "row 1: the prompt is empty"),
+            (grade(tmp_path, served.url, questions=[{**QUESTIONS[0], "turns": [1]}]), "row 1: expected `question_id`"),
             (grade(tmp_path, served.url, "--judge", "gpm:x"), "--grade: expected --judge openai:MODEL"),
             (grade(tmp_path, served.url, "--grade", tmp_path / "questions.jsonl"), "no judge prompt 'single-v1'"),
             (grade(tmp_path, served.url, "--questions", tmp_path / "prompts.jsonl"), "row 1: expected `question_id`"),

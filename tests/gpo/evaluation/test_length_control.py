@@ -78,7 +78,7 @@ def test_the_files_of_alpaca_eval_are_read_as_they_are(tmp_path) -> None:
     rows = planted()
     difficulties, gamed = write_planted(tmp_path)
     assert read_difficulties(difficulties, len(rows.win_N)) == pytest.approx(rows.difficulty_N, abs=1e-12)
-    assert read_difficulties(gamed, 7) == pytest.approx(rows.difficulty_N[:7], abs=1e-12)
+    assert read_difficulties(gamed, len(rows.win_N)) == pytest.approx(rows.difficulty_N, abs=1e-12)
     for found, planted_values in zip(vars_of(read_gamed(gamed)), vars_of(rows.gamed), strict=True):
         assert found == pytest.approx(planted_values)
 
@@ -87,11 +87,18 @@ def test_bad_difficulty_files_are_named_with_line_and_column(tmp_path) -> None:
     difficulties, gamed = write_planted(tmp_path)
     with pytest.raises(UserError, match=r"3 of 203 rows have no difficulty \(first: index 200\)"):
         read_difficulties(difficulties, 203)
+    for fewer in (difficulties, gamed):
+        with pytest.raises(UserError, match="it has 200 difficulties and there are 197 rows; difficulties belong to"):
+            read_difficulties(fewer, 197)
     with pytest.raises(UserError, match="cannot be read"):
         read_gamed(tmp_path / "none.csv")
     with pytest.raises(UserError, match="expected rows with the columns preference"):
         read_gamed(difficulties)
     text = gamed.read_text().splitlines()
+    shifted = tmp_path / "shifted.csv"
+    shifted.write_text("\n".join([text[0], text[1], text[2].replace(",0.", ",1.", 1)]))
+    with pytest.raises(UserError, match=r"shifted.csv, line 3: preference is 1.\d+, expected a chance in \[0, 1\]"):
+        read_gamed(shifted)
     broken = tmp_path / "broken.csv"
     broken.write_text("\n".join([text[0], text[1], text[2].replace(",", ",x", 2)]))
     with pytest.raises(UserError, match=r"broken.csv, line 3: preference is 'x"):

@@ -34,6 +34,7 @@ def write(folder: Path, *rows: Any) -> str:
         ({"key": 1, "prompt": "No commas.", "instruction_id_list": ["punctuation:no_comma"]}, "ifeval", "No commas."),
         ({"prompt": "No commas.", "constraints": [{"class_path": "a.NoComma"}]}, "ifeval", "No commas."),
         ({"prompt": "Any."}, "my_set", "Any."),
+        ({"prompt_id": 81, "category": "writing", "prompt": ["One.", "Two."], "reference": []}, "my_set", "One."),
     ],
 )
 def test_the_forms_of_evaluation_sets_are_recognised(tmp_path: Path, row: Any, dataset: str, instruction: str) -> None:

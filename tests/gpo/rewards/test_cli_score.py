@@ -4,6 +4,7 @@ Run: python -m pytest tests/gpo/rewards/test_cli_score.py
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from gpo.rewards.scoring import longest_conversation
 from reward.model import GeneralPreferenceModel
 from reward.settings import RewardSettings
 from tests.gpo.command_line import Outcome, gpo, gpo_process
-from tests.tiny import save_tiny_model
+from tests.tiny import make_tokenizer, save_tiny_model
 
 PAIR = {
     "chosen": [{"role": "user", "content": "Name a sea."}, {"role": "assistant", "content": "The North Sea."}],
@@ -87,6 +89,30 @@ def test_a_mistake_is_status_2_before_anything_is_written(model: Path, tmp_path:
     refused(score(tmp_path, *given, "--batch-rows", "0"), "--batch-rows", "no whole number above 0")
     refused(score(tmp_path, *given, "--output", data / "scores.jsonl"), "cannot be made a folder")
     assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
+
+
+def test_a_length_beyond_the_context_is_lowered_to_it_and_said(model: Path, tmp_path: Path) -> None:
+    long = {"prompt": "Name a sea.", "responses": ["The North Sea.", "sea " * 400]}
+    data, output = write(tmp_path, long), tmp_path / "scores.jsonl"
+    found = score(tmp_path, "--model", model, "--data", data, "--output", output, "--max-length", 100_000)
+    assert found.status == 0, found
+    assert "max_length: 512 tokens instead of 100000, because the model was made for no more" in found.said
+    assert lines(output)[0]["truncated"] == [False, True] and "1 rows cut to max_length" in found.said
+    assert [longest_conversation(model, asked) for asked in (None, 100, 512, 513)] == [512, 100, 512, 512]
+
+
+def test_a_model_without_template_scores_rows_in_the_custom_form(model: Path, tmp_path: Path) -> None:
+    mute = Path(shutil.copytree(model, tmp_path / "mute"))
+    make_tokenizer(None).save_pretrained(mute)
+    (mute / "chat_template.jinja").unlink()
+    custom = {"instruction": "Name a sea.", "chosen": "North", "reject": "Everest"}
+    given = ["--model", mute, "--output", tmp_path / "scores.jsonl", "--overwrite"]
+    assert score(tmp_path, *given, "--data", write(tmp_path, custom, custom)).status == 0
+    assert ["score" in line for line in lines(tmp_path / "scores.jsonl")] == [True, True]
+    assert score(tmp_path, *given, "--data", write(tmp_path, custom, PAIR)).status == 1
+    first, second = lines(tmp_path / "scores.jsonl")
+    assert "score" in first and second["error"].startswith("row 2: the tokenizer has no chat template")
+    refused(score(tmp_path, *given, "--data", write(tmp_path, PAIR, GROUP)), "no chat template")
 
 
 def test_an_output_that_exists_is_refused_and_replaced_when_asked(model: Path, tmp_path: Path) -> None:

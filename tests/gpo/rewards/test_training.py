@@ -3,7 +3,6 @@
 Run: python -m pytest tests/gpo/rewards/test_training.py
 """
 
-import importlib.util
 import json
 import os
 import signal
@@ -25,7 +24,8 @@ from tests.reward.training_data import ANSWERS, cycle, write_rows
 from tests.tiny import save_tiny_model
 
 ROOT = Path(__file__).parents[3]
-needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
+DEEPSPEED = Path(sys.prefix) / "deepspeed"
+"""Aside, where `make setup` puts it: each process that finds it imports it, for seconds."""
 QUIET = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
@@ -76,8 +76,8 @@ def same_weights(one: Path, other: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def run_workers(folder: Path, world: int, *overrides: str) -> None:
-    """As torchrun starts them: a process a worker, each told its rank."""
+def run_workers(folder: Path, world: int, *overrides: str, beside: Path | None = None) -> None:
+    """As torchrun starts them: a process a worker, each told its rank; `beside` is a folder of more packages."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])
@@ -85,6 +85,8 @@ def run_workers(folder: Path, world: int, *overrides: str) -> None:
     for rank in range(world):
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
         more = {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        if beside is not None:
+            more["PYTHONPATH"] = os.pathsep.join([environment()["PYTHONPATH"], str(beside)])
         command = [sys.executable, "-m", "gpo.rewards.workers", "config.yaml", *overrides]
         with (folder / f"log-{rank}.txt").open("w") as log:
             processes.append(
@@ -126,14 +128,23 @@ def test_two_workers_have_the_loss_curve_of_one(folder: Path, alone: Path) -> No
     assert two["best_step"] == one["best_step"] and two["workers"] == 2
 
 
-@needs_deepspeed
+@pytest.mark.long  # `make kill`
 @pytest.mark.parametrize("sharding", ["zero2", "zero3"])
 def test_zero_trains_the_same_model_and_saves_one_directory(folder: Path, alone: Path, sharding: str) -> None:
-    run_workers(folder, 2, f"output={sharding}", "workers=2", f"sharding={sharding}")
+    assert DEEPSPEED.is_dir(), "make setup puts it there"
+    run_workers(folder, 2, f"output={sharding}", "workers=2", f"sharding={sharding}", beside=DEEPSPEED)
     assert losses(folder / sharding) == pytest.approx(losses(alone), rel=1e-3)
     whole, found = (load_file(path / "model.safetensors") for path in (alone, folder / sharding))
     assert whole.keys() == found.keys()
     assert all((whole[name] - found[name]).abs().max() < 1e-3 for name in whole)
+
+
+def test_fresh_deletes_only_what_a_training_wrote(folder: Path) -> None:
+    (folder / "mine").mkdir()
+    (folder / "mine" / "thesis.txt").write_text("years of work")
+    refused = gpo(folder, "reward", "train", "config.yaml", "output=mine", "--fresh")
+    assert refused.returncode == 2 and "--fresh would delete" in refused.stderr, refused.stderr
+    assert (folder / "mine" / "thesis.txt").read_text() == "years of work"
 
 
 @pytest.mark.long  # `make kill`

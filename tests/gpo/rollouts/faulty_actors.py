@@ -43,7 +43,7 @@ def misbehave(folder: Path, text: str, role: str) -> None:
 class FaultySampler:
     """Answers `K` times its own process id."""
 
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, logs: str) -> None:
         self._folder = Path()
 
     def load(self, model: str, version: str | None) -> str:

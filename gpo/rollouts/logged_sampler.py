@@ -1,0 +1,16 @@
+"""The actor that samples, as a run uses it: `rollout`'s own, with a log file in the run directory."""
+
+import os
+from pathlib import Path
+
+from gpo.logs import log_to_file
+from rollout.engine_settings import EngineSettings
+from rollout.sampler import Sampler
+
+
+class LoggedSampler(Sampler):
+    """Says in `logs` which engine settings were chosen and why."""
+
+    def __init__(self, settings: EngineSettings, logs: str) -> None:
+        log_to_file(Path(logs), f"sampler-{os.getpid()}")
+        super().__init__(settings)

@@ -1,0 +1,58 @@
+"""The settings of a training of heads on a frozen backbone, as plain values.
+What it is: a frozen record with every choice checked. What it is not: it knows no files and no torch.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from reward.errors import RewardInputError
+from reward.settings import RewardSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadTrainingSettings:
+    """None stands for the default of the kind of head; `reward_settings` has the values that hold."""
+
+    head: Literal["gpm", "bt"] = "gpm"
+    value_head_dim: int | None = None
+    """Embedding width: 8 for gpm; bt has 1."""
+    gated: bool = False
+    l2_normalize: bool | None = None
+    """True for gpm; bt has none."""
+    tau: float | None = None
+    """0.1 for gpm, 1.0 for bt."""
+    learning_rate: float = 3e-3
+    """At the first step; it falls linearly to 0."""
+    weight_decay: float = 0.01
+    epochs: int = 60
+    batch_pairs: int = 256
+    margin_loss: bool = False
+    """Logistic loss with the pairs' margins; their target_prob must then be 1."""
+    seed: int = 0
+    max_length: int = 2048
+    bos_policy: Literal["reference", "single", "none"] = "reference"
+    eos_policy: Literal["overwrite", "append"] = "overwrite"
+    truncation: Literal["right", "prompt"] = "right"
+    gate_prompt: Literal["first_message", "all_but_last"] = "first_message"
+    batch_tokens: int = 8192
+    """Padded tokens in one forward pass."""
+
+    def __post_init__(self) -> None:
+        """Raises RewardInputError for a value that cannot be."""
+        for field in ("epochs", "batch_pairs", "max_length", "batch_tokens"):
+            if getattr(self, field) < 1:
+                raise RewardInputError(f"{field} is {getattr(self, field)!r}, expected at least 1")
+        if not 0 < self.learning_rate < math.inf or not 0 <= self.weight_decay < math.inf:
+            raise RewardInputError(
+                f"learning_rate is {self.learning_rate!r} and weight_decay {self.weight_decay!r}, expected "
+                "finite numbers, above 0 and at least 0"
+            )
+        self.reward_settings()
+
+    def reward_settings(self) -> RewardSettings:
+        """What is saved with the checkpoint."""
+        width = (1 if self.head == "bt" else 8) if self.value_head_dim is None else self.value_head_dim
+        names = ("l2_normalize", "tau", "bos_policy", "eos_policy", "truncation", "gate_prompt")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return RewardSettings.published(width, self.gated, head=self.head, **given)
