@@ -16,6 +16,7 @@ from gpo.journal import RunDirectory, open_run, set_status
 from gpo.logs import log_to_file
 from gpo.loop import self_play
 from gpo.preflight import Prepared
+from gpo.printable import tell
 from gpo.report.terminal import closing_table, samples_before_and_after
 from gpo.rollouts.pool import Pool
 from gpo.trackers import Trackers
@@ -77,9 +78,14 @@ def _close(directory: RunDirectory, status: str, message: str) -> None:
 
 def _finish(directory: RunDirectory, config: RunConfig) -> int:
     set_status(directory, "finished")
-    directory.copy_away()
     _say_what_came_out(directory, config)
-    push_when_asked(config, directory)
+    try:
+        push_when_asked(config, directory)
+    except StageError as error:
+        file_only.error("%s", error)
+        raise
+    finally:
+        directory.copy_away()
     return 0
 
 
@@ -121,13 +127,13 @@ def _first_line(error: Exception) -> str:
 
 
 def _say_what_came_out(directory: RunDirectory, config: RunConfig) -> None:
-    print(closing_table(directory))
+    tell(closing_table(directory))
     print()
-    print(samples_before_and_after(directory, config.iterations))
+    tell(samples_before_and_after(directory, config.iterations))
     print()
     choice = choose_checkpoint(directory, config, config.iterations)
-    print(choice.sentence())
+    tell(choice.sentence())
     chosen = directory.checkpoint(choice.iteration) if choice.iteration else Path(config.policy.model)
-    print(f"checkpoint: {relative(chosen)}")
-    print(f"rollouts, evaluations, logs: {relative(directory.root)}")
-    print(f"to look at it: gpo show {relative(directory.root)}, or gpo report {relative(directory.root)}")
+    tell(f"checkpoint: {relative(chosen)}")
+    tell(f"rollouts, evaluations, logs: {relative(directory.root)}")
+    tell(f"to look at it: gpo show {relative(directory.root)}, or gpo report {relative(directory.root)}")

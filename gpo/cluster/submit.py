@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from gpo.cluster.upload import MIB, Upload, choose_files, stage
 from gpo.config import RunConfig
 from gpo.errors import StageError, UserError
+from gpo.printable import tell
 from gpo.settings import dump_yaml
 
 if TYPE_CHECKING:
@@ -196,14 +197,14 @@ def connect(address: str) -> "JobSubmissionClient":
 
 def say_what_goes_up(upload: Upload, config: RunConfig, run_dir: Path) -> None:
     """What goes up, what does not, and what the cluster must have."""
-    print(f"upload: {len(upload.files)} files, {upload.size / MIB:.1f} MiB, from {upload.root}")
+    tell(f"upload: {len(upload.files)} files, {upload.size / MIB:.1f} MiB, from {upload.root}")
     for path, reason in upload.secrets.items():
-        print(f"  left out as a secret, {reason}: {path}")
+        tell(f"  left out as a secret, {reason}: {path}")
     named = [config.policy.model, config.prompts.train, config.prompts.heldout or ""]
     named += [spec.partition(":")[2] for spec in config.preference.sources.values()]
     for text in [*named, str(run_dir)]:
         if text.startswith("/"):
-            print(f"  expected on the cluster, under the same path: {text.partition(':')[0]}")
+            tell(f"  expected on the cluster, under the same path: {text.partition(':')[0]}")
 
 
 def follow(client: "JobSubmissionClient", job: str) -> int:
@@ -227,7 +228,7 @@ async def _show_output(client: "JobSubmissionClient", job: str) -> None:
             sys.stdout.flush()
     except RuntimeError as error:
         # The connection may end before the job does; its status says how it went.
-        print(f"gpo: the job's output is no longer shown ({error})", file=sys.stderr)
+        tell(f"gpo: the job's output is no longer shown ({error})", file=sys.stderr)
 
 
 def _status_at_end(client: "JobSubmissionClient", job: str) -> int:
@@ -247,5 +248,5 @@ def _status_at_end(client: "JobSubmissionClient", job: str) -> int:
         time.sleep(POLL_SECONDS)
     if details.status == JobStatus.SUCCEEDED:
         return 0
-    print(f"gpo: job {job}: {details.status.value.lower()}; {details.message or 'no reason given'}", file=sys.stderr)
+    tell(f"gpo: job {job}: {details.status.value.lower()}; {details.message or 'no reason given'}", file=sys.stderr)
     return STOPPED if details.status == JobStatus.STOPPED else details.driver_exit_code or 1

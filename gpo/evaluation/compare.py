@@ -17,6 +17,7 @@ from gpo.evaluation.outputs import NAMED, OutputFile, pair_rows, read_outputs
 from gpo.evaluation.pair_numbers import PairNumbers, by_length, pair_numbers
 from gpo.evaluation.winrate import win_rate
 from gpo.files import write_json
+from gpo.printable import tell
 from reward.errors import RewardInputError
 
 FORMAT_VERSION = 1
@@ -90,8 +91,8 @@ def evaluate_pair(request: EvalRequest, comparison: Comparison, judge: Judge) ->
     length, remark = _length_control(comparison, win_N)
     write_json(request.output / "metrics.json", made | _numbers(comparison, win_N, numbers, length, remark))
     write_leaderboard(leaderboard, outputs, numbers, length)
-    print(_summary(comparison, judge, numbers, length, remark))
-    print(f"annotations, leaderboard, metrics: {relative(request.output)}")
+    tell(_summary(comparison, judge, numbers, length, remark))
+    tell(f"annotations, leaderboard, metrics: {relative(request.output)}")
     return 0
 
 

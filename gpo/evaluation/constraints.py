@@ -17,6 +17,7 @@ from gpo.evaluation.folders import make_folder
 from gpo.evaluation.outputs import NAMED, Output, OutputFile, pair_rows, read_outputs
 from gpo.evaluation.prompt_forms import read_evaluation_prompts
 from gpo.files import write_json
+from gpo.printable import tell
 from rollout.errors import RolloutInputError
 
 FORMAT_VERSION = 1
@@ -71,9 +72,9 @@ def check_constraints(outputs: Path, constraints: Path, output: Path) -> int:
             f"{count} of {record['checks']} constraints could not be checked ({told}), so there is no accuracy; all "
             f"rows of {constraints} that could not, and the kinds that could, are in {relative(output / 'ifeval.json')}"
         )
-    print(f"{answered.generator}: {len(found)} prompts, {record['checks']} constraints")
+    tell(f"{answered.generator}: {len(found)} prompts, {record['checks']} constraints")
     for name in ACCURACIES:
-        print(f"  {name.replace('_', ' '):<26}{numbers[name]:.2%}")
+        tell(f"  {name.replace('_', ' '):<26}{numbers[name]:.2%}")
     return 0
 
 

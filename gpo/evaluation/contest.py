@@ -14,6 +14,7 @@ from gpo.evaluation.outputs import OutputFile, pair_rows, read_outputs
 from gpo.evaluation.tournament import FloatArray, Tournament, tournament
 from gpo.evaluation.tournament_picture import picture
 from gpo.files import write_json, write_text
+from gpo.printable import tell
 from reward.errors import RewardInputError
 
 FORMAT_VERSION = 1
@@ -51,8 +52,8 @@ def hold_tournament(request: TournamentRequest, settings: ReaderSettings, cache:
     record = _record(files, names, result, settings, tau, [file.truncated for file in embedded])
     write_json(request.output / "tournament.json", record)
     write_text(request.output / "tournament.svg", picture(names, result))
-    print(summary(names, result))
-    print(f"tournament.json and tournament.svg: {relative(request.output)}")
+    tell(summary(names, result))
+    tell(f"tournament.json and tournament.svg: {relative(request.output)}")
     return 0
 
 

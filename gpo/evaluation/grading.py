@@ -25,6 +25,7 @@ from gpo.evaluation.pair_numbers import standard_error
 from gpo.evaluation.prompt_forms import read_evaluation_prompts
 from gpo.evaluation.questions import Asked, Question, ask_all, usage_of
 from gpo.files import write_json
+from gpo.printable import tell
 from rollout.errors import RolloutInputError
 from rollout.prompts import read_rows
 
@@ -81,10 +82,10 @@ def grade(request: GradeRequest, chat: ChatSettings, cache: Path) -> int:
     record = _record(request, answered, chat, asked, grades)
     write_json(request.output / "grades.json", record)
     _refuse_failed(request, grades)
-    print(f"{answered.generator}, MT-Bench first turns, graded by {chat.model}: {len(grades)} of {len(grades)} answers")
-    print(f"  mean rating   {record['mean']:.2f}" + _error(record["standard_error"]))
+    tell(f"{answered.generator}, MT-Bench first turns, graded by {chat.model}: {len(grades)} of {len(grades)} answers")
+    tell(f"  mean rating   {record['mean']:.2f}" + _error(record["standard_error"]))
     for category, numbers in record["by_category"].items():
-        print(f"  {category:<14}{numbers['mean']:.2f} ({numbers['n']})")
+        tell(f"  {category:<14}{numbers['mean']:.2f} ({numbers['n']})")
     return 0
 
 

@@ -11,6 +11,7 @@ from gpo.cluster.runtime import relative
 from gpo.errors import UserError
 from gpo.files import write_json, write_text
 from gpo.logs import Progress
+from gpo.printable import tell
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def _bench(request: BenchRequest) -> int:
     lines = "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in results)
     write_text(request.output / ROWS, lines)
     write_json(request.output / SUMMARY, summary)
-    print(table(summary))
+    tell(table(summary))
     logger.info("rows in %s, sums in %s", relative(request.output / ROWS), relative(request.output / SUMMARY))
     return 0
 

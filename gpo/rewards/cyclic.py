@@ -60,7 +60,7 @@ def _compare(config: CyclicConfig, data: Path | None, output: Path) -> int:
         logger.info("%s, %s: %.1f %% of %d pairs", row.data, row.model, 100 * row.accuracy, row.pairs)
 
     compare_on_cycles(sets, str(Path(config.backbone).absolute()), settings, output, tell)
-    print(table(rows))
+    tell(table(rows))
     return 0
 
 

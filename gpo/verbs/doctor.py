@@ -2,6 +2,7 @@
 
 import argparse
 
+from gpo.printable import tell
 from gpo.verbs.parts import Verbs
 
 
@@ -15,7 +16,7 @@ def add_to(verbs: Verbs) -> None:
         epilog="example: gpo doctor --address http://10.0.0.1:8265",
     )
     doctor.add_argument("--address", metavar="URL", help="a cluster's dashboard to look at as well")
-    doctor.set_defaults(verb=_doctor)
+    doctor.set_defaults(verb=_doctor, after_interrupt="nothing was changed")
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -24,6 +25,6 @@ def _doctor(options: argparse.Namespace) -> int:
     bad = 0
     for finding in examine(options.address):
         remedy = f" -> {finding.remedy}" if finding.remedy else ""
-        print(f"{finding.verdict:4}  {finding.what}: {finding.seen}{remedy}", flush=True)
+        tell(f"{finding.verdict:4}  {finding.what}: {finding.seen}{remedy}", flush=True)
         bad += finding.verdict == "bad"
     return 1 if bad else 0

@@ -35,7 +35,7 @@ def add_to(verbs: Verbs) -> None:
     )
     plan.add_argument("--checkpoint-seconds", type=float, default=600.0, metavar="S", help="between step checkpoints")
     plan.add_argument("--seed", type=int, default=0, help="of the play")
-    plan.set_defaults(verb=_plan)
+    plan.set_defaults(verb=_plan, after_interrupt="nothing was changed")
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from gpo.printable import tell
 from gpo.verbs.parts import Verbs, quiet_libraries
 
 
@@ -43,11 +44,11 @@ def _run(options: argparse.Namespace) -> int:
         check_fits(plan, root, alone=config.cluster.address is None)
     if options.dry_run:
         print(dump_yaml(config))
-        print(f"# {plan.parameters / 1e6:.1f} M parameters; run directory {root}, about {plan.disk_gib:.1f} GiB")
+        tell(f"# {plan.parameters / 1e6:.1f} M parameters; run directory {root}, about {plan.disk_gib:.1f} GiB")
         for name, value in plan.memory_gib.items():
             print(f"# memory, {name}: {value:.1f} GiB")
         for note in prepared.notes:
-            print(f"# {note}")
+            tell(f"# {note}")
         counts = ", ".join(str(len(prompts)) for prompts in prepared.prompts)
         print(f"# prompts an iteration: {counts}; held out: {len(prepared.heldout)}")
         return 0

@@ -245,6 +245,12 @@ def test_names_without_a_blank_and_large_tables_do_not_widen_a_phones_page(chrom
     )
     assert beyond == [], "nothing is cut off or lies over its neighbour"
     assert page.locator("#facts").bounding_box()["width"] > 200
+    found_lines = """heading => {
+        const range = document.createRange();
+        range.selectNodeContents(heading);
+        return range.getClientRects().length;
+    }"""
+    assert page.locator("#signs th:text-is('found')").evaluate(found_lines) == 1, "a short word is not broken"
     assert found.complaints == []
 
 
