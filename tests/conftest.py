@@ -12,6 +12,7 @@ STARTS_ENGINES = (
 """Two engines at a time would fight for the cores. These take longest, so they begin first."""
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Engines are one group, every other file is a group of its own."""
     for item in items:

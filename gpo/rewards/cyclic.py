@@ -9,6 +9,7 @@ from gpo.config.cyclic import CyclicConfig
 from gpo.errors import UserError
 from gpo.files import write_json
 from gpo.modelfiles import has_chat_template, parameter_count, read_model_config
+from gpo.printable import tell
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +55,12 @@ def _compare(config: CyclicConfig, data: Path | None, output: Path) -> int:
     )
     rows: list[Any] = []
 
-    def tell(row: Any) -> None:
+    def row_told(row: Any) -> None:
         rows.append(row)
         write_json(output / "cyclic.json", as_json(rows))
         logger.info("%s, %s: %.1f %% of %d pairs", row.data, row.model, 100 * row.accuracy, row.pairs)
 
-    compare_on_cycles(sets, str(Path(config.backbone).absolute()), settings, output, tell)
+    compare_on_cycles(sets, str(Path(config.backbone).absolute()), settings, output, row_told)
     tell(table(rows))
     return 0
 
