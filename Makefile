@@ -44,7 +44,7 @@ tournament: setup ## the quick start's checkpoints against each other, and pair 
 	$(VENV)/bin/python scripts/quickstart_tournament.py
 
 test: setup ## the whole default suite, those that start engines beside the others
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations 40
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 40
 
 kill: setup ## SIGKILL of every process in every stage of a small run, half an hour
 	$(VENV)/bin/python -m pytest tests/e2e/test_kill.py tests/gpo/rewards/test_training.py \
