@@ -15,7 +15,7 @@ from tests.cluster.namespaces import Host, NamespacedCluster
 from tests.e2e.tiny_run import journal, make_workplace
 
 RUN_SECONDS = 400
-SAMPLER, SCORER, LEARNER, FORWARD = "ray::Sampler", "ray::ShardScorer", "RayTrainWorker", "ray::ForwardActor"
+SAMPLER, SCORER, LEARNER, FORWARD = "ray::LoggedSampler", "ray::ShardScorer", "RayTrainWorker", "ray::ForwardActor"
 PLACEMENT = (
     "cluster.shape=split", "cluster.strategy=spread", "cluster.samplers=2", "cluster.scorers=1", "train.workers=2",
     "cluster.sampler_cpus=1", "cluster.scorer_cpus=1", "cluster.learner_cpus=1", "cluster.threads=1",

@@ -50,7 +50,7 @@ def begun(stage, iteration):
     return moment
 
 
-SAMPLER, SCORER, LEARNER = "ray::Sampler", "ray::ShardScorer", "RayTrainWorker"
+SAMPLER, SCORER, LEARNER = "ray::LoggedSampler", "ray::ShardScorer", "RayTrainWorker"
 CASES = {
     "driver-canary": (None, begun("canary", 0)),
     "driver-answer": (None, begun("answer", 0)),

@@ -30,7 +30,7 @@ from rollout.records import read_shard
 from tests.cluster.namespaces import NamespacedCluster, namespaced_cluster, namespaces_can_be_made
 from tests.e2e.tiny_run import command, descendants, environment, journal, make_workplace
 
-VICTIMS = {"sampler": "ray::Sampler", "scorer": "ray::ShardScorer", "driver": "", "node": ""}
+VICTIMS = {"sampler": "ray::LoggedSampler", "scorer": "ray::ShardScorer", "driver": "", "node": ""}
 MOST_STARTS, SECONDS = 3, 900
 SETTINGS = ("iterations=2", "baseline.kind=previous", "prompts.per_iteration=8")
 
