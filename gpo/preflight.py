@@ -152,9 +152,9 @@ def _check_sharding(config: RunConfig) -> None:
 
 
 def _warn_of_slow_type(config: RunConfig, notes: list[str]) -> None:
-    from reward.compute_type import computes_bfloat16, device_here
+    from reward.compute_type import device_here, is_emulated
 
-    if config.cluster.address is None and config.policy.dtype == "bfloat16" and not computes_bfloat16(device_here()):
+    if config.cluster.address is None and is_emulated(config.policy.dtype, device_here()):
         notes.append(
             "policy.dtype = bfloat16, but this machine has no instructions for it and samples tens of times slower "
             "than in float32; policy.dtype=auto or float32 is the way here"

@@ -9,7 +9,7 @@ from gpo.cluster.runtime import ray_session, relative, threads_for
 from gpo.cluster.storage import Storage
 from gpo.config import RunConfig
 from gpo.context import RunContext
-from gpo.errors import StageError, UserError
+from gpo.errors import StageError, UserError, last_line
 from gpo.evaluation.choosing import choose_checkpoint
 from gpo.hub import push_when_asked
 from gpo.journal import RunDirectory, open_run, set_status
@@ -59,7 +59,7 @@ def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool
         stage = _stage_at_work(directory)
         file_only.exception("%s failed", stage)
         message = (
-            f"{stage} failed: {type(error).__name__}: {_first_line(error)}\n"
+            f"{stage} failed: {type(error).__name__}: {last_line(error)}\n"
             f"  details are in {relative(directory.logs)}; start the same command again to go on"
         )
         _close(directory, "failed", message)
@@ -119,11 +119,6 @@ def engine_settings(config: RunConfig, prepared: Prepared) -> EngineSettings:
 def _stage_at_work(directory: RunDirectory) -> str:
     begun = [line for line in directory.journal() if line.get("event") == "begin"]
     return f"stage {begun[-1]['stage']} of iteration {begun[-1]['iteration']}" if begun else "the start of the run"
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else ""
 
 
 def _say_what_came_out(directory: RunDirectory, config: RunConfig) -> None:

@@ -4,31 +4,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-from ray.train import UserCallback
 
 from gpo import interrupts
 from gpo.errors import StageError
-from gpo.files import append_json_line
 from gpo.logs import Progress
 
 Steps = Callable[[], list[dict[str, Any]]]
 """Reads the lines that the workers wrote so far, each with `step`, `steps` and `loss`."""
-
-
-class LostWorkers(UserCallback):
-    """Writes a line for every worker that died or failed; Ray Train calls it in a process of its own."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """`worker_exceptions`: by the worker's rank."""
-        for rank, error in sorted(worker_exceptions.items()):
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            append_json_line(self._path, {"rank": rank, "reason": lines[-1] if lines else type(error).__name__})
 
 
 def fit(

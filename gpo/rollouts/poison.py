@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from gpo.cluster.runtime import wait_for
-from gpo.errors import StageError
-from gpo.rollouts.pool import Pool, Worker, reason_of
+from gpo.errors import StageError, reason_of
+from gpo.rollouts.pool import Pool, Worker
 from gpo.rollouts.stream import DEATHS_BEFORE_ISOLATION, Job, Shard
 
 logger = logging.getLogger(__name__)

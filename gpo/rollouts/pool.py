@@ -13,7 +13,7 @@ from typing import Any
 from gpo.cluster.runtime import end_actor, make_actor, processes_now, threads_for, wait_for
 from gpo.config import RunConfig
 from gpo.cpu import allocator_environment
-from gpo.errors import StageError
+from gpo.errors import StageError, reason_of
 from gpo.rollouts.logged_sampler import LoggedSampler
 from gpo.rollouts.scoring import ShardScorer
 from rollout.engine_settings import EngineSettings
@@ -201,12 +201,6 @@ def load_weights(worker: Worker, weights: Weights) -> Any:
     """Ask a sampler to hold weights; whether it did is only known when the reference is done."""
     worker.loaded = None
     return worker.actor.load.remote(weights.directory, weights.version)
-
-
-def reason_of(error: Exception) -> str:
-    """The last line of what went wrong; Ray puts whole tracebacks into its messages."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 def _absolute(spec: str) -> str:

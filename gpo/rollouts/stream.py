@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpo import interrupts
-from gpo.errors import StageError
-from gpo.rollouts.pool import Pool, Weights, Worker, load_weights, reason_of
+from gpo.errors import StageError, reason_of
+from gpo.rollouts.pool import Pool, Weights, Worker, load_weights
 from rollout.engine import SampleRequest, Sampling
 from rollout.records import SampledPrompt
 from rollout.sampler import SampleReport

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gpo.cluster.fitting import LostWorkers, fit
+from gpo.cluster.fitting import fit
 from gpo.cluster.runtime import collect, deliver, learner_scaling, threads_for
 from gpo.context import RunContext
 from gpo.cpu import allocator_environment
@@ -88,6 +88,7 @@ def _torch_trainer(run: RunContext, task: LearnerTask) -> Any:
     from ray.train import RunConfig as TrainRunConfig
     from ray.train.torch import TorchTrainer
 
+    from gpo.cluster.lost_workers import LostWorkers
     from gpo.training.rendezvous import Rendezvous
 
     scaling = learner_scaling(run.config)
