@@ -21,12 +21,20 @@ export RAY_AUTH_TOKEN RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 port=$((10000 + SLURM_JOB_ID % 20000))
 hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head_host=$(head -n 1 <<<"$hosts")
-address=$(srun --nodes=1 --ntasks=1 -w "$head_host" hostname --ip-address | awk '{print $1}')
+# Debian gives a host's own name an address of loopback, where no other node finds it.
+address=$(srun --nodes=1 --ntasks=1 -w "$head_host" sh -c 'hostname --ip-address; hostname -I' |
+    awk '!found {for (i = 1; i <= NF && !found; i++) if ($i !~ /^127\.|:/) found = $i} END {print found}')
 cpus=${SLURM_CPUS_ON_NODE:-$(nproc)}
 
 srun --nodes=1 --ntasks=1 -w "$head_host" --overlap \
     ray start --head --block --node-ip-address="$address" --port="$port" --num-cpus="$cpus" &
 ray_jobs=$!
+# Whoever joins before the head listens is turned away.
+for _ in $(seq 150); do
+    if (: <"/dev/tcp/$address/$port") 2>/dev/null; then break; fi
+    kill -0 "$ray_jobs" 2>/dev/null || { echo "slurm.sh: ray start --head ended on $head_host" >&2; exit 1; }
+    sleep 2
+done
 for host in $(tail -n +2 <<<"$hosts"); do
     srun --nodes=1 --ntasks=1 -w "$host" --overlap ray start --block --address="$address:$port" --num-cpus="$cpus" &
     ray_jobs="$ray_jobs $!"

@@ -3,9 +3,15 @@
 Run: python -m pytest tests/cluster/test_scripts.py
 """
 
+import contextlib
+import os
 import re
 import shlex
+import signal
+import socket
 import subprocess
+import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -39,11 +45,10 @@ def test_the_kuberay_job_is_a_run_that_gpo_takes() -> None:
     check_run(words[3:])
     cluster = job["spec"]["rayClusterSpec"]
     assert cluster["rayVersion"] == TESTED["ray"]
+    assert cluster["authOptions"] == {"mode": "token"}, "which hands it to the submitter and the operator too"
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         container = group["template"]["spec"]["containers"][0]
-        environment = {entry["name"]: entry for entry in container["env"]}
-        assert environment["RAY_AUTH_MODE"]["value"] == "token"
-        assert "secretKeyRef" in environment["RAY_AUTH_TOKEN"]["valueFrom"], "the token is no value in this file"
+        assert not [entry for entry in container["env"] if "AUTH" in entry["name"]], "the operator's business"
         volumes = {volume["name"] for volume in group["template"]["spec"]["volumes"]}
         assert {mount["name"] for mount in container["volumeMounts"]} == volumes
 
@@ -74,6 +79,75 @@ def test_the_slurm_script_is_a_shell_script_with_a_run_that_gpo_takes() -> None:
     check_run(words[1:])
     directives = [line for line in text.splitlines() if line.startswith("#SBATCH ")]
     assert len(directives) >= 4 and all(re.fullmatch(r"#SBATCH --[a-z-]+(=\S+)?", line) for line in directives)
+
+
+STUBS = {
+    "scontrol": """#!/bin/sh
+        if [ "$1" = show ]; then printf 'node1\\nnode2\\n'; else echo "$@" >> "$NOTES/scontrol"; fi""",
+    "hostname": """#!/bin/sh
+        echo '127.0.1.1 ::1 0.0.0.0'""",
+    "srun": """#!/usr/bin/env bash
+        while [[ $1 == -* ]]; do if [[ $1 == -w ]]; then shift; fi; shift; done
+        exec "$@" """,
+    "ray": f"""#!{sys.executable}
+        import os, pathlib, socket, sys, time
+        if "--head" in sys.argv:
+            time.sleep(1)
+            port = next(word.partition("=")[2] for word in sys.argv if word.startswith("--port="))
+            server = socket.create_server(("0.0.0.0", int(port)))
+            time.sleep(60)
+        address = next(word.partition("=")[2] for word in sys.argv if word.startswith("--address="))
+        host, _, port = address.partition(":")
+        socket.create_connection((host, int(port)), 5)
+        pathlib.Path(os.environ["NOTES"], "joined").write_text(os.environ["RAY_AUTH_MODE"])
+        time.sleep(60)""",
+    "gpo": f"""#!{sys.executable}
+        import os, pathlib, signal, socket, sys, time
+        words = dict(word.split("=", 1) for word in sys.argv if "=" in word)
+        host, _, port = words["cluster.address"].partition(":")
+        socket.create_connection((host, int(port)), 5)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        pathlib.Path(os.environ["NOTES"], "gpo").write_text(" ".join(sys.argv[1:]))
+        end = time.monotonic() + 60
+        while time.monotonic() < end and ("wait" in words or not pathlib.Path(os.environ["NOTES"], "joined").exists()):
+            time.sleep(0.1)""",
+}
+"""What the script calls, in its place: no node is turned away here that Ray would take, and the other way round."""
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_slurm_script_joins_a_head_that_listens_and_is_put_back_when_its_time_is_over(
+    stopped: bool, tmp_path: Path
+) -> None:
+    for name, text in STUBS.items():
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(line.removeprefix("        ") for line in text.splitlines()))
+        path.chmod(0o755)
+    port = next(port for port in range(20000, 30000) if _is_free(port))
+    own = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "NOTES": str(tmp_path)}
+    own |= {"SLURM_JOB_ID": str(port - 10000), "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_CPUS_ON_NODE": "4"}
+    words = ["bash", str(SCRIPTS / "slurm.sh"), "my.yaml", "/shared/my", *(["wait=1"] if stopped else [])]
+    script = subprocess.Popen(words, env={**os.environ, **own}, start_new_session=True)
+    try:
+        end = time.monotonic() + 60
+        begun = [tmp_path / "gpo", tmp_path / "joined"]
+        while stopped and not all(path.exists() for path in begun) and time.monotonic() < end:
+            time.sleep(0.1)
+        if stopped:
+            script.send_signal(signal.SIGTERM)
+        assert script.wait(60) == (143 if stopped else 0)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(script.pid, signal.SIGKILL)
+    assert (tmp_path / "joined").read_text() == "token"
+    assert f"cluster.address=0.0.0.0:{port}" in (tmp_path / "gpo").read_text()
+    assert (tmp_path / "scontrol").exists() == stopped
 
 
 def test_the_slurm_script_says_what_it_wants_when_it_gets_nothing() -> None:
