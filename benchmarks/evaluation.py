@@ -3,7 +3,7 @@
 Run: nice python benchmarks/evaluation.py --output evaluation.json     (about eight minutes on two cores; --quick: two)
 
 805 prompts of 5 to 30 words, answers of 20 to 90 words drawn from a list (the cost depends on their number only), a GPM
-of width 6 on SmolLM2-135M in bfloat16. Each size starts with an empty cache and in a process of its own, so start-up
+of width 6 on SmolLM2-135M. Each size starts with an empty cache and in a process of its own, so start-up
 counts. Beside it: one `gpo eval`, what each of the N(N-1)/2 pairs would cost by itself, and the limit, the bare
 embedding of one file.
 """
@@ -18,11 +18,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from scoring import HERE, WORDS, machine, versions
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from benchmarks.frame import WORDS, Claim, write_report  # noqa: E402
 
 SIZES, QUICK_SIZES = (2, 5, 10), (2, 3, 4)
 
@@ -111,9 +114,6 @@ def measure(model: Path, prompts: int, sizes: Sequence[int]) -> dict[str, Any]:
         "seconds_of_one_pair": round(pair, 2),
         "seconds_of_all_pairs_by_themselves": round(pair * max(sizes) * (max(sizes) - 1) / 2, 1),
         "seconds_of_the_bare_embedding": round(bare, 2),
-        "machine": machine() | {"threads": len(os.sched_getaffinity(0))},
-        "versions": versions(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
@@ -149,9 +149,14 @@ def main() -> None:
         )
     prompts, sizes = (64, QUICK_SIZES) if options.quick else (805, SIZES)
     found = measure(options.model, prompts, sizes)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
     print(markdown(found))
+    linear = Claim(
+        what="tournament: R^2 of a straight line through its times by number of checkpoints",
+        value=found["r_squared"],
+        sense="at least",
+        target=0.99,
+    )
+    write_report(found, [linear], options.output)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ pairs a step, and the first step of each is not counted. Ways take turns, `--rou
 import argparse
 import json
 import os
-import platform
 import random
 import resource
 import subprocess
@@ -29,7 +28,10 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-WORDS = (HERE / "scoring.py").read_text("utf-8").split('WORDS = """')[1].split('"""')[0].split()
+sys.path.insert(0, str(HERE.parent))
+
+from benchmarks.frame import WORDS, Claim, claim_lines, write_report  # noqa: E402
+
 WAYS = (("plain", "sdpa"), ("plain", "eager"), ("ours", "-"), ("trl", "sdpa"), ("trl", "eager"))
 
 
@@ -223,13 +225,31 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         },
         "ways": ways,
         "ratios": {name: round(value, 3) for name, value in ratios.items()},
-        "machine": {
-            "cpu": _cpu_name(),
-            "threads": options.threads,
-            "load": os.getloadavg(),
-            "system": platform.platform(),
-        },
     }
+
+
+def claims_of(ratios: dict[str, float]) -> list[Claim]:
+    """What reward training promises."""
+    return [
+        Claim(
+            what="reward training: ours / TRL's RewardTrainer, pairs a second",
+            value=ratios["pairs a second, ours / trl"],
+            sense="at least",
+            target=1.8,
+        ),
+        Claim(
+            what="reward training: ours / the plain step, tokens a second",
+            value=ratios["tokens a second, ours / plain"],
+            sense="at least",
+            target=0.9,
+        ),
+        Claim(
+            what="reward training: ours / TRL's RewardTrainer, peak memory",
+            value=ratios["peak memory, ours / trl"],
+            sense="at most",
+            target=1.0,
+        ),
+    ]
 
 
 def start_role(options: argparse.Namespace, way: str, attention: str) -> dict[str, Any]:
@@ -250,17 +270,12 @@ def _fastest(ways: dict[str, dict[str, Any]], way: str) -> dict[str, Any]:
     return max((one for name, one in ways.items() if name.split()[0] == way), key=lambda one: one["pairs_per_second"])
 
 
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo").read_text()
-    return next((line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")), "")
-
-
 def table(report: dict[str, Any]) -> str:
     lines = [f"{'way':14} pairs/s  tokens/s  peak MiB"]
     for name, one in report["ways"].items():
         numbers = f"{one['pairs_per_second']:7.3f}  {one['tokens_per_second']:8.0f}  {one['peak_mib']:8.0f}"
         lines.append(f"{name:14} {numbers}")
-    return "\n".join([*lines, "", *(f"{name}: {value}" for name, value in report["ratios"].items())])
+    return "\n".join([*lines, "", *claim_lines(claims_of(report["ratios"]))])
 
 
 def main() -> None:
@@ -287,8 +302,7 @@ def main() -> None:
         return
     report = measure(options)
     print(table(report))
-    if options.output:
-        options.output.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    write_report(report, claims_of(report["ratios"]), options.output)
 
 
 if __name__ == "__main__":

