@@ -3,16 +3,16 @@
 It is a lexicographic semiorder (A. Tversky, "Intransitivity of preferences", Psychological Review, 1969). Of
 two answers,
 
-1. if their lengths differ by more than 25 words, the shorter is preferred (patience);
+1. if their lengths differ by more than 18 words, the shorter is preferred (patience);
 2. else, if their warmth differs by more than 0.5, the warmer (VADER's compound sentiment, in [-1, 1]);
 3. else the longer (more detail).
 
 Each rule alone is an order. The cycles come from the limits: a rule that is silent about a small difference
-speaks about the sum of two. Of three equally warm answers with 20, 40 and 60 words, 40 beats 20 and 60 beats
-40, both by rule 3, as 20 words more try nobody's patience; but 20 beats 60 by rule 1, as 40 words more do.
-About 10 % of the decided triples of SmolLM2's samples are such cycles (measured by scripts/quickstart.py).
+speaks about the sum of two. Of three equally warm answers with 15, 30 and 45 words, 30 beats 15 and 45 beats
+30, both by rule 3, as 15 words more try nobody's patience; but 15 beats 45 by rule 1, as 30 words more do.
+About 12 % of the decided triples of SmolLM2's samples are such cycles (measured by scripts/quickstart.py).
 
-An answer cut by the token limit counts 15 words more than it shows: it is not over yet.
+An answer cut by the token limit counts 12 words more than it shows: it is not over yet.
 
 Use it as a preference source: `python:configs/quickstart_oracle.py:prefer`.
 """
@@ -26,9 +26,9 @@ try:
 except ImportError as error:
     raise ImportError("vaderSentiment is missing; `pip install 'gpo-align[quickstart]'` installs it") from error
 
-PATIENCE_WORDS = 25
+PATIENCE_WORDS = 18
 WARMTH_GAP = 0.5
-UNFINISHED_WORDS = 15
+UNFINISHED_WORDS = 12
 
 
 def prefer(messages: list[Message], a: Answer, b: Answer) -> float:

@@ -11,11 +11,14 @@ import itertools
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-ANSWERS = 5
+ANSWERS = 4
 """A prompt; every pair of them is compared."""
+PROMPTS = {"train": 160, "heldout": 32}
+"""Of each file, its first ones."""
 
 
 def load_oracle(path: Path) -> Any:
@@ -27,10 +30,10 @@ def load_oracle(path: Path) -> Any:
     return module
 
 
-def sample_answers(config: Any, target: Path) -> dict[str, list[Any]]:
-    """K answers of the starting policy to every training and held-out prompt."""
+def sample_answers(config: Any) -> dict[str, list[Any]]:
+    """K answers of the starting policy to some training and held-out prompts; the engine has all of them at once."""
     from gpo.logs import Progress
-    from rollout.engine import PolicyEngine, SampleRequest, Sampling
+    from rollout.engine import PolicyEngine, SampleRequest, Sampling, sampled_prompt
     from rollout.engine_settings import EngineSettings, prepare_environment
     from rollout.prompts import Prompt, load_prompts, render_prompt_ids
     from rollout.seeds import request_seed
@@ -42,21 +45,24 @@ def sample_answers(config: Any, target: Path) -> dict[str, list[Any]]:
     tokenizer = AutoTokenizer.from_pretrained(config.policy.model)
     engine = PolicyEngine(Path(config.policy.model), settings)
     sampling = Sampling(samples=ANSWERS, max_tokens=config.rollout.max_tokens, top_k=config.rollout.top_k)
-    found: dict[str, list[Any]] = {}
+    progress = Progress("answers of the starting policy", sum(PROMPTS.values()), "prompts")
+    found: dict[str, list[Any]] = {split: [] for split in PROMPTS}
+
+    def done(split: str, request: SampleRequest, output: Any) -> None:
+        found[split].append(sampled_prompt(request, output, "start"))
+        progress.update(sum(map(len, found.values())))
+
     for split, source in {"train": config.prompts.train, "heldout": config.prompts.heldout}.items():
-        prompts = load_prompts(source).prompts
-        requests = []
-        for prompt in prompts:
+        for prompt in load_prompts(source).prompts[: PROMPTS[split]]:
             asked = Prompt(prompt.prompt_id, (("system", config.prompts.system), *prompt.messages))
             ids = render_prompt_ids(tokenizer, asked)
             seed = request_seed(config.seed, 0, prompt.prompt_id, "preferences")
-            requests.append(SampleRequest(prompt.prompt_id, asked.as_messages(), ids, seed))
-        progress = Progress(f"answers of the starting policy, {split}", len(requests), "prompts")
-        found[split] = []
-        for start in range(0, len(requests), 64):
-            found[split] += engine.sample(requests[start : start + 64], sampling, "start")
-            progress.update(len(found[split]))
-    return found
+            request = SampleRequest(prompt.prompt_id, asked.as_messages(), ids, seed)
+            engine.submit(request, sampling, partial(done, split, request))
+    while engine.busy:
+        engine.step()
+    # In the order of their ids, not of their ends, so that the files are the same at every run.
+    return {split: sorted(samples, key=lambda sample: sample.prompt_id) for split, samples in found.items()}
 
 
 def label(oracle: Any, sample: Any) -> tuple[list[dict[str, Any]], int, int]:
@@ -115,7 +121,7 @@ def main() -> None:
     config = with_compute_dtype(read_settings(RunConfig, options.config), [])
     oracle = load_oracle(Path("configs/quickstart_oracle.py"))
     counts = {}
-    for split, samples in sample_answers(config, options.target).items():
+    for split, samples in sample_answers(config).items():
         pairs, decided, cyclic = label_all(oracle, samples)
         write_text(options.target / f"{split}.jsonl", "".join(lines(pairs)))
         counts[split] = {"pairs": len(pairs), "decided_triples": decided, "cyclic_triples": cyclic}

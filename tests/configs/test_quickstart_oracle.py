@@ -30,18 +30,18 @@ def prefer(source: PreferenceSource, a: Answer, b: Answer) -> float:
 
 
 def test_much_shorter_goes_before_warmer_and_warmer_before_longer(source: PreferenceSource) -> None:
-    assert prefer(source, words(20, COLD), words(46, WARM)) == 1.0
-    assert prefer(source, words(20, COLD), words(45, WARM)) == -1.0
-    assert prefer(source, words(20, WARM), words(45, COLD)) == 1.0
-    assert prefer(source, words(45), words(20)) == 1.0
+    assert prefer(source, words(20, COLD), words(39, WARM)) == 1.0
+    assert prefer(source, words(20, COLD), words(38, WARM)) == -1.0
+    assert prefer(source, words(20, WARM), words(38, COLD)) == 1.0
+    assert prefer(source, words(38), words(20)) == 1.0
     assert prefer(source, words(20, WARM), words(21, WARM)) == -1.0
     assert prefer(source, words(20), Answer("other " * 20, True)) == 0.0
 
 
-def test_an_unfinished_answer_counts_fifteen_words_more(source: PreferenceSource) -> None:
-    assert prefer(source, words(20), words(35, finished=False)) == 1.0  # 50 words: beyond patience
-    assert prefer(source, words(20), words(35)) == -1.0
-    assert prefer(source, words(20, finished=False), words(35)) == 0.0
+def test_an_unfinished_answer_counts_twelve_words_more(source: PreferenceSource) -> None:
+    assert prefer(source, words(20), words(32, finished=False)) == 1.0  # 44 words: beyond patience
+    assert prefer(source, words(20), words(32)) == -1.0
+    assert prefer(source, words(20, finished=False), words(32)) == 0.0
 
 
 def test_the_oracle_is_skew(source: PreferenceSource) -> None:
@@ -52,5 +52,5 @@ def test_the_oracle_is_skew(source: PreferenceSource) -> None:
 
 
 def test_three_lengths_make_a_cycle(source: PreferenceSource) -> None:
-    (read,) = source.read([AnswerGroup(PROMPT, [words(20), words(40), words(60)])])
-    assert cyclic_triples(source.compare(read)) == [(0, 2, 1)]  # 20 over 60 over 40 over 20
+    (read,) = source.read([AnswerGroup(PROMPT, [words(15), words(30), words(45)])])
+    assert cyclic_triples(source.compare(read)) == [(0, 2, 1)]  # 15 over 45 over 30 over 15
