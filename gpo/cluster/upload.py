@@ -5,6 +5,7 @@ here imports Ray.
 """
 
 import fnmatch
+import mmap
 import os
 import re
 import shutil
@@ -44,8 +45,6 @@ SECRET_CONTENT = re.compile(
     rb"|(?i:api_?key|secret|token|passw(?:or)?d|access_?key)[A-Za-z_]{0,12}\\?[\"']?\s*[=:]\s*"
     rb"(?:\\?[\"'](?=[^\"']*\d)[A-Za-z0-9/+_-]{24,}=*\\?[\"']|(?=\S*\d)[A-Za-z0-9/+_-]{24,}=*\s*(?:[\r\n#]|$))"
 )
-LARGEST_SCANNED_BYTES = 64 * MIB
-"""Beyond the usual limit of a whole upload; a file of this size is data."""
 LISTED = 10
 
 
@@ -113,9 +112,12 @@ def _secret(path: Path) -> str | None:
     """Why a file looks like a secret, or None."""
     if _any(path.name, SECRET_NAMES) and path.suffix not in (".py", ".md"):
         return "by its name"
-    if path.stat().st_size <= LARGEST_SCANNED_BYTES and SECRET_CONTENT.search(path.read_bytes()):
-        return "by what is in it"
-    return None
+    if not os.access(path, os.R_OK):
+        return "it cannot be read"
+    if path.stat().st_size == 0:
+        return None
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return "by what is in it" if SECRET_CONTENT.search(content) else None
 
 
 def stage(upload: Upload, target: Path, *, largest_mib: float) -> None:

@@ -85,6 +85,14 @@ def test_the_staged_folder_holds_the_chosen_files_and_nothing_else(workplace: Pa
     assert staged == WANTED - {"notes/tokenizer_notes.md", "environment.yml"}
 
 
+def test_a_secret_is_found_at_the_end_of_a_large_file(tmp_path: Path) -> None:
+    with (tmp_path / "rows.jsonl").open("wb") as stream:
+        stream.truncate(65 << 20)
+        stream.seek(0, 2)
+        stream.write(("\nhf" + "_" + LETTERS[:34] + "\n").encode())
+    assert choose_files(tmp_path).secrets == {Path("rows.jsonl"): "by what is in it"}
+
+
 def test_a_file_that_only_looks_like_a_secret_may_be_named(workplace: Path) -> None:
     upload = choose_files(workplace, includes=["settings.py"])
     assert Path("settings.py") in upload.files and Path("settings.py") not in upload.secrets
