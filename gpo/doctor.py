@@ -196,18 +196,36 @@ def _token() -> Finding:
     if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
         return Finding("note", "Ray token", "authentication is off", "unset RAY_AUTH_MODE, unless the network is yours")
     given = [name for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH") if os.environ.get(name)]
-    if given or (Path.home() / ".ray" / "auth_token").is_file():
+    if _own_token() is not None:
         return Finding("ok", "Ray token", f"there is one ({given[0] if given else 'in the home directory'})")
+    if given:
+        return Finding("bad", "Ray token", f"{given[0]} names no file that can be read", "mend it, or unset it")
     return Finding("ok", "Ray token", "none yet; a local Ray makes one, a cluster: ray get-auth-token --generate")
+
+
+def _own_token() -> str | None:
+    """This user's token for Ray clusters, from where Ray looks for it; never printed."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return os.environ["RAY_AUTH_TOKEN"]
+    try:
+        return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def _cluster(address: str) -> Iterator[Finding]:
     """The cluster behind a dashboard's URL: does it answer, and with our Ray?"""
+    token = _own_token()
+    question = urllib.request.Request(
+        f"{address.rstrip('/')}/api/version", headers={"Authorization": f"Bearer {token}"} if token else {}
+    )
     try:
-        with urllib.request.urlopen(f"{address.rstrip('/')}/api/version", timeout=CONNECT_SECONDS) as answer:
+        with urllib.request.urlopen(question, timeout=CONNECT_SECONDS) as answer:
             theirs = json.loads(answer.read())["ray_version"]
     except urllib.error.HTTPError as error:
-        yield Finding("note", "cluster", f"{address}: {error}", "give the cluster's token as RAY_AUTH_TOKEN")
+        refused = "it wants a token" if token is None else "it refuses this user's token"
+        remedy = "give the cluster's token as RAY_AUTH_TOKEN, or its file as RAY_AUTH_TOKEN_PATH"
+        yield Finding("bad", "cluster", f"{address}: {error}; {refused}", remedy)
         return
     except (OSError, ValueError, KeyError) as error:
         yield Finding(

@@ -80,9 +80,10 @@ def dashboard():
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            wanted = "/guarded/" not in self.path or self.headers["Authorization"] == "Bearer let-me-in"
+            self.send_response(200 if wanted else 401)
             self.end_headers()
-            self.wfile.write(b'{"ray_version": "2.50.0"}')
+            self.wfile.write(b'{"ray_version": "2.50.0"}' if wanted else b"")
 
         def log_message(self, *words: object) -> None:
             pass
@@ -96,6 +97,25 @@ def dashboard():
 def test_a_cluster_with_another_ray_is_bad(dashboard: str) -> None:
     finding = found(dashboard)["cluster"]
     assert finding.verdict == "bad" and "Ray 2.50.0 there" in finding.seen and "one version" in finding.remedy
+
+
+def test_a_guarded_cluster_is_asked_with_the_users_token_which_is_not_told(
+    dashboard: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guarded = f"{dashboard}/guarded"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    assert "wants a token" in found(guarded)["cluster"].seen and "RAY_AUTH_TOKEN" in found(guarded)["cluster"].remedy
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "not-this-one")
+    assert "refuses this user's token" in found(guarded)["cluster"].seen
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    (tmp_path / "token").write_text("let-me-in\n")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    findings = found(guarded)
+    assert "Ray 2.50.0 there" in findings["cluster"].seen and "let-me-in" not in str(findings)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "nothing"))
+    assert found()["Ray token"].verdict == "bad"
 
 
 def test_a_cluster_that_does_not_answer_is_bad() -> None:
