@@ -17,6 +17,17 @@ def count(text: str) -> int:
     return int(text)
 
 
+def above_zero(text: str) -> float:
+    """argparse type: a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return value
+
+
 Request = TypeVar("Request")
 
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpo.verbs.parts import Verbs, count
+from gpo.verbs.parts import Verbs, above_zero, count
 
 if TYPE_CHECKING:
     from gpo.config import RunConfig
@@ -24,16 +24,22 @@ def add_to(verbs: Verbs) -> None:
     )
     plan.add_argument("config", type=Path, help="YAML file of the run")
     plan.add_argument("overrides", nargs="*", metavar="key=value", help="dotted settings that replace the file's")
-    plan.add_argument("--device-gib", type=float, metavar="GIB", help="memory of one GPU, to say what does not fit")
+    plan.add_argument(
+        "--device-gib", type=above_zero, metavar="GIB", help="memory of one GPU, to say what does not fit"
+    )
     plan.add_argument("--rates", type=Path, metavar="RUN_DIR", help="take rates from a run that finished an iteration")
     plan.add_argument("--rate", action="append", default=[], metavar="NAME=NUMBER", help="give a rate")
     plan.add_argument("--prompts", type=count, metavar="N", help="prompts an iteration (default: the config's)")
     plan.add_argument("--simulate", type=count, metavar="DEVICES", help="play an iteration on so many devices")
-    plan.add_argument("--hours-between-failures", type=float, metavar="H", help="of one device; default: none fails")
     plan.add_argument(
-        "--repair-seconds", type=float, default=300.0, metavar="S", help="until it is back (default: 300)"
+        "--hours-between-failures", type=above_zero, metavar="H", help="of one device; default: none fails"
     )
-    plan.add_argument("--checkpoint-seconds", type=float, default=600.0, metavar="S", help="between step checkpoints")
+    plan.add_argument(
+        "--repair-seconds", type=above_zero, default=300.0, metavar="S", help="until it is back (default: 300)"
+    )
+    plan.add_argument(
+        "--checkpoint-seconds", type=above_zero, default=600.0, metavar="S", help="between step checkpoints"
+    )
     plan.add_argument("--seed", type=int, default=0, help="of the play")
     plan.set_defaults(verb=_plan, after_interrupt="nothing was changed")
 
@@ -74,10 +80,12 @@ def _print_memory(config: "RunConfig", plan: "Plan", device_gib: float | None) -
     for memory in plan.processes:
         print(f"{memory.process:16}" + "".join(f"{getattr(memory, name):12.2f}" for name in columns))
     listed = ", ".join(f"{name} {value:.1f}" for name, value in plan.memory_gib.items())
-    verdict = "fits" if plan.peak_gib <= available_memory_gib() else "does not fit"
-    print(
-        f"together on this machine: {plan.peak_gib:.1f} GiB ({listed}); it {verdict}: {available_memory_gib():.1f} free"
-    )
+    if config.cluster.address is None:
+        free = available_memory_gib()
+        verdict = "fits" if plan.peak_gib <= free else "does not fit"
+        print(f"together on this machine: {plan.peak_gib:.1f} GiB ({listed}); it {verdict}: {free:.1f} free")
+    else:
+        print(f"together on all nodes: {plan.peak_gib:.1f} GiB ({listed})")
     print(f"disk: {plan.disk_gib:.1f} GiB")
     token = kv_bytes_a_token(read_model_config(Path(config.policy.model)), config.policy.dtype)
     held = int(config.rollout.engine.kv_cache_gib * GIB / token)

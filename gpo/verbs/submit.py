@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from gpo.verbs.parts import Verbs, quiet_libraries
+from gpo.verbs.parts import Verbs, above_zero, quiet_libraries
 
 
 def add_to(verbs: Verbs) -> None:
@@ -31,7 +31,7 @@ def add_to(verbs: Verbs) -> None:
         "--include", action="append", default=[], metavar="FILE", help="a file that only looks like a secret"
     )
     submit.add_argument(
-        "--largest-mib", type=float, default=50.0, metavar="N", help="limit of the upload (default: 50)"
+        "--largest-mib", type=above_zero, default=50.0, metavar="N", help="limit of the upload (default: 50)"
     )
     submit.add_argument("--lock", type=Path, metavar="FILE", help="install these pinned packages for the job")
     submit.set_defaults(verb=_submit)

@@ -9,7 +9,10 @@ import time
 
 import pytest
 
-from gpo.planning.simulator import Play, play
+from gpo.errors import UserError
+from gpo.planning.rates import Rates
+from gpo.planning.simulator import Play, play, play_of
+from tests.gpo.small_runs import run_config
 
 STEADY = Play(
     devices=8,
@@ -42,6 +45,32 @@ def test_in_split_scoring_hides_behind_sampling() -> None:
     assert play(split).generate_seconds == pytest.approx(64 / 8 * 10 + 8 * 1.0)
     slow = dataclasses.replace(split, score_seconds=4.0)
     assert play(slow).generate_seconds == pytest.approx(10 + 64 * 4.0), "one scorer that never waits after the first"
+
+
+def test_an_engine_over_several_devices_works_and_fails_as_one() -> None:
+    four = dataclasses.replace(STEADY, samplers=2, engine_devices=4, train_seconds=0.0)
+    assert play(four).generate_seconds == pytest.approx(64 / 2 * (10 + 2 / 4))
+    assert play(four).goodput == pytest.approx(1.0)
+    failing = play(dataclasses.replace(four, hours_between_failures=1.0, shards=2000))
+    each = 3600 / 4 + 300
+    assert failing.failures == pytest.approx(2 * failing.generate_seconds / each, rel=0.25), "work, then repair"
+
+
+def test_more_failures_than_progress_is_a_mistake_and_no_hang() -> None:
+    with pytest.raises(UserError, match="a step checkpoint takes 100 s of 8 devices, of which one fails every 4 s"):
+        play(dataclasses.replace(STEADY, shards=0, hours_between_failures=0.01))
+    with pytest.raises(UserError, match="a shard takes 12 s of 1 devices"):
+        play(dataclasses.replace(STEADY, hours_between_failures=0.0001))
+
+
+def test_a_shape_needs_as_many_devices_as_it_has_parts() -> None:
+    rates = Rates(sampled_tokens_a_second=9, scored_answers_a_second=9, trained_tokens_a_second=9, answer_tokens=9)
+    split = run_config(cluster={"shape": "split"}, rollout={"engine": {"tensor_parallel": 2}})
+    with pytest.raises(UserError, match="--simulate 3: cluster.shape=split needs 4 devices"):
+        play_of(split, rates, 64, devices=3)
+    small = play_of(split, rates, 64, devices=4)
+    assert (small.samplers, small.engine_devices, small.scorers, small.learners) == (1, 2, 1, 1)
+    assert play(small).goodput <= 1
 
 
 def test_training_with_failures_takes_what_theory_says_of_checkpoint_and_restart() -> None:
