@@ -64,8 +64,6 @@ def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool
         )
         _close(directory, "failed", message)
         raise StageError(message) from error
-    finally:
-        directory.copy_away()
     return _finish(directory, config)
 
 
@@ -74,6 +72,10 @@ def _close(directory: RunDirectory, status: str, message: str) -> None:
     set_status(directory, status)
     directory.record(status, reason=message)
     file_only.error("%s", message)
+    try:
+        directory.copy_away()
+    except StageError as error:  # what ended the run matters more
+        logger.warning("%s", error)
 
 
 def _finish(directory: RunDirectory, config: RunConfig) -> int:

@@ -1,7 +1,8 @@
 """A run directory's copy at a URL: behind every finished stage it is brought up to date, and a run can begin from it.
 
 Any URL of pyarrow's file systems (s3://, gs://, hdfs://, file://) or, beyond these, of fsspec. The journal is written
-last, so that what it calls finished is there.
+last, so that what it calls finished is there. A directory that is behind its copy, or beside it, is refused: its first
+copy would delete what is ahead.
 """
 
 import logging
@@ -9,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from gpo.errors import UserError
+from gpo.errors import StageError, UserError, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +30,24 @@ class Storage:
         self._copied: dict[str, tuple[int, int]] = {}
 
     def restore(self) -> bool:
-        """Fill an empty run directory from the copy; whether there was one."""
-        if (self._root / "run.json").exists():
-            return False
+        """Fill an empty run directory from the copy; whether there was one.
+
+        Raises UserError when the directory holds a run that is not ahead of its copy, StageError for a URL that cannot
+        be read.
+        """
+        try:
+            return self._restore()
+        except OSError as error:
+            raise StageError(
+                f"cluster.storage = {self._url}: cannot be read ({reason_of(error)}); mend it, then start the same "
+                "command again"
+            ) from error
+
+    def _restore(self) -> bool:
         names = self._there()
+        if (self._root / "run.json").exists():
+            self._check_ahead(names)
+            return False
         if "run.json" not in names:
             return False
         logger.info("the run directory %s is empty and is filled from %s", self._root, self._url)
@@ -43,22 +58,45 @@ class Storage:
             with self._system.open_input_stream(f"{self._base}/{name}") as source, part.open("wb") as stream:
                 shutil.copyfileobj(source, stream)
             part.rename(target)
+            self._copied[name] = _signature(target)
         return True
 
+    def _check_ahead(self, names: dict[str, Any]) -> None:
+        """Lines of a journal are only ever added, so the copy's must be the beginning of ours."""
+        if JOURNAL not in names:
+            return
+        with self._system.open_input_stream(f"{self._base}/{JOURNAL}") as stream:
+            there = stream.read()
+        ours = self._root / JOURNAL
+        if not (ours.exists() and ours.read_bytes().startswith(there)):
+            raise UserError(
+                f"{self._root}: its copy at {self._url} has gone on without it (their journals differ); to go on from "
+                "the copy, start with an empty --run-dir of the same name; to throw the copy away, delete it there"
+            )
+
     def save(self) -> None:
-        """Copy what is new or changed, and drop there what is gone here."""
+        """Copy what is new or changed, and drop there what is gone here; raises StageError where that fails."""
+        try:
+            self._save()
+        except OSError as error:
+            raise StageError(
+                f"cluster.storage = {self._url}: cannot be written ({reason_of(error)}); the run directory "
+                f"{self._root} is whole. Mend it, then start the same command again"
+            ) from error
+
+    def _save(self) -> None:
         here = {
             path.relative_to(self._root).as_posix(): path
             for path in self._root.rglob("*")
             if path.is_file() and not path.name.startswith(".")
         }
+        there = self._there()
         for name in sorted(here, key=lambda name: (name == JOURNAL, name)):
-            status = here[name].stat()
-            signature = (status.st_size, status.st_mtime_ns)
-            if self._copied.get(name) != signature:
+            signature = _signature(here[name])
+            if self._copied.get(name) != signature and not (name in there and _is_copy(there[name], signature)):
                 self._send(here[name], name)
-                self._copied[name] = signature
-        for name in self._there() - here.keys():
+            self._copied[name] = signature
+        for name in there.keys() - here.keys():
             self._system.delete_file(f"{self._base}/{name}")
             self._copied.pop(name, None)
 
@@ -73,13 +111,26 @@ class Storage:
         if not whole:
             self._system.move(written, f"{folder}/{last}")
 
-    def _there(self) -> set[str]:
+    def _there(self) -> dict[str, Any]:
+        """Name -> what the file system tells of it."""
         from pyarrow.fs import FileSelector, FileType
 
         found = self._system.get_file_info(FileSelector(self._base, recursive=True, allow_not_found=True))
         prefix = len(self._base.rstrip("/")) + 1
-        files = (info.path[prefix:] for info in found if info.type == FileType.File)
-        return {name for name in files if not name.rpartition("/")[2].startswith(".")}
+        files = {info.path[prefix:]: info for info in found if info.type == FileType.File}
+        return {name: info for name, info in files.items() if not name.rpartition("/")[2].startswith(".")}
+
+
+def _signature(path: Path) -> tuple[int, int]:
+    """Bytes, and when it was written in ns."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _is_copy(info: Any, signature: tuple[int, int]) -> bool:
+    """Whether an earlier start copied the file: it has as many bytes, and was written later."""
+    size, written = signature
+    return bool(info.size == size and info.mtime_ns is not None and info.mtime_ns > written)
 
 
 def _file_system(url: str) -> tuple[Any, str]:

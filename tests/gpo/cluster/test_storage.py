@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpo.cluster.storage import Storage
-from gpo.errors import UserError
+from gpo.errors import StageError, UserError
 
 FILES = {
     "run.json": "{}",
@@ -43,12 +43,13 @@ def test_an_empty_directory_is_filled_from_the_copy(url: str, tmp_path: Path) ->
     assert files_of(tmp_path / "other") == FILES, "no lock and nothing half written"
 
 
-def test_a_directory_that_holds_a_run_is_left_as_it_is(url: str, tmp_path: Path) -> None:
+def test_a_directory_that_holds_the_run_is_left_as_it_is(url: str, tmp_path: Path) -> None:
     write(tmp_path / "run", FILES)
     Storage(url, tmp_path / "run").save()
-    write(tmp_path / "other", {"run.json": "mine"})
+    own = {"run.json": "mine", "journal.jsonl": "a line\nmore\n"}
+    write(tmp_path / "other", own)
     assert not Storage(url, tmp_path / "other").restore()
-    assert files_of(tmp_path / "other") == {"run.json": "mine"}
+    assert files_of(tmp_path / "other") == own
 
 
 def test_without_a_copy_nothing_happens(url: str, tmp_path: Path) -> None:
@@ -66,6 +67,45 @@ def test_later_saves_bring_changes_and_drop_what_is_gone(url: str, tmp_path: Pat
     storage.save()
     Storage(url, tmp_path / "other").restore()
     assert files_of(tmp_path / "other") == files_of(root)
+
+
+def test_a_later_start_copies_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, root = f"file://{tmp_path / 'copy'}", tmp_path / "run"
+    write(root, FILES)
+    Storage(url, root).save()
+    sent: list[str] = []
+    send = Storage._send
+    monkeypatch.setattr(Storage, "_send", lambda self, path, name: (sent.append(name), send(self, path, name)))
+    Storage(url, root).save()
+    assert sent == []
+    write(root, {"journal.jsonl": "a line\nanother\n", "run.json": "[]"})
+    Storage(url, root).save()
+    assert sent == ["run.json", "journal.jsonl"], "one is longer, the other as long and newer"
+    restored = Storage(url, tmp_path / "other")
+    restored.restore()
+    restored.save()
+    assert len(sent) == 2
+
+
+def test_a_directory_that_is_behind_its_copy_is_refused_and_the_copy_stays(url: str, tmp_path: Path) -> None:
+    root, behind = tmp_path / "run", tmp_path / "behind"
+    write(root, FILES)
+    Storage(url, root).save()
+    Storage(url, behind).restore()
+    write(root, {"journal.jsonl": "a line\nanother\n", "iterations/002/evaluation.json": "{}"})
+    Storage(url, root).save()
+    with pytest.raises(UserError, match="has gone on without it"):
+        Storage(url, behind).restore()
+    assert not Storage(url, root).restore(), "the one that is ahead goes on"
+    Storage(url, tmp_path / "other").restore()
+    assert files_of(tmp_path / "other") == files_of(root)
+
+
+def test_a_url_that_cannot_be_written_is_told_with_what_is_whole(tmp_path: Path) -> None:
+    write(tmp_path / "run", FILES)
+    (tmp_path / "copy").write_text("a file where a folder is wanted")
+    with pytest.raises(StageError, match="cluster.storage = file://.*cannot be written"):
+        Storage(f"file://{tmp_path / 'copy'}/run", tmp_path / "run").save()
 
 
 def test_a_url_that_no_one_knows_is_the_callers_mistake(tmp_path: Path) -> None:
