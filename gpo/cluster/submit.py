@@ -1,16 +1,14 @@
-"""`gpo run` as a job of a Ray cluster: what is uploaded, what the job's environment holds, and how it is followed.
+"""`gpo run` as a job of a Ray cluster: what is uploaded, and what the job's environment holds.
 
 The job runs the same code as here: our packages go up with the working directory. Paths of the config that lie in the
 upload stay relative to it; all others, and the run directory, are made absolute and expected on the cluster under the
 same name, as a shared disk has them.
 """
 
-import asyncio
 import os
 import re
 import shlex
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpo.cluster.following import follow
 from gpo.cluster.upload import MIB, Upload, choose_files, stage
 from gpo.config import RunConfig
-from gpo.errors import StageError, UserError
+from gpo.errors import UserError
 from gpo.printable import tell
 from gpo.settings import dump_yaml
 
@@ -36,12 +35,6 @@ PASSED_ON = (
 SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "AUTH")
 SECRETS_VARIABLE = "GPO_SECRETS"
 """Names, never values, of what the job's environment must hold."""
-STOPPED = 143
-"""Exit status of a job that somebody stopped: as of a run that got SIGTERM."""
-POLL_SECONDS = 1.0
-STOP_SECONDS = 60.0
-LOST_SECONDS = 60.0
-"""How long a job may not be heard of before it counts as lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +161,9 @@ def add_own_code(folder: Path) -> None:
             continue
         if target.exists():
             raise UserError(f"{package}/: the job needs this name for its own code; submit from another directory")
-        shutil.copytree(home / package, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        for path in choose_files(home / package).files:
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(home / package / path, target / path)
 
 
 def connect(address: str) -> "JobSubmissionClient":
@@ -205,48 +200,3 @@ def say_what_goes_up(upload: Upload, config: RunConfig, run_dir: Path) -> None:
     for text in [*named, str(run_dir)]:
         if text.startswith("/"):
             tell(f"  expected on the cluster, under the same path: {text.partition(':')[0]}")
-
-
-def follow(client: "JobSubmissionClient", job: str) -> int:
-    """Show a job's output until it is over; returns its exit status. Ctrl-C stops the job and goes on up."""
-    try:
-        asyncio.run(_show_output(client, job))
-        return _status_at_end(client, job)
-    except KeyboardInterrupt:
-        print("gpo: stopping the job", file=sys.stderr)
-        client.stop_job(job)
-        end = time.monotonic() + STOP_SECONDS
-        while not client.get_job_status(job).is_terminal() and time.monotonic() < end:
-            time.sleep(POLL_SECONDS)
-        raise
-
-
-async def _show_output(client: "JobSubmissionClient", job: str) -> None:
-    try:
-        async for text in client.tail_job_logs(job):
-            sys.stdout.write(text)
-            sys.stdout.flush()
-    except RuntimeError as error:
-        # The connection may end before the job does; its status says how it went.
-        tell(f"gpo: the job's output is no longer shown ({error})", file=sys.stderr)
-
-
-def _status_at_end(client: "JobSubmissionClient", job: str) -> int:
-    from ray.job_submission import JobStatus
-
-    heard = time.monotonic()
-    while True:
-        try:
-            details = client.get_job_info(job)
-            heard = time.monotonic()
-        except (RuntimeError, OSError) as error:
-            if time.monotonic() - heard > LOST_SECONDS:
-                raise StageError(f"job {job}: nothing heard of it for {LOST_SECONDS:.0f} s ({error})") from None
-        else:
-            if details.status.is_terminal():
-                break
-        time.sleep(POLL_SECONDS)
-    if details.status == JobStatus.SUCCEEDED:
-        return 0
-    tell(f"gpo: job {job}: {details.status.value.lower()}; {details.message or 'no reason given'}", file=sys.stderr)
-    return STOPPED if details.status == JobStatus.STOPPED else details.driver_exit_code or 1
