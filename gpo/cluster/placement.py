@@ -48,8 +48,12 @@ class Node:
 
 
 def demands(config: RunConfig, *, gpus: bool) -> list[Demand]:
-    """What a run reserves, in the order in which it does; `gpus`: whether the cluster has any."""
+    """What a run reserves, in the order in which it does; `gpus`: whether the cluster has any.
+
+    Where the config says how many GPUs a process takes, they are wanted in any case.
+    """
     cluster = config.cluster
+    gpus = gpus or any((cluster.sampler_gpus, cluster.scorer_gpus, cluster.learner_gpus))
     kinds = (
         ("sampler", cluster.samplers, cluster.least_samplers, cluster.sampler_cpus, cluster.sampler_gpus),
         ("scorer", cluster.scorers, cluster.least_scorers, cluster.scorer_cpus, cluster.scorer_gpus),
@@ -131,6 +135,31 @@ def what_is_missing(wanted: Sequence[Demand], nodes: Sequence[Node]) -> str | No
     ]
     lines += [f"node {node.address}: {_amounts(node)}" for node in nodes] or ["no node has joined yet"]
     return "\n".join(f"  - {line}" for line in lines)
+
+
+def learners_apart(wanted: Sequence[Demand]) -> str | None:
+    """What to change where Ray would put two learners on one GPU, which NCCL refuses; None where it would not.
+
+    Ray puts a share of a GPU on the fullest that has room for it: those with a sampler and a scorer come first.
+    """
+    sampler, scorer, learner = wanted
+    share, left = learner.bundle.get("GPU", 0.0), learner.processes
+    if not share:
+        return None
+    engines, taken = sampler.processes * sampler.parts, sampler.bundle.get("GPU", 0.0) % 1
+    scorers, read = scorer.processes, scorer.bundle.get("GPU", 0.0) % 1
+    both = min(engines, scorers) if taken and read else 0
+    groups = [(1 - taken - read, both), (1 - taken, engines - both), (1 - read, scorers - both), (1.0, left)]
+    for room, devices in sorted(groups):
+        if left > 1 and devices and room >= share - ROUNDING:
+            if room >= 2 * share - ROUNDING:
+                return (
+                    f"two of {learner.sentence()} would share a GPU, because only {learner.processes - left} GPUs are "
+                    f"taken by others so far that one of them fits; set cluster.samplers and cluster.scorers to "
+                    f"{learner.processes}, or cluster.learner_gpus to more than {room / 2:g}"
+                )
+            left -= devices
+    return None
 
 
 def _amounts(node: Node) -> str:

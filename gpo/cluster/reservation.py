@@ -1,9 +1,9 @@
 """Devices that a run holds on a Ray cluster: preflight, placement groups, and waits that say what is missing.
 
-Samplers and scorers get a place each in a placement group of their kind's least number; more groups follow while the
-cluster has room for them beside the learners, and an autoscaler is asked for nodes for all. A place whose node dies is
-moved by Ray as soon as another node has room. Learners are placed by Ray Train, in a group of its own; their room is
-looked for before it starts.
+An autoscaler is asked for nodes for all, as long as the run lasts. Samplers and scorers get a place each in a placement
+group of their kind's least number; more groups follow while the cluster has room for them beside the learners. A place
+whose node dies is moved by Ray as soon as another node has room. Learners are placed by Ray Train, in a group of its
+own; their room is looked for before it starts.
 """
 
 import logging
@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gpo import interrupts
-from gpo.cluster.placement import Demand, Node, demands, processes_that_fit, what_is_missing
+from gpo.cluster.placement import Demand, Node, demands, learners_apart, processes_that_fit, what_is_missing
 from gpo.config import RunConfig
-from gpo.errors import StageError, UserError
+from gpo.errors import StageError, UserError, reason_of
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
@@ -57,9 +57,12 @@ class Place:
         }
 
     def environment(self) -> dict[str, str]:
-        """What vLLM's Ray executor reads to put its parts on this place's bundles."""
+        """What vLLM's Ray executor reads to put its parts on this place's bundles; without a GPU, that it has none.
+
+        Ray 2.60 does not hide GPUs from a process that reserves none.
+        """
         if len(self.bundles) == 1:
-            return {}
+            return {} if self.resources.get("GPU") else {"CUDA_VISIBLE_DEVICES": ""}
         return {
             "VLLM_RAY_BUNDLE_INDICES": ",".join(str(index) for index in self.bundles),
             "VLLM_RAY_PER_WORKER_GPUS": f"{self.resources['GPU']:g}",
@@ -70,27 +73,52 @@ class Reservation:
     """The places of a run. Raises UserError when the cluster does not hold them within `cluster.placement_seconds`."""
 
     def __init__(self, config: RunConfig) -> None:
-        import ray
-
         self._config = config
         self._seconds = config.cluster.placement_seconds
-        self._demands = {
-            demand.kind: demand for demand in demands(config, gpus=ray.cluster_resources().get("GPU", 0) > 0)
-        }
+        self._demands: dict[str, Demand] = {}
         self._places: list[Place] = []
         self._holders: dict[Place, Any] = {}
-        self._wait(lambda: what_is_missing(list(self._demands.values()), cluster_nodes()), UserError)
+        self._count_demands(cluster_nodes())
+        self._ask_autoscaler()
+        try:
+            self._hold_places()
+        except BaseException:
+            self.close()
+            raise
+
+    def _hold_places(self) -> None:
+        self._wait(self._preflight, UserError)
+        if (meeting := learners_apart(list(self._demands.values()))) is not None:
+            raise UserError(meeting)
         for kind in RESERVED:
             self._reserve(self._demands[kind], self._demands[kind].least)
         self._wait(self._unplaced, UserError)
-        if any(demand.least < demand.processes for demand in self._demands.values()):
-            from ray.autoscaler.sdk import request_resources
 
-            request_resources(
-                bundles=[
-                    demand.bundle for demand in self._demands.values() for _ in range(demand.processes * demand.parts)
-                ]
-            )
+    def _count_demands(self, nodes: list[Node]) -> None:
+        gpus = any(node.total.get("GPU") for node in nodes)
+        self._demands = {demand.kind: demand for demand in demands(self._config, gpus=gpus)}
+
+    def _preflight(self) -> str | None:
+        """The first node with GPUs may join late, so what is wanted is counted anew at each look."""
+        nodes = cluster_nodes()
+        self._count_demands(nodes)
+        return what_is_missing(list(self._demands.values()), nodes)
+
+    def _ask_autoscaler(self) -> None:
+        """For nodes for all processes; nothing happens where there is none. Only the last call on a cluster counts."""
+        if self._config.cluster.address is not None:
+            _request_resources([d.bundle for d in self._demands.values() for _ in range(d.processes * d.parts)])
+
+    def close(self) -> None:
+        """Nodes are wanted no longer: an autoscaler would keep them for ever."""
+        import ray
+
+        if self._config.cluster.address is None:
+            return
+        try:
+            _request_resources([])
+        except (ray.exceptions.RayError, RuntimeError, OSError) as error:  # what ended the run matters more
+            logger.warning("the autoscaler was not told that the run is over: %s", reason_of(error))
 
     def _reserve(self, demand: Demand, wanted: int) -> None:
         from ray.util.placement_group import placement_group
@@ -184,6 +212,12 @@ class Reservation:
                 reported = waited
                 logger.warning("waiting up to %.0f s more; the cluster lacks:\n%s", self._seconds - waited, found)
             time.sleep(POLL_SECONDS)
+
+
+def _request_resources(bundles: list[dict[str, float]]) -> None:
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=bundles)
 
 
 def cluster_nodes() -> list[Node]:

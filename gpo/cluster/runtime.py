@@ -63,6 +63,8 @@ def ray_session(config: RunConfig, root: Path) -> Iterator[None]:
             _files.keep(*(path for path in named_files(config) if path.exists()))
             yield
         finally:
+            if _reservation is not None:
+                _reservation.close()
             _reservation = _files = None
 
 

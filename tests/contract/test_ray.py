@@ -5,6 +5,7 @@ Nothing is started. Run: python -m pytest tests/contract/test_ray.py
 
 import importlib.metadata
 import inspect
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +25,13 @@ def test_free_resources_by_node_come_from_a_private_module() -> None:
     from ray._private import state
 
     assert list(inspect.signature(state.available_resources_per_node).parameters) == []
+
+
+def test_ray_does_not_hide_gpus_from_a_process_that_reserves_none() -> None:
+    from ray._private import utils
+
+    source = inspect.getsource(utils.set_visible_accelerator_ids)
+    assert re.search(r"override_on_zero = env_bool\([^)]*False", source)
 
 
 def test_ray_trains_backend_is_called_on_start_with_workers_that_run_functions() -> None:
@@ -61,6 +69,8 @@ def test_an_engine_on_one_device_takes_its_share_itself(group: Any) -> None:
     assert (options["num_cpus"], options["num_gpus"]) == (2.0, 0.51)
     assert options["scheduling_strategy"].placement_group_bundle_index == 3
     assert place.environment() == {}
+    on_the_cpu = Place("scorer", group, (0,), {"CPU": 2.0})
+    assert on_the_cpu.environment() == {"CUDA_VISIBLE_DEVICES": ""}, "Ray hides nothing from it"
 
 
 def test_an_engine_over_several_gpus_leaves_the_bundles_to_vllms_own_workers(group: Any) -> None:

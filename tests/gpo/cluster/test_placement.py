@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpo.cluster.placement import Demand, Node, demands, processes_that_fit, what_is_missing
+from gpo.cluster.placement import Demand, Node, demands, learners_apart, processes_that_fit, what_is_missing
 from tests.gpo.small_runs import run_config
 
 
@@ -27,6 +27,28 @@ def test_without_gpus_processes_share_a_node_unless_cpus_are_asked_for() -> None
     assert found["sampler"].bundle == {"CPU": 3.0} and found["scorer"].bundle == {"CPU": 0.01}
     assert found["learner"].processes == 2
     assert "GPU" not in found["sampler"].bundle
+
+
+def test_gpus_that_the_config_names_are_wanted_where_none_has_joined_yet() -> None:
+    found = by_kind(False, cluster={"shape": "split", "sampler_gpus": 2})
+    assert found["sampler"].bundle["GPU"] == 2 and found["learner"].bundle["GPU"] == 1
+    told = what_is_missing(list(found.values()), [node(CPU=8)])
+    assert told is not None and "1 sampler of 2 GPU each: the cluster has room for 0" in told
+
+
+def colocated(samplers: int, scorers: int, learners: int, **changes: Any) -> str | None:
+    cluster = {"samplers": samplers, "scorers": scorers, **changes}
+    return learners_apart(demands(run_config(cluster=cluster, train={"workers": learners}), gpus=True))
+
+
+def test_learners_that_would_meet_on_a_gpu_are_found_before_the_first_answer() -> None:
+    assert colocated(8, 8, 8) is None and colocated(8, 2, 1) is None and colocated(8, 2, 3) is None
+    for samplers, scorers, learners in ((8, 2, 4), (2, 8, 8), (4, 4, 8)):
+        told = colocated(samplers, scorers, learners)
+        assert told is not None and f"two of {learners} learners of 0.24 GPU each would share a GPU" in told
+    assert colocated(8, 2, 8, learner_gpus=0.49, scorer_gpus=0) is None
+    assert colocated(8, 2, 8, shape="split") is None
+    assert learners_apart(demands(run_config(train={"workers": 4}), gpus=False)) is None
 
 
 @pytest.mark.parametrize("count", [1, 4, 8])
