@@ -1,7 +1,8 @@
 """Files for nodes that do not share the driver's disk: they travel through Ray's object store, under the same path.
 
 What a process reads is delivered before it needs it; what it wrote is collected behind it. On nodes that see the
-driver's disk nothing is copied. A file is whole under its name or not there.
+driver's disk only what they lack beside the run directory is copied. A file is whole under its name or not there, and
+a copy has the time of its original, so that the newest is the one that was written last.
 """
 
 import logging
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpo.errors import StageError
+from gpo.errors import StageError, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class NodeFiles:
         self._root = root.absolute()
         self._shared = shared
         self._sees: dict[str, bool] = {}
+        self._looked: dict[tuple[str, Path], bool] = {}
         self._brought: set[tuple[str, Path, tuple[Any, ...]]] = set()
         self._standing: list[Path] = []
 
@@ -39,45 +41,59 @@ class NodeFiles:
 
     def deliver(self, *paths: Path) -> None:
         """Bring files and directories, and those that every node is to have, to all nodes with a disk of their own."""
-        nodes = self._apart()
-        if not nodes:
-            return
+        apart = self._apart()
         for path in dict.fromkeys([*self._standing, *(path.absolute() for path in paths)]):
-            signature = _signature(path)
+            nodes = [*apart, *self._lacking(path, apart)]
+            signature = _signature(path) if nodes else ()
             lacking = [node for node in nodes if (node, path, signature) not in self._brought]
             if lacking and signature:
                 _send(path, lacking)
                 self._brought |= {(node, path, signature) for node in lacking}
 
+    def _lacking(self, path: Path, apart: list[str]) -> list[str]:
+        """Nodes that see the run directory but not this path, which every node is to have."""
+        if path not in self._standing or self._shared != "auto" or path.is_relative_to(self._root):
+            return []
+        nodes = [node for node in self._others() if node not in apart]
+        new = [node for node in nodes if (node, path) not in self._looked]
+        if new:
+            self._looked |= {(node, path): written > 0 for node, written in _ask(new, _written, str(path)).items()}
+        return [node for node in nodes if not self._looked.get((node, path), True)]
+
     def collect(self, *paths: Path, beside: Path | None = None) -> bool:
         """Fetch files and directories that a process wrote on a node with a disk of its own; whether there were any.
 
-        `beside`: only from the node that wrote this file last.
+        `beside`: only from the node that wrote this file last, and nothing when that is the driver's.
         """
         nodes = self._apart()
         if beside is not None:
             written = _ask(nodes, _written, str(beside.absolute()))
-            nodes = [max(nodes, key=lambda node: written[node])] if any(written.values()) else []
+            newest = max(written, key=lambda node: written[node], default="")
+            nodes = [newest] if written.get(newest, 0) > _written(str(beside.absolute())) else []
         found = {path.absolute(): _ask(nodes, _written, str(path.absolute())) for path in paths}
-        holders = [(path, node) for path, written in found.items() for node in nodes if written[node]]
+        holders = [(path, node) for path, written in found.items() for node in written if written[node]]
         for path, node in holders:
             _fetch(path, node)
         return bool(holders)
 
     def _apart(self) -> list[str]:
         """Node ids of those that do not see the driver's disk."""
-        import ray
-
         if self._shared == "yes":
             return []
-        here = ray.get_runtime_context().get_node_id()
-        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+        nodes = self._others()
         new = [node for node in nodes if node not in self._sees]
         if new and self._shared == "no":
             self._sees |= dict.fromkeys(new, False)
         elif new:
             self._look(new)
-        return [node for node in nodes if not self._sees[node]]
+        return [node for node in nodes if not self._sees.get(node, True)]
+
+    def _others(self) -> list[str]:
+        """Node ids of those that are alive, but the driver's."""
+        import ray
+
+        here = ray.get_runtime_context().get_node_id()
+        return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
 
     def _look(self, nodes: list[str]) -> None:
         probe = self._root / f".seen-{uuid.uuid4().hex}"
@@ -87,22 +103,35 @@ class NodeFiles:
             self._sees |= {node: written > 0 for node, written in _ask(nodes, _written, str(probe)).items()}
         finally:
             probe.unlink()
-        apart = sum(not self._sees[node] for node in nodes)
+        apart = sum(not self._sees.get(node, True) for node in nodes)
         if apart:
             logger.info("%d nodes do not see %s; files go there through Ray's object store", apart, self._root)
 
 
 def _ask(nodes: list[str], work: Any, *arguments: Any) -> dict[str, Any]:
-    """What a plain function returns on each node, all at once. Raises StageError at the deadline."""
+    """What a plain function returns on each node, all at once; a node that dies meanwhile is left out.
+
+    Raises StageError at the deadline.
+    """
+    references = {node: _task(node, work).remote(*arguments) for node in nodes}
+    return {node: found for node, reference in references.items() if (found := _answer(node, reference)) is not None}
+
+
+def _answer(node: str, reference: Any) -> Any:
+    """What a task on a node returned; None when the node died."""
     import ray
 
-    references = [_task(node, work).remote(*arguments) for node in nodes]
     try:
-        return dict(zip(nodes, ray.get(references, timeout=TASK_SECONDS), strict=True))
+        return ray.get(reference, timeout=TASK_SECONDS)
     except ray.exceptions.GetTimeoutError:
         raise StageError(
-            f"a node of {', '.join(nodes)} does not answer within {TASK_SECONDS:.0f} s; start the same command again"
+            f"node {node} does not answer within {TASK_SECONDS:.0f} s; start the same command again"
         ) from None
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError as error:
+        logger.warning("node %s was lost while files were brought there or back (%s)", node, reason_of(error))
+        return None
 
 
 def _task(node: str, work: Any, **options: Any) -> Any:
@@ -136,15 +165,17 @@ def _send(path: Path, nodes: list[str]) -> None:
 
     for file in _files(path):
         references = [ray.put(chunk) for chunk in _chunks(file)]
-        copies = [_task(node, _write).remote(str(file), references) for node in nodes]
-        try:
-            ray.get(copies, timeout=COPY_SECONDS)
-        except ray.exceptions.GetTimeoutError:
-            raise StageError(f"{file}: not on every node within {COPY_SECONDS:.0f} s") from None
+        written = file.stat().st_mtime_ns
+        copies = {node: _task(node, _write).remote(str(file), references, written) for node in nodes}
+        ready, late = ray.wait(list(copies.values()), num_returns=len(copies), timeout=COPY_SECONDS)
+        if late:
+            raise StageError(f"{file}: not on every node within {COPY_SECONDS:.0f} s; start the same command again")
+        for node, copy in copies.items():
+            _answer(node, copy)
 
 
-def _write(path: str, references: list[Any]) -> None:
-    """On the node: the file whole, or not at all."""
+def _write(path: str, references: list[Any], written: int) -> bool:
+    """On the node: the file whole, or not at all, with the time (ns) at which its original was written."""
     import ray
 
     target = Path(path)
@@ -155,7 +186,9 @@ def _write(path: str, references: list[Any]) -> None:
             stream.write(ray.get(reference))
         stream.flush()
         os.fsync(stream.fileno())
+    os.utime(part, ns=(written, written))
     part.rename(target)
+    return True
 
 
 def _written(path: str) -> int:
@@ -163,29 +196,36 @@ def _written(path: str) -> int:
     return Path(path).stat().st_mtime_ns if Path(path).exists() else 0
 
 
-def _read(path: str) -> Iterator[tuple[str, bytes]]:
-    """On the node: (path, chunk) of every file; a path with each chunk, in order."""
+def _read(path: str) -> Iterator[tuple[str, bytes, int]]:
+    """On the node: (path, chunk, time of writing in ns) of every file; a path with each chunk, in order."""
     for file in _files(Path(path)):
+        written = file.stat().st_mtime_ns
         for chunk in _chunks(file):
-            yield str(file), chunk
+            yield str(file), chunk, written
 
 
 def _fetch(path: Path, node: str) -> None:
-    """Bring what is under a path on a node here."""
+    """Bring what is under a path on a node here; raises StageError when the node does not give it."""
     import ray
 
-    parts: dict[Path, Path] = {}
-    for reference in _task(node, _read, num_returns="streaming").remote(str(path)):
-        name, chunk = ray.get(reference, timeout=COPY_SECONDS)
-        target = Path(name)
-        part = target.with_name(f".{target.name}.part-{os.getpid()}")
-        if target not in parts:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            part.unlink(missing_ok=True)
-            parts[target] = part
-        with part.open("ab") as stream:
-            stream.write(chunk)
-    for target, part in parts.items():
+    parts: dict[Path, tuple[Path, int]] = {}
+    try:
+        for reference in _task(node, _read, num_returns="streaming").remote(str(path)):
+            name, chunk, written = ray.get(reference, timeout=COPY_SECONDS)
+            target = Path(name)
+            part = target.with_name(f".{target.name}.part-{os.getpid()}")
+            if target not in parts:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                part.unlink(missing_ok=True)
+                parts[target] = part, written
+            with part.open("ab") as stream:
+                stream.write(chunk)
+    except ray.exceptions.RayError as error:
+        raise StageError(
+            f"{path} could not be brought from node {node} ({reason_of(error)}); start the same command again"
+        ) from None
+    for target, (part, written) in parts.items():
         with part.open("rb") as stream:
             os.fsync(stream.fileno())
+        os.utime(part, ns=(written, written))
         part.rename(target)

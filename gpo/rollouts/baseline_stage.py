@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gpo.cluster.runtime import collect
 from gpo.context import RunContext, TokenizedPrompt
+from gpo.errors import StageError
 from gpo.logs import Progress
 from gpo.rollouts.baselines import older_policies
 from gpo.rollouts.pool import Weights
@@ -73,6 +75,9 @@ def _fill(run: RunContext, iteration: int, name: str, weights: Weights | None) -
 
     def finished(shard: Shard, answers: int) -> None:
         nonlocal done
+        collect(Path(shard.path))
+        if not Path(shard.path).exists():
+            raise StageError(f"shard {shard.index} went with its node; start the same command again to draw it again")
         done += 1
         progress.update(done)
 

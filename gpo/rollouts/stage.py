@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpo.cluster.runtime import collect
+from gpo.cluster.runtime import collect, deliver
 from gpo.config import TargetConfig
 from gpo.context import RunContext
 from gpo.errors import StageError
@@ -54,6 +54,7 @@ class Totals:
 def generate_and_score(run: RunContext, iteration: int) -> dict[str, Any]:
     """Write the shards of an iteration that are not there yet; returns what the journal keeps of the stage."""
     started = time.monotonic()
+    deliver(run.directory.iteration(iteration) / "baseline")
     totals = _found_totals(run, iteration)
     progress = Progress(f"iteration {iteration}: generate and score", len(run.prompts[iteration - 1]), "prompts")
     begun = time.monotonic()

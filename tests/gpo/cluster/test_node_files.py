@@ -1,0 +1,84 @@
+"""Which files go where, with a second folder in the place of another node's disk; `make cluster` has real nodes.
+
+Run: python -m pytest tests/gpo/cluster/test_node_files.py
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpo.cluster import node_files
+from gpo.cluster.node_files import NodeFiles
+
+
+@pytest.fixture
+def disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """(the driver's, the other node's); what is below the first is looked for below the second on the other node."""
+    here, there = tmp_path / "here", tmp_path / "there"
+
+    def seen_there(path: str | Path) -> Path:
+        return there / Path(path).relative_to(here)
+
+    def ask(nodes: list[str], work: Any, path: str) -> dict[str, Any]:
+        return {node: work(str(seen_there(path))) for node in nodes}
+
+    def carry(source: Path, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy2)(source, target)
+
+    monkeypatch.setattr(node_files, "_ask", ask)
+    monkeypatch.setattr(node_files, "_fetch", lambda path, node: carry(seen_there(path), path))
+    monkeypatch.setattr(node_files, "_send", lambda path, nodes: carry(path, seen_there(path)))
+    monkeypatch.setattr(NodeFiles, "_others", lambda self: ["other"])
+    return here, there
+
+
+def write(path: Path, text: str, seconds: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    os.utime(path, (seconds, seconds))
+
+
+def test_what_another_node_wrote_last_is_fetched_and_what_was_written_here_stays(disks: tuple[Path, Path]) -> None:
+    here, there = disks
+    files = NodeFiles(here, "no")
+    write(here / "metrics.jsonl", "step 1", 1000)
+    files.deliver(here / "metrics.jsonl")
+    assert (there / "metrics.jsonl").read_text() == "step 1"
+    write(here / "metrics.jsonl", "step 1, step 2", 1001)
+    assert not files.collect(here / "metrics.jsonl", beside=here / "metrics.jsonl")
+    assert (here / "metrics.jsonl").read_text() == "step 1, step 2", "the learner is on the driver's own node"
+    write(there / "metrics.jsonl", "step 1, step 2, step 3", 1002)
+    assert files.collect(here / "metrics.jsonl", beside=here / "metrics.jsonl")
+    assert (here / "metrics.jsonl").read_text() == "step 1, step 2, step 3"
+
+
+def test_a_file_is_brought_once_and_again_when_it_changed(disks: tuple[Path, Path]) -> None:
+    here, there = disks
+    files = NodeFiles(here, "no")
+    write(here / "shard", "a", 1000)
+    files.deliver(here / "shard")
+    (there / "shard").unlink()
+    files.deliver(here / "shard")
+    assert not (there / "shard").exists(), "it is known to be there"
+    write(here / "shard", "ab", 1001)
+    files.deliver(here / "shard")
+    assert (there / "shard").read_text() == "ab"
+
+
+def test_a_node_that_sees_the_run_is_brought_the_policy_that_it_lacks(disks: tuple[Path, Path]) -> None:
+    here, there = disks
+    write(here / "policy/config.json", "{}", 1000)
+    write(here / "oracle.py", "", 1000)
+    write(there / "oracle.py", "", 1000)
+    files = NodeFiles(here / "run", "auto")
+    files._sees["other"] = True
+    files.keep(here / "policy", here / "oracle.py")
+    files.deliver(here / "run/shard")
+    assert (there / "policy/config.json").exists() and not (there / "run").exists()
+    shutil.rmtree(there / "policy")
+    files.deliver()
+    assert not (there / "policy").exists(), "and only once"
