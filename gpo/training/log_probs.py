@@ -7,6 +7,7 @@ that GPO does not need: on a CPU with bfloat16 matrix units that was more than h
 
 import functools
 from collections.abc import Sequence
+from types import MethodType
 from typing import Any, cast
 
 import torch
@@ -100,7 +101,8 @@ def add_log_prob_head(model: Any) -> None:
 
     `answer_at` are flat positions of the final hidden states, each of which predicts the token of `answer_ids` at the
     same place (`layout`). Without the arguments the forward is the model's own. Going through the model's forward
-    and through that of its LM head keeps DDP's, DeepSpeed's and FSDP's hooks in place.
+    and through that of its LM head keeps DDP's, DeepSpeed's and FSDP's hooks in place. A second call changes nothing.
+    Raises ValueError for a head with a bias and for logits that are scaled in an unknown way.
     """
     scale, cap = logit_transform(model.config)
     head = model.get_output_embeddings()
@@ -108,24 +110,26 @@ def add_log_prob_head(model: Any) -> None:
         raise ValueError(
             f"{model.config.model_type}: an LM head with a bias is not supported by gpo.training.log_probs"
         )
-    own_forward, own_head = model.forward, head.forward
 
-    @functools.wraps(own_head)
-    def head_forward(hidden: Tensor, answer_ids: Tensor | None = None) -> Tensor:
+    @functools.wraps(type(head).forward)
+    def head_forward(self: Any, hidden: Tensor, answer_ids: Tensor | None = None) -> Tensor:
         if answer_ids is None:
-            return cast(Tensor, own_head(hidden))
-        weight = head.weight.full_tensor() if isinstance(head.weight, DTensor) else head.weight
+            return cast(Tensor, type(self).forward(self, hidden))
+        weight = self.weight.full_tensor() if isinstance(self.weight, DTensor) else self.weight
         kind = torch.get_autocast_dtype(hidden.device.type) if _autocast_is_on(hidden) else weight.dtype
         return cast(Tensor, ChunkedLogProbs.apply(hidden.to(kind), weight.to(kind), answer_ids, scale, cap))
 
-    @functools.wraps(own_forward)
-    def forward(*args: Any, answer_at: Tensor | None = None, answer_ids: Tensor | None = None, **kwargs: Any) -> Any:
+    @functools.wraps(type(model).forward)
+    def forward(
+        self: Any, *args: Any, answer_at: Tensor | None = None, answer_ids: Tensor | None = None, **kwargs: Any
+    ) -> Any:
         if answer_at is None:
-            return own_forward(*args, **kwargs)
-        hidden = model.base_model(*args, use_cache=False, **kwargs).last_hidden_state
-        return head(hidden.flatten(0, 1)[answer_at], answer_ids=answer_ids)
+            return type(self).forward(self, *args, **kwargs)
+        hidden = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state
+        return self.get_output_embeddings()(hidden.flatten(0, 1)[answer_at], answer_ids=answer_ids)
 
-    head.forward, model.forward = head_forward, forward
+    # Methods of what they hang on: a deep copy of the model, or of its head, computes with its own weights.
+    head.forward, model.forward = MethodType(head_forward, head), MethodType(forward, model)
 
 
 def answer_logps(logps_R: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -3,6 +3,7 @@
 Run: python -m pytest tests/gpo/training/test_log_probs.py
 """
 
+import copy
 from typing import Any
 
 import pytest
@@ -167,10 +168,13 @@ def from_full_logits(model: Any, rows: list[tuple[list[int], list[int]]]) -> Ten
 
 def with_head(model: Any, rows: list[tuple[list[int], list[int]]] = ROWS) -> Tensor:
     add_log_prob_head(model)
-    part = lay_out(rows, "padded")
-    part.pop("lengths")
-    found: Tensor = model(**part)
+    found: Tensor = model(**ready(rows))
     return found
+
+
+def ready(rows: list[tuple[list[int], list[int]]]) -> dict[str, Any]:
+    """What the head takes for these rows."""
+    return {name: value for name, value in lay_out(rows, "padded").items() if name != "lengths"}
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "granite", "cohere", "hyperclovax"])
@@ -199,6 +203,16 @@ def test_without_answers_the_forward_is_the_models_own() -> None:
     add_log_prob_head(model)
     assert torch.equal(model(input_ids=ids).logits, before)
     assert model.generate(ids[:1], max_new_tokens=3, do_sample=False).shape[1] > ids.shape[1]
+
+
+def test_a_copy_of_a_model_with_the_head_computes_with_its_own_weights() -> None:
+    model = make_tiny_model()
+    before = with_head(model)
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    assert torch.equal(copied(**ready(ROWS)), before) and not torch.equal(with_head(model), before)
 
 
 def test_log_probabilities_of_answers_are_the_sums_over_their_tokens() -> None:
