@@ -70,7 +70,7 @@ class Steps(Dataset[dict[str, Any]]):
         own = batches[self._plan.rank]
         parts = [self._part(rows) for rows in own]
         idle = max(len(batch) for batch in batches) - len(own)
-        parts += [idle_part(self._plan.layout) for _ in range(idle or not parts)]
+        parts += [idle_part(self._plan.layout, self._columns) for _ in range(idle or not parts)]
         everywhere = torch.tensor([row for batch in batches for rows in batch for row in rows])
         return {"row": everywhere, "rows": sum(len(group) for group in chosen), "parts": parts}
 
@@ -110,9 +110,9 @@ class Steps(Dataset[dict[str, Any]]):
         return {**part, "row": torch.tensor(rows)}
 
 
-def idle_part(layout: Layout) -> dict[str, Any]:
+def idle_part(layout: Layout, columns: Sequence[str] = ()) -> dict[str, Any]:
     """The smallest forward pass, for a worker that has nothing left in a step; its loss counts nothing."""
-    return {**lay_out([([0], [0])], layout), "idle": True}
+    return {**lay_out([([0], [0])], layout), **{name: torch.zeros(1) for name in columns}, "idle": True}
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):

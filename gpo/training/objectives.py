@@ -10,10 +10,12 @@ from gpo.training.trainer_config import GPOConfig
 
 
 def wanted_ratio(reference_N: Tensor, part: dict[str, Any], lengths_N: Tensor, args: GPOConfig) -> Tensor:
-    """Targets [N] in nats, with the pull to the anchor policy if there is one."""
+    """Targets [N] in nats, with the pull to the anchor policy; raises ValueError for a pull without an anchor."""
     target_N: Tensor = part["target"].to(reference_N)
-    if not args.pull or "anchor_logps" not in part:
+    if not args.pull:
         return target_N
+    if "anchor_logps" not in part:
+        raise ValueError(f"pull={args.pull} needs an anchor; give anchor_model=... to GPOTrainer, or rows anchor_logps")
     scale_N = lengths_N.to(reference_N) ** args.length_power
     anchor_N = part["anchor_logps"].to(reference_N)
     return pulled_targets(target_N, reference_N / scale_N, anchor_N / scale_N, args.pull)

@@ -7,6 +7,7 @@ come out, and then saves a forward pass over all rows.
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,57 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
+from trl.models.utils import prepare_deepspeed, prepare_fsdp
 
 from gpo.files import write_json
 from gpo.training.batches import StepPlan, Steps
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Within, nothing is dropped at random; what was training before trains again behind."""
+    before = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(before)
+
+
+def held_still(model: Any, trainer: Any) -> Any:
+    """A model beside the policy, which no optimizer sees, as TRL prepares a reference: on the device, or in pieces."""
+    if trainer.is_deepspeed_enabled:
+        return prepare_deepspeed(model, trainer.accelerator)
+    if trainer.is_fsdp_enabled:
+        return prepare_fsdp(model, trainer.accelerator)
+    return trainer.accelerator.prepare_model(model, evaluation_mode=True)
+
+
+def starting_policy(trainer: Any) -> Any:
+    """The reference as it can be called before training; ZeRO-3's parameters are in pieces until an engine has them."""
+    model = trainer.model if trainer.ref_model is None else trainer.ref_model
+    if trainer.ref_model is None and any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        if trainer._precompute_engine is None:
+            trainer._precompute_engine = prepare_deepspeed(model, trainer.accelerator)
+        return trainer._precompute_engine
+    return model
+
+
+def add_anchor(trainer: Any, model: Any) -> None:
+    """Log-probabilities of all answers under the anchor, as a column; the anchor itself is not needed after."""
+    anchor = held_still(model, trainer)
+
+    def added(dataset: Dataset, shuffle: bool = False) -> Dataset:
+        if "anchor_logps" in dataset.column_names:
+            return dataset
+        return dataset.add_column("anchor_logps", trainer._pass(anchor, dataset, trainer._plan(shuffle)).tolist())
+
+    trainer.train_dataset = added(trainer.train_dataset, shuffle=True)
+    held_out = trainer.eval_dataset
+    if isinstance(held_out, dict):
+        trainer.eval_dataset = {name: added(dataset) for name, dataset in held_out.items()}
+    elif held_out is not None:
+        trainer.eval_dataset = added(held_out)
 
 
 def first_epoch(steps: Steps) -> Iterator[dict[str, Any]]:
@@ -26,15 +75,27 @@ def first_epoch(steps: Steps) -> Iterator[dict[str, Any]]:
         yield from steps[0, place]["parts"]
 
 
-def reference_key(dataset: Dataset, plan: StepPlan, weights: str, dtype: str) -> str:
-    """Names the numbers: hash of the weights' own hash, the rows, the batch plan (not the worker) and the type."""
+def reference_key(dataset: Dataset, plan: StepPlan, weights: str, arithmetic: str) -> str:
+    """Names the numbers: hash of the weights' own hash, the rows, the batch plan (not the worker) and the arithmetic.
+
+    `arithmetic` is whatever else moves a digit: the type that is computed in, and the attention.
+    """
     digest = hashlib.sha256()
     shared = {name: value for name, value in asdict(plan).items() if name != "rank"}
-    digest.update(json.dumps([weights, dtype, shared], sort_keys=True).encode())
+    digest.update(json.dumps([weights, arithmetic, shared], sort_keys=True).encode())
     for prompt, completion in zip(dataset["prompt_ids"], dataset["completion_ids"], strict=True):
         for ids in (prompt, completion):
             digest.update(np.asarray([len(ids), *ids], dtype=np.int64).tobytes())
     return digest.hexdigest()[:32]
+
+
+def hash_of_pieces(model: Any) -> str:
+    """Hash of what this worker holds of a model in pieces by ZeRO-3, whose own tensors are empty; "" for others."""
+    pieces = [parameter.ds_tensor for parameter in model.parameters() if hasattr(parameter, "ds_tensor")]
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest() if pieces else ""
 
 
 def read_reference(folder: Path, key: str, rows: int) -> Tensor | None:

@@ -50,11 +50,15 @@ def prepare_rows(dataset: Dataset, tokenizer: Any, args: GPOConfig, name: str = 
         raise ValueError(f"{name} data set: no row is left to train on (it has {len(dataset)}, select={args.select!r})")
     if args.standardise is not None:
         targets = standardised_targets(torch.tensor([row["target"] for row in chosen]), args.standardise)
+        # Last, as always: the clamp bounds what is trained on.
+        targets = targets if args.clamp is None else targets.clamp(-args.clamp, args.clamp)
         chosen = [{**row, "target": target} for row, target in zip(chosen, targets.tolist(), strict=True)]
     return Dataset.from_list([{**row, "row": number} for number, row in enumerate(chosen)])
 
 
 def _check_columns(columns: Sequence[str], name: str) -> None:
+    if {"prompt_ids", "completion"} <= set(columns) and not {"prompt", "completion_ids"} & set(columns):
+        raise ValueError(f"{name} data set: 'completion' is text and needs 'prompt', not ids; it has {list(columns)}")
     for text, ids in (("prompt", "prompt_ids"), ("completion", "completion_ids")):
         if text not in columns and ids not in columns:
             raise ValueError(f"{name} data set: missing {ids!r} or {text!r}; it has {list(columns)}")
@@ -157,7 +161,7 @@ def _with_targets(group: list[dict[str, Any]], args: GPOConfig) -> list[dict[str
         ).tolist()
         return targets
 
-    pairs = zip(group, made(args.clamp), made(None), strict=True)
+    pairs = zip(group, made(args.clamp if args.standardise is None else None), made(None), strict=True)
     return [{**answer, "target": target, "rank": rank} for answer, target, rank in pairs]
 
 
@@ -173,7 +177,8 @@ def _selected(group: list[dict[str, Any]], args: GPOConfig) -> list[dict[str, An
     elif args.select == "best-and-worst":
         picked = [best, worst]
     else:
-        pairs = zip(*top_and_bottom(rank_K, args.select_n), strict=True)
+        # A prompt of which answers were left out may have fewer than were sampled.
+        pairs = zip(*top_and_bottom(rank_K, min(args.select_n, len(group) // 2)), strict=True)
         picked = [k for pair in pairs for k in pair]
     kept = ("prompt_id", "prompt_ids", "completion_ids", "target", *KEPT)
     return [{**{name: group[k][name] for name in kept if name in group[k]}, "best": float(k == best)} for k in picked]

@@ -6,6 +6,7 @@ a folder without it is what a kill left behind, and is never resumed from.
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from gpo.files import write_text
 
@@ -29,6 +30,16 @@ def drop_torn(folder: Path) -> None:
     for path in folder.glob(f"{PREFIX}*"):
         if not (path / MARKER).is_file():
             shutil.rmtree(path)
+
+
+def load_trained_adapter(model: Any, checkpoint: Path) -> None:
+    """The adapter that is trained, beside which TRL keeps one that is not, `ref`, in a folder of its own.
+
+    transformers 5.19 loads the folders' adapters and then leaves out the one beside them: a resumed training would go
+    on from where it began, without an error.
+    """
+    if hasattr(model, "load_adapter") and (checkpoint / "ref" / "adapter_config.json").is_file():
+        model.load_adapter(str(checkpoint), model.active_adapters[0], is_trainable=True)
 
 
 def step_of(checkpoint: Path) -> int:

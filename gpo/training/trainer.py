@@ -1,16 +1,12 @@
 """GPOTrainer: regression of the policy's log-ratio on targets in nats, used like any TRL trainer.
 
 A subclass of TRL's stable KTOTrainer, which brings PEFT, ZeRO and FSDP set-up, metrics, model cards and resume. What
-is ours: the rows (`rows`), the steps (`batches`), the layouts (`layout`), the head (`log_probs`), the
-loss, reference log-probabilities over the very batches of the first epoch, and the watch.
-Private names of TRL 1.16 and transformers 5.19 that are used: `_prepare_dataset`, `_precompute_ref_logps`,
-`_precompute_model_hash`, `_precompute_engine`, `_compute_loss`, `_set_signature_columns_if_needed`, `_metrics`,
-`_save_checkpoint`, `gradient_state._set_sync_gradients`. A contract test names the versions; without KTOTrainer the
-same overrides go on `transformers.Trainer`.
+is ours: the rows (`rows`), the steps (`batches`), the layouts (`layout`), the head (`log_probs`), the loss, reference
+log-probabilities over the very batches of the first epoch, and the watch. Private names of TRL 1.16 and transformers
+5.19: those with an underscore below and in `reference`, and `use_adapter`, `prepare_deepspeed`, `prepare_fsdp`. A
+contract test holds them; without KTOTrainer the same overrides go on `transformers.Trainer`.
 """
 
-import copy
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,20 +16,30 @@ from accelerate.utils import DistributedType, broadcast_object_list
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from trl import KTOTrainer
-from trl.models.utils import prepare_deepspeed
 from trl.trainer.utils import use_adapter
 
 from gpo.training.batches import StepLoader, StepPlan, Steps
+from gpo.training.forward import compute_context
 from gpo.training.log_probs import add_log_prob_head, answer_logps
 from gpo.training.objectives import objective_loss, wanted_ratio
-from gpo.training.reference import first_epoch, read_reference, reference_key, write_reference
+from gpo.training.reference import (
+    add_anchor,
+    evaluating,
+    first_epoch,
+    hash_of_pieces,
+    read_reference,
+    reference_key,
+    starting_policy,
+    write_reference,
+)
 from gpo.training.rows import prepare_rows
 from gpo.training.segment_attention import choose_layout, segment_attention, segments_of
-from gpo.training.step_checkpoints import last_whole, mark_whole
+from gpo.training.starting import check_arguments, copy_of, load_model, needs_copy, stop_limits
+from gpo.training.step_checkpoints import last_whole, load_trained_adapter, mark_whole
 from gpo.training.trainer_config import GPOConfig
-from gpo.training.watch import StopLimits, StopRule, step_numbers
+from gpo.training.watch import StopRule, clamped_share, step_numbers
 
 __all__ = ["GPOConfig", "GPOTrainer"]
 
@@ -43,7 +49,7 @@ class GPOTrainer(KTOTrainer):
 
     `train_dataset` has one of the forms of `rows`. `anchor_model` is the policy that `args.pull` pulls to, used
     once before training. `stopped` says which rule of `watch` ended the training, None if none did.
-    Raises ValueError naming what is missing from a row.
+    Raises ValueError naming what is missing from a row, or the argument that has no meaning here.
     """
 
     args: GPOConfig
@@ -52,7 +58,6 @@ class GPOTrainer(KTOTrainer):
     _paper = {
         "title": "Beyond Bradley-Terry Models: A General Preference Model for Language Model Alignment",
         "id": "2410.02197",
-        "citation": "",
     }
 
     def __init__(
@@ -66,25 +71,24 @@ class GPOTrainer(KTOTrainer):
         anchor_model: Any = None,
         **kwargs: Any,
     ) -> None:
-        args = args if args is not None else GPOConfig(output_dir="gpo-output")
-        if train_dataset is None:
-            raise ValueError("train_dataset is missing; expected a Dataset in one of the forms of gpo.training.rows")
-        if isinstance(model, str):
-            model = _load(model, args)
+        args = args or GPOConfig(output_dir="gpo-output")
+        check_arguments(args, train_dataset, anchor_model, kwargs)
         if processing_class is None:
-            processing_class = AutoTokenizer.from_pretrained(
-                model.config.name_or_path, trust_remote_code=args.trust_remote_code
-            )
+            path = model if isinstance(model, str) else model.config.name_or_path
+            processing_class = AutoTokenizer.from_pretrained(path, trust_remote_code=args.trust_remote_code)
+        # Before a model is loaded: a faulty row shows within a second.
+        train_dataset = prepare_rows(train_dataset, processing_class, args)
+        if isinstance(model, str):
+            model = load_model(model, args, kwargs.pop("quantization_config", None))
         plain = model.get_base_model() if isinstance(model, PeftModel) else model
-        # TRL would load a live reference from where the policy was loaded; what is meant is the policy as it is now.
-        if ref_model is None and not args.precompute_ref_log_probs and plain is model and not kwargs.get("peft_config"):
-            ref_model = copy.deepcopy(model)
+        copied = ref_model is None and plain is model and not kwargs.get("peft_config") and needs_copy(args)
+        if copied:
+            ref_model = copy_of(model)
         for one in (plain, ref_model, anchor_model):
             if one is not None:
                 add_log_prob_head(one)
         self._layout = choose_layout(model.config, args.layout)
-        self._use_flash = "flash" in str(model.config._attn_implementation) and torch.cuda.is_available()
-        self._anchor = anchor_model
+        self._attention = str(model.config._attn_implementation)
         self._step_rows: list[Tensor] = []
         super().__init__(
             model=model,
@@ -94,8 +98,11 @@ class GPOTrainer(KTOTrainer):
             processing_class=processing_class,
             **kwargs,
         )
-        limits = StopLimits(args.stop_kl, args.stop_length_growth, args.stop_collapse, args.stop_window)
-        self._stop_rule = StopRule(limits)
+        if copied and args.precompute_ref_log_probs:
+            self.ref_model = None  # FSDP's copy, see needs_copy
+        if args.pull and anchor_model is not None:
+            add_anchor(self, anchor_model)
+        self._stop_rule = StopRule(stop_limits(args))
         self.add_callback(self._stop_rule)
 
     @property
@@ -147,39 +154,30 @@ class GPOTrainer(KTOTrainer):
         The same batches, layout and forward give the same bits, so the log-ratio of the first step is exactly 0.
         """
         plan = self._plan(shuffle=name == "train")
-        if self._anchor is not None and "anchor_logps" not in dataset.column_names:
-            dataset = dataset.add_column("anchor_logps", self._pass(self._anchor, dataset, plan).tolist())
         if "ref_logps" in dataset.column_names:
             return dataset
         folder = Path(self.args.reference_folder) if self.args.reference_folder else None
         key, kept = "", None
         if folder and self.accelerator.is_main_process:
-            key = reference_key(dataset, plan, str(self._precompute_model_hash), self.args.compute_dtype)
+            weights = hash_of_pieces(self.ref_model or self.model) or str(self._precompute_model_hash)
+            key = reference_key(dataset, plan, weights, f"{self._compute_type}, {self._attention}")
             kept = read_reference(folder, key, len(dataset))
         # The first worker decides for all: others may see another disk, or hash only their piece of the weights.
         (logps,) = broadcast_object_list([kept], from_process=0)
         if logps is None:
-            logps = self._pass(self._precompute_model(), dataset, plan)
+            logps = self._pass(starting_policy(self), dataset, plan)
             if folder and self.accelerator.is_main_process:
                 write_reference(folder, key, logps)
         return dataset.add_column("ref_logps", logps.tolist())
 
-    def _precompute_model(self) -> Any:
-        """The reference as it can be called now; ZeRO-3's parameters are in pieces until an engine holds them."""
-        model: Any = self.model if self.ref_model is None else self.ref_model
-        if self.ref_model is None and any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
-            if self._precompute_engine is None:
-                self._precompute_engine = prepare_deepspeed(model, self.accelerator)
-            return self._precompute_engine
-        return model
-
     @torch.no_grad()
     def _pass(self, model: Any, dataset: Dataset, plan: StepPlan) -> Tensor:
         logps_N = torch.zeros(len(dataset))
-        for part in first_epoch(Steps(dataset, plan)):
-            found = self._logps(model, self._on_device(part)).float().cpu()
-            if "idle" not in part:
-                logps_N[part["row"]] = found
+        with evaluating(model):
+            for part in first_epoch(Steps(dataset, plan)):
+                found = self._logps(model, self._on_device(part)).float().cpu()
+                if "idle" not in part:
+                    logps_N[part["row"]] = found
         # Each row was computed by one worker, so a sum over them is exact.
         return self.accelerator.reduce(logps_N.to(self.accelerator.device)).cpu()
 
@@ -191,15 +189,20 @@ class GPOTrainer(KTOTrainer):
             if self.ref_model is not None:
                 return self._logps(self.ref_model, part)
             policy = self.accelerator.unwrap_model(self.model)
-            with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
+            name = "ref" if "ref" in policy.peft_config else None
+            with evaluating(policy), use_adapter(policy, adapter_name=name):
                 return self._logps(self.model, part)
 
     # Loss
 
+    @property
+    def _compute_type(self) -> str:
+        return self.args.compute_dtype if self.args.compute_dtype != "auto" else self.accelerator.mixed_precision
+
     def _computing(self) -> AbstractContextManager[Any]:
-        if self.args.compute_dtype == "bfloat16":
-            return torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16)
-        return nullcontext() if self.args.compute_dtype == "float32" else self.accelerator.autocast()
+        if self.args.compute_dtype == "auto":
+            return self.accelerator.autocast()
+        return compute_context(self.args.compute_dtype, self.accelerator.device.type)
 
     def _logps(self, model: Any, part: dict[str, Any]) -> Tensor:
         """log p [N] of each answer of a part in nats."""
@@ -211,27 +214,27 @@ class GPOTrainer(KTOTrainer):
     def _segments(self, model: Any) -> AbstractContextManager[None]:
         if self._layout == "padded":
             return nullcontext()
-        return segment_attention(self.accelerator.unwrap_model(model).config, self._use_flash)
+        use_flash = "flash" in self._attention and torch.cuda.is_available()
+        return segment_attention(self.accelerator.unwrap_model(model).config, use_flash)
 
     def _part_loss(self, model: Any, part: dict[str, Any], rows: int) -> Tensor:
         """The part's share of the mean over all rows of a step, times the number of workers, who average."""
         policy = self._logps(model, part)
+        # An idle worker computes this too: a live reference in pieces needs all workers.
+        reference = self._reference(part).to(policy)
         if "idle" in part:
             return policy.sum() * 0.0
-        reference = self._reference(part).to(policy)
         lengths = torch.tensor(part["lengths"], device=policy.device)
-        target = wanted_ratio(reference, part, lengths, self.args)
-        loss = objective_loss(policy, reference, target, lengths, part, self.args)
-        self._step_rows.append(torch.stack([(policy - reference).detach(), target, lengths.to(policy)], -1))
+        wanted = wanted_ratio(reference, part, lengths, self.args)
+        loss = objective_loss(policy, reference, wanted, lengths, part, self.args)
+        seen = [(policy - reference).detach(), wanted, lengths.to(policy), part["target"].to(policy)]
+        self._step_rows.append(torch.stack(seen, -1))
         return loss * (len(policy) / rows * self.accelerator.num_processes)
-
-    def _part_losses(self, model: Any, inputs: dict[str, Any]) -> Iterator[Tensor]:
-        for part in inputs["parts"]:
-            yield self._part_loss(model, self._on_device(part), inputs["rows"])
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
         """The loss of a whole item with one graph, for evaluation; `training_step` goes part by part."""
-        loss = torch.stack(list(self._part_losses(model, inputs))).sum()
+        losses = [self._part_loss(model, self._on_device(part), inputs["rows"]) for part in inputs["parts"]]
+        loss = torch.stack(losses).sum()
         if not torch.is_grad_enabled():
             loss = self.accelerator.reduce(loss, "mean")
         self._watch()
@@ -262,16 +265,19 @@ class GPOTrainer(KTOTrainer):
 
     def _watch(self) -> None:
         """Metrics of a step over all workers; one with no rows has a row that is not a number."""
-        nothing = torch.full((1, 3), float("nan"), device=self.accelerator.device)
+        nothing = torch.full((1, 4), float("nan"), device=self.accelerator.device)
         own = torch.cat(self._step_rows) if self._step_rows else nothing
         self._step_rows = []
         everyone = self.accelerator.pad_across_processes(own, pad_index=float("nan"))
-        rows_N3 = self.accelerator.gather(everyone)
-        rows_N3 = rows_N3[~rows_N3.isnan().any(-1)].float().cpu()
-        if len(rows_N3):
+        rows_N4 = self.accelerator.gather(everyone)
+        rows_N4 = rows_N4[~rows_N4.isnan().any(-1)].float().cpu()
+        if len(rows_N4):
             metrics = self._metrics["train" if torch.is_grad_enabled() else "eval"]
-            ratio_N, target_N, length_N = rows_N3.unbind(-1)
-            for name, value in step_numbers(ratio_N, target_N, length_N, clamp=self.args.clamp).items():
+            ratio_N, wanted_N, length_N, given_N = rows_N4.unbind(-1)
+            numbers = step_numbers(ratio_N, wanted_N, length_N, length_power=self.args.length_power)
+            if self.args.clamp is not None:
+                numbers["clamped"] = clamped_share(given_N, self.args.clamp)
+            for name, value in numbers.items():
                 metrics[name].append(value)
 
     # Checkpoints
@@ -283,15 +289,12 @@ class GPOTrainer(KTOTrainer):
             resume_from_checkpoint = str(found) if found else None
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_trained_adapter(model or self.model, Path(resume_from_checkpoint))
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_whole(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
-
-
-def _load(path: str, args: GPOConfig) -> Any:
-    """A model named by its path, in float32 for its master weights unless `model_init_kwargs` says otherwise."""
-    given, args.model_init_kwargs = args.model_init_kwargs, None
-    options = {"dtype": torch.float32, "trust_remote_code": args.trust_remote_code}
-    return AutoModelForCausalLM.from_pretrained(path, **{**options, **(given if isinstance(given, dict) else {})})

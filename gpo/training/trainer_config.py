@@ -1,8 +1,9 @@
 """GPOConfig: the arguments of `GPOTrainer`, beside those of TRL and transformers."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+import torch
 from trl import KTOConfig
 
 from gpo.targets import LogZ, Method
@@ -10,6 +11,18 @@ from gpo.training.layout import Layout
 
 Objective = Literal["regression", "dpo", "ipo"]
 Select = Literal["all", "best-and-worst", "top-and-bottom"]
+MEANINGLESS = {
+    "per_device_train_batch_size per_device_eval_batch_size precompute_ref_batch_size auto_find_batch_size": (
+        "set batch_prompts (prompts a step, over all workers) and batch_tokens (tokens a forward pass)"
+    ),
+    "train_sampling_strategy dataloader_drop_last dataloader_num_workers": (
+        "steps hold whole prompts in an order that seed decides, and layout says how rows lie"
+    ),
+    "loss_type desirable_weight undesirable_weight": "set objective; this loss_type keeps KTO's KL rows away",
+    "router_aux_loss_coef": "the loss of a mixture's router is not added",
+    "torch_empty_cache_steps": "buffers are kept from step to step",
+}
+"""Arguments of TRL and transformers that nothing here reads, and what to set instead."""
 
 
 def _option(default: Any, text: str) -> Any:
@@ -20,7 +33,7 @@ def _option(default: Any, text: str) -> Any:
 class GPOConfig(KTOConfig):
     """TRL and transformers training arguments, with those of GPO and defaults that suit it.
 
-    Raises ValueError for values that contradict each other, before a model is loaded.
+    Raises ValueError for values that contradict each other or mean nothing here, before a model is loaded.
     """
 
     objective: Objective = _option("regression", "regression on targets (GPO, SPPO), or dpo or ipo on pairs.")
@@ -28,12 +41,12 @@ class GPOConfig(KTOConfig):
     target_method: Method = _option("gpo", "How targets are made from scores or tables.")
     target_beta: float | None = _option(None, "Strength of the pull to the reference in those targets.")
     tau: float = _option(1.0, "Temperature of the scores.")
-    clamp: float | None = _option(None, "Bound of targets in nats.")
+    clamp: float | None = _option(None, "Bound of targets in nats; applied last, before any pull.")
     exclude_self: bool = _option(False, "Leave an answer's comparison with itself out.")
     log_z: LogZ = _option("zero", "What stands for log Z.")
     standardise: float | None = _option(None, "Scale all targets to this root mean square in nats.")
     select: Select = _option("all", "Which of a prompt's answers are trained on.")
-    select_n: int = _option(1, "How many at each end, for top-and-bottom.")
+    select_n: int = _option(1, "How many at each end, for top-and-bottom; fewer where a prompt has fewer answers.")
     pull: float = _option(0.0, "KL pull to an anchor policy, 0..1; its log-probabilities are `anchor_logps`.")
     sft: float = _option(0.0, "Weight of the log-likelihood of each prompt's best answer, per token.")
     batch_prompts: int = _option(16, "Prompts a step, with all their answers, over all workers.")
@@ -55,7 +68,19 @@ class GPOConfig(KTOConfig):
     remove_unused_columns: bool = _option(False, "Rows are used as they are.")
 
     def __post_init__(self) -> None:
+        defaults = {field.name: field.default for field in fields(self)}
+        for names, instead in MEANINGLESS.items():
+            for name in names.split():
+                if getattr(self, name) != defaults[name]:
+                    raise ValueError(f"{name}={getattr(self, name)!r} has no effect on a GPOTrainer: {instead}")
+        if self.compute_dtype == "float32":
+            # TRL computes in bfloat16 unless told otherwise, the policy only: the reference would not agree with it.
+            self.bf16 = self.fp16 = False
         super().__post_init__()
+        if self.activation_offloading and not torch.cuda.is_available():
+            raise ValueError(
+                "activation_offloading=True needs a GPU; use gradient_checkpointing, or fewer batch_tokens"
+            )
         if self.objective != "regression" and self.select == "all":
             raise ValueError(
                 f"objective={self.objective!r} needs pairs; set select='best-and-worst' (or 'top-and-bottom')"

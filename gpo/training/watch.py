@@ -14,16 +14,16 @@ LARGEST_EXPONENT = 30.0
 """Log-ratios beyond it do not overflow the importance weights."""
 
 
-def step_numbers(ratio_N: Tensor, target_N: Tensor, length_N: Tensor, clamp: float | None = None) -> dict[str, float]:
+def step_numbers(ratio_N: Tensor, target_N: Tensor, length_N: Tensor, length_power: float = 0.0) -> dict[str, float]:
     """Metrics of a step from log-ratios and targets in nats and lengths in tokens.
 
     log_ratio_mean, log_ratio_max_abs
-    target_correlation, target_slope   of the log-ratio on its target; a slope of 1 is the minimum of the loss
+    target_correlation, target_slope   of log-ratio / length^length_power, as the loss has it, on its target; a slope of
+                             1 is the minimum of the loss
     kl                       mean ratio^2 / 2, which agrees with KL(pi | pi_ref) and KL(pi_ref | pi) to second order
     length                   mean of the rows
     length_expected          the same under the moved policy: weighted by exp(ratio), normalised by the weights
     length_target_correlation
-    clamped                  share of targets at the clamp, if there is one
 
     Correlations are left out where one side does not vary.
     """
@@ -36,15 +36,19 @@ def step_numbers(ratio_N: Tensor, target_N: Tensor, length_N: Tensor, clamp: flo
         "length": length.mean().item(),
         "length_expected": ((weight * length).sum() / weight.sum()).item(),
     }
-    if varies(ratio) and varies(target):
-        numbers["target_correlation"] = correlation(ratio, target)
+    regressed = ratio / length**length_power
+    if varies(regressed) and varies(target):
+        numbers["target_correlation"] = correlation(regressed, target)
         centred = target - target.mean()
-        numbers["target_slope"] = ((ratio * centred).sum() / centred.square().sum()).item()
+        numbers["target_slope"] = ((regressed * centred).sum() / centred.square().sum()).item()
     if varies(length) and varies(target):
         numbers["length_target_correlation"] = correlation(length, target)
-    if clamp is not None:
-        numbers["clamped"] = (target.abs() >= clamp * (1 - 1e-6)).double().mean().item()
     return numbers
+
+
+def clamped_share(target_N: Tensor, clamp: float) -> float:
+    """Share of targets at the clamp; targets in nats before any pull, which comes on top of the clamp."""
+    return (target_N.abs() >= clamp * (1 - 1e-6)).double().mean().item()
 
 
 def varies(values: Tensor) -> bool:
@@ -71,12 +75,21 @@ class StopLimits:
 
 
 class StopRule(TrainerCallback):
-    """Stops the training when a limit is passed, and keeps which, in `stopped` and in the log history."""
+    """Stops the training when a limit is passed, and keeps which, in `stopped` and in the log history.
+
+    The step that stops is not saved: a training that resumed there would go one step further, while one that resumes
+    before it comes to the same step and stops.
+    """
 
     def __init__(self, limits: StopLimits) -> None:
         self._limits = limits
         self._seen: list[dict[str, float]] = []
         self.stopped: dict[str, Any] | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A training that goes on looks back at the steps before it, so that it stops where it would have stopped."""
+        logged = [self._values(entry) for entry in state.log_history if "log_ratio_mean" in entry]
+        self._seen, self.stopped = logged[-self._limits.window :], None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self.stopped is not None or not logs or "log_ratio_mean" not in logs:
@@ -93,7 +106,7 @@ class StopRule(TrainerCallback):
             if limit is not None and value > limit:
                 self.stopped = {"rule": name, "value": value, "limit": limit, "step": state.global_step}
                 state.log_history.append({"stopped": name, **self.stopped})
-                control.should_training_stop = True
+                control.should_training_stop, control.should_save = True, False
                 return
 
     @staticmethod

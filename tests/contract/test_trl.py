@@ -15,8 +15,11 @@ import transformers
 import trl
 from transformers import AttentionInterface, Trainer
 from trl import KTOConfig, KTOTrainer
+from trl.models.utils import prepare_deepspeed, prepare_fsdp
+from trl.trainer.utils import use_adapter
 
 from gpo.training.trainer import GPOConfig, GPOTrainer
+from gpo.training.trainer_config import MEANINGLESS
 
 WRITTEN_FOR = "1.16."
 LOOK = "look at KTOTrainer in trl/trainer/kto_trainer.py and at GPOTrainer in gpo/training/trainer.py"
@@ -26,6 +29,7 @@ SIGNATURES = {
     "_precompute_ref_logps": ["self", "dataset", "name", "batch_size"],
     "_compute_loss": ["self", "model", "inputs", "return_outputs"],
     "_save_checkpoint": ["self", "model", "trial"],
+    "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
     "_set_signature_columns_if_needed": ["self"],
     "get_train_dataloader": ["self"],
 }
@@ -62,6 +66,21 @@ def test_kto_calls_the_overridden_methods_where_gpo_expects_it() -> None:
     assert "returnself._compute_loss(model,inputs,return_outputs)" in squeezed("compute_loss"), LOOK
 
 
+def test_kto_prepares_a_reference_as_an_anchor_is_prepared_and_frees_that_of_fsdp() -> None:
+    start = squeezed("__init__")
+    for line in (
+        "ifself.is_deepspeed_enabled:self.ref_model=prepare_deepspeed(self.ref_model,self.accelerator)",
+        "elifself.is_fsdp_enabled:self.ref_model=prepare_fsdp(self.ref_model,self.accelerator)",
+        "self.ref_model=self.accelerator.prepare_model(self.ref_model,evaluation_mode=True)",
+        "ifself.is_fsdp_enabledandref_modelisNone:self.ref_model=None",
+        "self._tokenizer.pad_token=self._tokenizer.eos_token",
+    ):
+        assert line in start, f"{line}: {LOOK}"
+    assert list(inspect.signature(prepare_deepspeed).parameters) == ["model", "accelerator"]
+    assert list(inspect.signature(prepare_fsdp).parameters) == ["model", "accelerator"]
+    assert list(inspect.signature(use_adapter).parameters) == ["model", "adapter_name"]
+
+
 def test_the_metrics_of_a_step_are_averaged_and_cleared_by_the_log() -> None:
     source = squeezed("log")
     assert "self._metrics[mode].items()" in source and "self._metrics[mode].clear()" in source, LOOK
@@ -83,6 +102,7 @@ def test_the_arguments_whose_defaults_gpo_changes_are_still_fields_of_kto() -> N
         "remove_unused_columns",
     ):
         assert name in known, f"KTOConfig.{name} is gone: {LOOK}"
+    assert {name for names in MEANINGLESS for name in names.split()} <= known, f"KTOConfig lost a field: {LOOK}"
     own = {"batch_prompts", "batch_tokens", "layout", "length_power", "objective", "pull", "select", "target_beta"}
     assert not own & known, f"KTOConfig has a field of that name itself now: {LOOK}"
 
@@ -104,6 +124,12 @@ def test_the_loop_says_by_sync_gradients_which_pass_ends_a_step_and_averages_the
     assert "nested_gather(tr_loss,self.args.parallel_mode).mean()" in re.sub(
         r"\s", "", inspect.getsource(Trainer._maybe_log_save_evaluate)
     )
+
+
+def test_transformers_leaves_out_the_adapter_beside_one_in_a_folder() -> None:
+    """When this fails, `load_trained_adapter` may go."""
+    source = re.sub(r"\s", "", inspect.getsource(Trainer._load_from_checkpoint))
+    assert "model.set_adapter(active_adapter)else:model.load_adapter(resume_from_checkpoint,active_adapter" in source
 
 
 def test_kto_hashes_the_starting_weights_and_keeps_one_engine_for_reference_passes() -> None:

@@ -102,6 +102,21 @@ def test_standardised_targets_have_the_root_mean_square_that_was_asked_for() -> 
     assert found[0].item() == pytest.approx(-3 * found[1].item())
 
 
+def test_the_clamp_bounds_what_is_trained_on_after_the_scaling() -> None:
+    rows = [{"prompt": "a", "completion": list("bcd"), "score": [30.0, -10.0, 1.0]}]
+    found = torch.tensor(prepared(rows, target_beta=1.0, standardise=2.0, clamp=1.5)["target"][:])
+    scale = 2.0 / torch.tensor([30.0, -10.0, 1.0]).square().mean().sqrt()
+    assert found.tolist() == pytest.approx([1.5, (-10 * scale).item(), scale.item()])
+
+
+def test_a_prompt_with_fewer_answers_than_asked_for_gives_those_it_has() -> None:
+    rows = [
+        {"prompt": "a", "completion": list("bcde"), "target": [4.0, 3.0, 2.0, 1.0]},
+        {"prompt": "f", "completion": list("ghi"), "target": [3.0, 2.0, 1.0]},
+    ]
+    assert len(prepared(rows, select="top-and-bottom", select_n=2)) == 4 + 2
+
+
 def test_rows_that_are_prepared_come_back_as_they_are() -> None:
     once = prepared([{"prompt": "a", "completion": "b", "target": 1.0}])
     assert prepare_rows(once, TOKENIZER, GPOConfig(output_dir="unused", use_cpu=True)) is once
@@ -115,6 +130,7 @@ GOOD = {"prompt": "a", "completion": "b", "target": 1.0}
     [
         ({"completion": "b", "target": 1.0}, r"missing 'prompt_ids' or 'prompt'; it has \['completion', 'target'\]"),
         ({"prompt": "a", "target": 1.0}, "missing 'completion_ids' or 'completion'"),
+        ({"prompt_ids": [1], "completion": "b", "target": 1.0}, "'completion' is text and needs 'prompt', not ids"),
         ({"prompt": "a", "completion": "b"}, "missing 'target', 'score' or 'table'"),
         ({"prompt": "a", "completion": ["b", "c"], "target": [1.0]}, "row 0: target is for 1 answers, and there are 2"),
         ({"prompt": "a", "completion": "b", "target": float("nan")}, r"row 0: target holds \[nan\]; expected finite"),
@@ -139,6 +155,9 @@ def test_a_selection_that_leaves_nothing_is_refused() -> None:
         ({"max_length": 512}, "max_length=512: rows are used as they are"),
         ({"batch_tokens": 0}, "batch_tokens is 0; expected at least 1"),
         ({"pull": 1.5}, "pull is 1.5; expected 0..1"),
+        ({"per_device_train_batch_size": 4}, "per_device_train_batch_size=4 has no effect .*: set batch_prompts"),
+        ({"loss_type": "kto"}, "loss_type='kto' has no effect on a GPOTrainer: set objective"),
+        ({"activation_offloading": True}, "activation_offloading=True needs a GPU"),
     ],
 )
 def test_arguments_that_cannot_be_meant_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -177,6 +177,15 @@ def test_a_live_reference_gives_the_losses_of_one_computed_once(tmp_path: Path) 
     assert once.ref_model is None and live.ref_model is not None
 
 
+def test_a_model_that_was_trained_before_has_a_live_reference_that_stays_behind(tmp_path: Path) -> None:
+    model = make_tiny_model()
+    for _ in range(2):
+        trainer = make_trainer(tmp_path, model=model, precompute_ref_log_probs=False)
+        trainer.train()
+        ratios = [step["log_ratio_max_abs"] for step in steps_of(trainer)]
+        assert ratios[0] == 0.0 and all(ratio > 0.0 for ratio in ratios[1:])
+
+
 def test_kept_reference_log_probabilities_are_used_for_the_same_weights_rows_and_plan_only(tmp_path: Path) -> None:
     folder = tmp_path / "kept"
 
@@ -193,18 +202,30 @@ def test_kept_reference_log_probabilities_are_used_for_the_same_weights_rows_and
     make_trainer(tmp_path, reference_folder=str(folder), model=make_tiny_model(seed=1))
     make_trainer(tmp_path, make_rows(seed=5), reference_folder=str(folder))
     make_trainer(tmp_path, reference_folder=str(folder), batch_tokens=99)
-    assert len(files()) == 4
+    make_trainer(tmp_path, reference_folder=str(folder), bf16=True)
+    other = make_tiny_model()
+    other.set_attn_implementation("eager")
+    make_trainer(tmp_path, reference_folder=str(folder), model=other)
+    assert len(files()) == 6
 
 
-def test_an_anchor_pulls_the_targets_toward_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("once", [True, False])
+def test_an_anchor_pulls_the_targets_toward_itself_and_is_no_clamped_target(tmp_path: Path, once: bool) -> None:
     rows = [{**row, "target": 0.0} for row in make_rows()]
     anchor = make_tiny_model(seed=1)
-    trainer = make_trainer(tmp_path, rows, anchor_model=anchor, pull=0.5, batch_prompts=6)
+    settings: dict[str, Any] = {"pull": 0.5, "clamp": 1e-3, "batch_prompts": 6, "precompute_ref_log_probs": once}
+    trainer = make_trainer(tmp_path, rows, anchor_model=anchor, eval_dataset=Dataset.from_list(rows), **settings)
     trainer.train()
+    assert steps_of(trainer)[0]["clamped"] == 0.0 and trainer.evaluate()["eval_loss"] > 0.0
     gaps = [
         0.5 * (answer_logp_by_hand(anchor, row) - answer_logp_by_hand(make_tiny_model(), row)).item() for row in rows
     ]
     assert steps_of(trainer)[0]["loss"] == pytest.approx(sum(gap**2 for gap in gaps) / len(gaps), rel=1e-4)
+
+
+def test_a_pull_without_an_anchor_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"pull=0.5 needs an anchor; give GPOTrainer.anchor_model=...., or rows"):
+        make_trainer(tmp_path, pull=0.5)
 
 
 @pytest.mark.parametrize("objective", ["dpo", "ipo"])
@@ -238,14 +259,38 @@ def test_a_stop_rule_ends_the_training_and_is_recorded(tmp_path: Path) -> None:
     assert calm.stopped is None
 
 
+def test_a_training_resumed_before_a_stop_rule_fires_stops_at_the_same_step_with_the_same_bits(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"learning_rate": 1e-2, "num_train_epochs": 20, "stop_kl": 1.0, "stop_window": 4}
+    saving = {**settings, "save_strategy": "steps", "save_steps": 1}
+    whole = make_trainer(tmp_path / "whole", **settings)
+    whole.train()
+    assert whole.stopped is not None
+    # As after a kill behind the step that stops: the window of the rule is only in the checkpoint.
+    make_trainer(tmp_path / "again", **saving).train()
+    resumed = make_trainer(tmp_path / "again", **saving)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.stopped == whole.stopped
+    expected = weights_of(whole)
+    assert all(torch.equal(value, expected[name]) for name, value in weights_of(resumed).items())
+
+
+@pytest.mark.parametrize("rate", [1e-7, 1e-6, 1e-5])
 @pytest.mark.parametrize("optim", ["rmsprop", "adamw_torch"])
-def test_a_learning_rate_of_1e_7_moves_float32_masters_under_bfloat16(tmp_path: Path, optim: str) -> None:
-    trainer = make_trainer(tmp_path, bf16=True, learning_rate=1e-7, optim=optim)
+def test_no_update_of_the_papers_learning_rates_is_lost_in_float32_masters(
+    tmp_path: Path, optim: str, rate: float
+) -> None:
+    """The first step moves a weight by rate (Adam) or ten times that (RMSProp), to a few roundings of the weight."""
+    trainer = make_trainer(tmp_path, bf16=True, learning_rate=rate, optim=optim, batch_prompts=6)
     before = weights_of(trainer)
     trainer.train()
+    length = {"rmsprop": 10 * rate, "adamw_torch": rate}[optim]
     for name, value in weights_of(trainer).items():
         assert value.dtype == torch.float32, name
-        assert not torch.equal(value, before[name]), name
+        moved = (value - before[name]).abs()
+        # Tokens that no row holds have no gradient; whatever has one moves by the whole length.
+        touched = moved > 0
+        rounding = 1.2e-7 * before[name].abs().max().item()
+        assert touched.any() and moved[touched].median().item() == pytest.approx(length, abs=0.1 * length + rounding)
 
 
 def test_an_evaluation_data_set_is_measured_with_the_same_loss(tmp_path: Path) -> None:
@@ -285,6 +330,53 @@ def test_an_adapter_alone_is_trained_and_its_first_log_ratio_is_zero(tmp_path: P
     assert steps[0]["log_ratio_max_abs"] == 0.0 and steps[-1]["log_ratio_max_abs"] > 0.0
     moved = {name for name, value in weights_of(trainer).items() if not torch.equal(value, before[name])}
     assert moved and all("lora" in name for name in moved)
+
+
+def test_a_head_that_is_trained_beside_an_adapter_is_the_one_that_is_used(tmp_path: Path) -> None:
+    adapter = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
+    trainer = make_trainer(tmp_path, peft_config=adapter, learning_rate=1e-3)
+    before = weights_of(trainer)
+    trainer.train()
+    moved = [name for name, value in weights_of(trainer).items() if not torch.equal(value, before[name])]
+    assert any("lm_head.modules_to_save" in name for name in moved)
+    assert not any("lm_head.original_module" in name for name in moved)
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_dropout_of_an_adapter_trains_and_leaves_the_reference_alone(tmp_path: Path, once: bool) -> None:
+    adapter = LoraConfig(r=4, target_modules=["q_proj"], lora_dropout=0.5, task_type="CAUSAL_LM")
+    first = make_trainer(tmp_path, peft_config=adapter, learning_rate=1e-2)
+    first.train()
+    first.model.save_pretrained(tmp_path / "adapter")
+    model = PeftModel.from_pretrained(make_tiny_model(), tmp_path / "adapter", is_trainable=True)
+    settings: dict[str, Any] = {"precompute_ref_log_probs": once, "disable_dropout": False}
+    again = make_trainer(tmp_path, model=model, **settings)
+    batch = next(iter(again.get_train_dataloader()))
+    again.model.train()
+    found = [again._reference(part) for part in batch["parts"] for _ in range(2)]
+    assert torch.equal(found[0], found[1]) and again.model.training
+    again.train()
+    assert steps_of(again)[0]["log_ratio_max_abs"] > 0.0
+
+
+def test_a_resumed_adapter_ends_with_the_bits_of_an_undisturbed_one(tmp_path: Path) -> None:
+    adapter = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    settings: dict[str, Any] = {"learning_rate": 1e-2, "save_strategy": "steps", "save_steps": 1}
+    make_trainer(tmp_path / "first", peft_config=adapter, **settings).train()
+    start = get_last_checkpoint(str(tmp_path / "first" / "steps"))
+
+    def trainer(folder: str, **changes: Any) -> GPOTrainer:
+        model = PeftModel.from_pretrained(make_tiny_model(), str(start), is_trainable=True)
+        return make_trainer(tmp_path / folder, model=model, **settings, **changes)
+
+    whole = trainer("whole")
+    whole.train()
+    trainer("halved", callbacks=[StopAt(1)]).train()
+    resumed = trainer("halved")
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == whole.state.global_step == 3
+    expected = weights_of(whole)
+    assert all(torch.equal(value, expected[name]) for name, value in weights_of(resumed).items())
 
 
 def test_a_trained_adapter_that_goes_on_has_itself_as_reference(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gpo.training.watch import StopLimits, StopRule, step_numbers
+from gpo.training.watch import StopLimits, StopRule, clamped_share, step_numbers
 
 
 def test_slope_and_correlation_follow_their_definitions() -> None:
@@ -17,7 +17,14 @@ def test_slope_and_correlation_follow_their_definitions() -> None:
     numbers = step_numbers(0.25 * target + 1.0, target, torch.tensor([5.0, 5.0, 5.0, 5.0]))
     assert numbers["target_correlation"] == pytest.approx(1.0)
     assert numbers["target_slope"] == pytest.approx(0.25)
-    assert "length_target_correlation" not in numbers and "clamped" not in numbers
+    assert "length_target_correlation" not in numbers
+
+
+def test_slope_is_that_of_the_ratio_that_the_loss_has_when_it_is_divided_by_length() -> None:
+    target, length = torch.tensor([-2.0, 0.0, 1.0, 3.0]), torch.tensor([4.0, 9.0, 16.0, 25.0])
+    numbers = step_numbers(target * length.sqrt(), target, length, length_power=0.5)
+    assert numbers["target_slope"] == pytest.approx(1.0) and numbers["target_correlation"] == pytest.approx(1.0)
+    assert numbers["log_ratio_max_abs"] == pytest.approx(15.0)
 
 
 def test_kl_is_half_the_mean_square_and_near_the_exact_kl_for_small_moves() -> None:
@@ -40,7 +47,7 @@ def test_the_expected_length_weighs_answers_by_how_much_likelier_they_became() -
 
 def test_targets_at_the_clamp_are_counted() -> None:
     target = torch.tensor([-3.0, 3.0, 1.0, 0.0])
-    assert step_numbers(target, target, target.abs() + 1, clamp=3.0)["clamped"] == 0.5
+    assert clamped_share(target, 3.0) == 0.5
 
 
 def fed(limits: StopLimits, values: list[dict[str, float]]) -> StopRule:
@@ -69,6 +76,18 @@ def test_each_rule_fires_on_the_mean_of_its_window(limits: StopLimits, changes: 
     assert stopped is not None and stopped["rule"] == rule and stopped["step"] == 3
     assert stopped["value"] > stopped["limit"]
     assert fed(limits, [{}, changes, {}, changes]).stopped is None
+
+
+def test_a_rule_looks_back_at_the_steps_before_a_resume_and_the_stopping_step_is_not_saved() -> None:
+    rule, high = StopRule(StopLimits(kl=2.0, window=2)), {"log_ratio_mean": 0.0, "kl": 3.0, "length": 10.0}
+    high["length_expected"] = 10.0
+    state = SimpleNamespace(global_step=1, log_history=[{**high, "step": 1}, {"eval_loss": 1.0, "step": 1}])
+    control = SimpleNamespace(should_training_stop=False, should_save=True)
+    rule.on_train_begin(None, state, control)
+    rule.on_log(None, state, control, high)
+    assert control.should_training_stop and not control.should_save
+    rule.on_train_begin(None, SimpleNamespace(log_history=[]), control)
+    assert rule.stopped is None
 
 
 def test_no_rule_is_on_by_itself() -> None:

@@ -20,7 +20,7 @@ from gpo.training.layout import lay_out
 from gpo.training.log_probs import add_log_prob_head, answer_logps
 from gpo.training.workers import deepspeed_config, sharding_arguments, sharding_obstacle
 from tests.gpo.training.small_training import make_rows
-from tests.tiny import make_tiny_model
+from tests.tiny import make_tiny_model, save_tiny_model
 
 DEEPSPEED = Path(os.environ.get("GPO_TEST_DEEPSPEED", Path(sys.prefix) / "deepspeed"))
 """Where `make setup` puts it: for these tests only, because each process that finds it imports it, for seconds."""
@@ -28,7 +28,12 @@ HAS_DEEPSPEED = DEEPSPEED.is_dir() or importlib.util.find_spec("deepspeed") is n
 needs_deepspeed = pytest.mark.skipif(not HAS_DEEPSPEED, reason=f"deepspeed is neither installed nor in {DEEPSPEED}")
 SETTINGS: dict[str, Any] = {"batch_prompts": 3, "max_grad_norm": 0.0, "num_train_epochs": 2, "batch_tokens": 60}
 PLAIN = [{"layout": "padded"}, {"layout": "packed", "gradient_accumulation_steps": 2}, {"layout": "shared"}]
-ZERO = ["zero2", "zero3"]
+FSDP = [{"sharding": "fully"}, {"sharding": "fsdp"}]
+ZERO: list[dict[str, Any]] = [
+    {"sharding": "zero2"},
+    {"sharding": "zero3"},
+    {"sharding": "zero3", "from_disk": True, "precompute_ref_log_probs": False},
+]
 
 
 def free_port() -> int:
@@ -41,6 +46,7 @@ def free_port() -> int:
 def run_workers(folder: Path, world: int, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Train with so many processes, one run after the other; outcomes, and what each worker held."""
     folder.mkdir(parents=True, exist_ok=True)
+    save_tiny_model(folder / "start")
     environment = {**os.environ, "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     environment |= {"MASTER_PORT": str(free_port()), "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(world)}
     environment["PYTHONPATH"] = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(DEEPSPEED)])
@@ -78,9 +84,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(folder: Path) -> list[dict[str, Any]]:
-    """The same with two workers, in every way of `PLAIN` and then of `ZERO`."""
-    sharded = [{"sharding": stage} for stage in ZERO] if HAS_DEEPSPEED else []
-    return run_workers(folder, 2, [{**SETTINGS, **way} for way in [*PLAIN, {"sharding": "fully"}, *sharded]])
+    """The same with two workers, in every way of `PLAIN`, `FSDP` and then of `ZERO`."""
+    sharded = ZERO if HAS_DEEPSPEED else []
+    return run_workers(folder, 2, [{**SETTINGS, **way} for way in [*PLAIN, *FSDP, *sharded]])
 
 
 def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -115,17 +121,27 @@ def test_a_fully_sharded_model_has_the_log_probabilities_and_gradients_of_a_whol
     assert largest_difference(gradients, found["gradients"]) <= 1e-5
 
 
-@needs_deepspeed
-@pytest.mark.parametrize("stage", ZERO)
-def test_zero_trains_the_same_model_in_pieces_and_saves_it_whole(
-    alone: dict[str, Any], two: list[dict[str, Any]], folder: Path, stage: str
+def test_asked_for_fsdp_the_trainer_has_a_reference_of_its_own_in_pieces(
+    alone: dict[str, Any], two: list[dict[str, Any]]
 ) -> None:
-    number = len(PLAIN) + 1 + ZERO.index(stage)
+    """On a CPU accelerate runs DDP for the policy; TRL prepares the reference by `fully_shard` here too."""
+    found = two[len(PLAIN) + 1]
+    assert found["losses"] == pytest.approx(alone["losses"], rel=1e-5) and found["first_ratio"] == 0.0
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("way", range(len(ZERO)), ids=["zero2", "zero3", "zero3, loaded in pieces, live reference"])
+def test_zero_trains_the_same_model_in_pieces_and_saves_it_whole(
+    alone: dict[str, Any], two: list[dict[str, Any]], folder: Path, way: int
+) -> None:
+    """Steps of three and of two prompts: an idle worker still takes its part when pieces are gathered."""
+    number = len(PLAIN) + len(FSDP) + way
+    assert two[number]["first_ratio"] == 0.0
     assert two[number]["losses"] == pytest.approx(alone["losses"], rel=1e-3)
     whole = alone["held"][0]
     for held in two[number]["held"]:
         assert 0 < held["states"] <= 0.6 * whole["states"]
-        if stage == "zero3":
+        if ZERO[way]["sharding"] == "zero3":
             assert 0 < held["parameters"] <= 0.6 * whole["parameters"]
     saved = AutoModelForCausalLM.from_pretrained(folder / str(number) / "model").state_dict()
     assert len(alone["weights"]) > 20

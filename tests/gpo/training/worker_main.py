@@ -40,6 +40,9 @@ def train(folder: Path, settings: dict[str, Any], rank: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     sharding = sharding_arguments(settings.pop("sharding", "none"))
     prompts, resume = settings.pop("prompts", 5), settings.pop("resume", False)
+    if settings.pop("from_disk", False):
+        # Loaded behind the arguments: with ZeRO-3 each worker reads its piece only.
+        settings["model"] = str(folder.parent / "start")
     gradients = Gradients()
     callbacks = [] if sharding else [gradients]
     trainer = make_trainer(folder, make_rows(prompts), callbacks=callbacks, **{**settings, **sharding})

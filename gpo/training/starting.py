@@ -1,0 +1,62 @@
+"""What `GPOTrainer` is given, before it is a trainer: arguments that mean nothing are told, a path becomes a model."""
+
+import copy
+import os
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM
+
+from gpo.training.trainer_config import GPOConfig
+from gpo.training.watch import StopLimits
+
+MEANINGLESS = {
+    "data_collator": "steps are laid out by gpo.training.batches",
+    "compute_metrics": "no logits are kept to measure; gpo.training.watch has the metrics",
+}
+
+
+def check_arguments(args: GPOConfig, train_dataset: Any, anchor_model: Any, others: dict[str, Any]) -> None:
+    """Raises ValueError for a data set that is none, a missing anchor, and arguments that mean nothing here."""
+    if not isinstance(train_dataset, Dataset):
+        found = "missing" if train_dataset is None else f"a {type(train_dataset).__name__}"
+        raise ValueError(f"train_dataset is {found}; expected a Dataset in one of the forms of gpo.training.rows")
+    if args.pull and anchor_model is None and "anchor_logps" not in train_dataset.column_names:
+        raise ValueError(f"pull={args.pull} needs an anchor; give GPOTrainer(anchor_model=...), or rows anchor_logps")
+    for name, reason in MEANINGLESS.items():
+        if others.get(name) is not None:
+            raise ValueError(f"{name} has no effect on a GPOTrainer: {reason}; leave it out")
+
+
+def load_model(path: str, args: GPOConfig, quantization: Any = None) -> Any:
+    """A model named by its path, in float32 for its master weights unless `model_init_kwargs` says otherwise."""
+    given, args.model_init_kwargs = args.model_init_kwargs, None
+    options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": args.trust_remote_code}
+    if quantization is not None:
+        options["quantization_config"] = quantization
+    return AutoModelForCausalLM.from_pretrained(path, **{**options, **(given if isinstance(given, dict) else {})})
+
+
+def stop_limits(args: GPOConfig) -> StopLimits:
+    """The stop rules of the arguments."""
+    return StopLimits(args.stop_kl, args.stop_length_growth, args.stop_collapse, args.stop_window)
+
+
+def copy_of(model: Any) -> Any:
+    """The policy as it is now. One that ZeRO-3 loaded in pieces is no copy's matter: it comes from its path again."""
+    if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        return copy.deepcopy(model)
+    return AutoModelForCausalLM.from_pretrained(
+        model.config.name_or_path, dtype=model.dtype, attn_implementation=model.config._attn_implementation
+    )
+
+
+def needs_copy(args: GPOConfig) -> bool:
+    """Whether the reference is a model of its own.
+
+    A live one is. So is that of FSDP, which holds the policy in pieces only when training starts; it is dropped after
+    its pass. TRL would load either from where the policy was loaded; what is meant is the policy as it is now.
+    """
+    fsdp = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    return fsdp or not args.precompute_ref_log_probs
