@@ -74,6 +74,14 @@ def train_worker(values: dict[str, Any]) -> None:
             "stopped": trainer.stopped,
         }
         write_json(Path(task.training) / "report.json", report | timings)
+        _clean(Path(task.training))
+
+
+def _clean(training: Path) -> None:
+    """What only a resume of this iteration needs goes last: a learner killed until here repeats no step."""
+    shutil.rmtree(training / "steps", ignore_errors=True)
+    for file in training.glob("reference-*.json"):
+        file.unlink()
 
 
 def training_rows(shards: list[str]) -> Iterator[dict[str, Any]]:
@@ -180,6 +188,8 @@ def _trainer_arguments(task: LearnerTask, config: RunConfig) -> Any:
         max_grad_norm=train.max_grad_norm,
         gradient_checkpointing=train.gradient_checkpointing,
         activation_offloading=train.activation_offload,
+        # TRL's default sets every dropout to 0, an adapter's too.
+        disable_dropout=train.lora is None or train.lora.dropout == 0,
         precompute_ref_log_probs=train.reference == "once",
         reference_folder=task.training,
         stop_kl=train.stop.kl,
@@ -253,9 +263,6 @@ def _publish(trainer: Any, tokenizer: Any, task: LearnerTask, config: RunConfig)
     model.config.dtype = dtype
     _save_whole(Path(task.checkpoint), model.to(dtype), tokenizer)
     mark_published(Path(task.checkpoint), f"{task.iteration:03d}")
-    shutil.rmtree(training / "steps", ignore_errors=True)
-    for file in training.glob("reference-*.json"):
-        file.unlink()
 
 
 def _save_whole(target: Path, model: Any, tokenizer: Any, state: dict[str, Any] | None = None) -> None:
