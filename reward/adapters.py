@@ -30,6 +30,9 @@ def add_adapters(backbone: "PreTrainedModel", settings: AdapterSettings, seed: i
             inject_adapter_in_model(config, backbone, adapter_name=ADAPTER)
         except ValueError as error:
             raise RewardInputError(f"adapter.targets = {targets}: {error}") from None
+    other = [name for name, layer in backbone.named_modules() if _is_adapted(layer) and not _is_linear(layer)]
+    if other:
+        raise RewardInputError(f"adapter.targets = {targets}: {other[0]} is no linear layer; expected linear layers")
     for name, weight in backbone.named_parameters():
         weight.requires_grad_("lora_" in name)
 
@@ -39,19 +42,22 @@ def linear_names(backbone: nn.Module) -> list[str]:
     return sorted({name.rpartition(".")[2] for name, layer in backbone.named_modules() if isinstance(layer, nn.Linear)})
 
 
-def merged_backbone(model: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """State of `model` with the adapters of the part under `prefix` added into its weights; nothing is changed."""
+def without_adapters(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state`, the whole weights of `model`, with its adapters added into what they adapt; the model stays as it is.
+
+    By the names in `state`, because a model that is spread over workers holds only pieces.
+    """
     layers = {name: layer for name, layer in model.named_modules() if _is_adapted(layer)}
-    state: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
         owner = next((known for known in _owners(name) if known in layers), None)
         if owner is None:
-            state[name] = tensor
+            found[name] = tensor
         elif name == f"{owner}.base_layer.weight":
-            state[f"{owner}.weight"] = _merged(layers[owner])
+            found[f"{owner}.weight"] = _whole_weight(layers[owner], tensor) + _update(layers[owner], owner, state)
         elif name == f"{owner}.base_layer.bias":
-            state[f"{owner}.bias"] = tensor
-    return state
+            found[f"{owner}.bias"] = tensor
+    return found
 
 
 def _owners(name: str) -> list[str]:
@@ -63,19 +69,30 @@ def _is_adapted(layer: nn.Module) -> bool:
     return hasattr(layer, "get_delta_weight") and hasattr(layer, "base_layer")
 
 
-@torch.no_grad()
-def _merged(layer: Any) -> Tensor:
+def _is_linear(layer: Any) -> bool:
+    return isinstance(layer.base_layer, nn.Linear)
+
+
+def _whole_weight(layer: Any, stored: Tensor) -> Tensor:
     weight = layer.base_layer.weight
     if hasattr(weight, "quant_state"):
         import bitsandbytes
 
-        weight = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
-    delta = layer.get_delta_weight(ADAPTER)
-    return (weight.float() + delta.float()).cpu()
+        stored = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
+    return stored.detach().float().cpu()
 
 
-def quantization() -> Any:
-    """transformers' settings for a backbone in 4 bits (NF4, as in the QLoRA paper); raises where they cannot work."""
+def _update(layer: Any, owner: str, state: dict[str, Tensor]) -> Tensor:
+    """scaling * B A of a linear layer."""
+    down, up = (state[f"{owner}.lora_{one}.{ADAPTER}.weight"].detach().float().cpu() for one in "AB")
+    return (up @ down) * float(layer.scaling[ADAPTER])
+
+
+def quantization(precision: str) -> Any:
+    """transformers' settings for a backbone in 4 bits (NF4, as in the QLoRA paper) that computes in `precision`.
+
+    Raises RewardInputError where they cannot work.
+    """
     from importlib.util import find_spec
 
     from transformers import BitsAndBytesConfig
@@ -86,5 +103,5 @@ def quantization() -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=getattr(torch, precision),
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from reward.adapters import merged_backbone
+from reward.adapters import without_adapters
 from reward.heads import PROMPT_HEAD
 from reward.model import GeneralPreferenceModel
 from reward.pair_model import PairModel
@@ -25,16 +25,13 @@ _BACKBONE, _HEADS, _LOG_TAU, _LM_HEAD = "model.backbone.", "model.heads.", "log_
 
 
 def whole_state(trainer: "PairTrainer") -> dict[str, Tensor]:
-    """Every weight on the CPU; all workers call it, the first one needs the result."""
+    """Every weight on the CPU, adapters added in; all workers call it, the first one has the result."""
     model = trainer.pair_model
-    if trainer.settings.adapter is not None and trainer.settings.sharding != "zero3":
-        return merged_backbone(model, _BACKBONE)
+    state: dict[str, Tensor] = model.state_dict()
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
-        wrapped = trainer.model_wrapped
-        state: dict[str, Tensor] = trainer.accelerator.get_state_dict(wrapped)
-        return state
-    found: dict[str, Tensor] = model.state_dict()
-    return found
+        # ZeRO-3 gives the other workers nothing.
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
+    return without_adapters(model, state) if trainer.settings.adapter is not None else state
 
 
 def publish_model(trainer: "PairTrainer", state: dict[str, Tensor], directory: Path) -> None:

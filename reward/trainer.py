@@ -3,8 +3,8 @@ What it is: the overrides that a plan of whole steps needs (its own data loader,
 workers, two learning rates), evaluation that gives every worker the same numbers, step checkpoints that count only when
 whole, and best checkpoints by metric. What it is not: it reads no data and opens no model (`reward.training` does).
 
-Private to transformers 5.19 and used here: `loss_is_scaled_for_ga`, `_save_checkpoint`, `_save`,
-`_issue_warnings_after_load`, and that a data loader of its own is used as it is;
+Private to transformers 5.19 and used here: `loss_is_scaled_for_ga`, `_prepare_for_training`, `_save_checkpoint`,
+`_save`, `_issue_warnings_after_load`, and that a data loader of its own is used as it is;
 tests/contract/test_transformers_trainer.py names the version.
 """
 
@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ from reward.pair_batches import PairBatch, lay_out
 from reward.pair_evaluation import COLUMNS, evaluation_metrics, pair_values
 from reward.pair_model import PairModel, loss_of_pairs, pair_loss
 from reward.publishing import publish_model, whole_state
+from reward.sharding import check_sharded
 from reward.step_plan import cut_steps, grouped
 
 WHOLE = "whole.json"
@@ -88,6 +90,18 @@ class PairTrainer(Trainer):
             self.optimizer = kind(described, **options)
         return self.optimizer
 
+    def _prepare_for_training(self, *arguments: Any, **named: Any) -> Any:
+        prepared = super()._prepare_for_training(*arguments, **named)
+        check_sharded(self.model_wrapped, self.settings.sharding)
+        return prepared
+
+    def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
+        """The compute type of every forward pass; master weights stay float32 whatever spreads them."""
+        bfloat16 = self.settings.precision == "bfloat16"
+        # Weights that are gathered layer by layer must not be kept in a cache of whole casts.
+        whole = self.settings.sharding not in ("zero3", "fsdp2")
+        return torch.autocast(self.args.device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=whole)
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -139,7 +153,7 @@ class PairTrainer(Trainer):
     def _batch_values(self, pairs: Sequence[EncodedPair]) -> Tensor:
         model = self.pair_model
         batch = lay_out(pairs, 1.0, share=model.shares_beginnings).to(self.args.device)
-        with self.accelerator.autocast():
+        with self.compute_loss_context_manager():
             output = model(batch)
         self.tau = float(output.tau)
         loss_N = loss_of_pairs(output.score_N, output.tau, batch.target_N, batch.margin_N, self.settings)
@@ -162,6 +176,15 @@ class PairTrainer(Trainer):
         answer = question() if self.args.process_index == 0 else False
         told = self.accelerator.reduce(torch.tensor([float(answer)], device=self.args.device), "sum")
         return bool(told.item())
+
+    def agree(self, number: int, what: str) -> None:
+        """Raises RewardInputError where workers have different numbers, as on machines that share no disk."""
+        told = self.accelerator.gather(torch.tensor([number], device=self.args.device)).tolist()
+        if len(set(told)) > 1:
+            raise RewardInputError(
+                f"workers {what} {', '.join(map(str, told))}, by rank; expected the same one: output must lie on a "
+                "file system that all machines share"
+            )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Weights of a step checkpoint; with adapters only what is trained."""
