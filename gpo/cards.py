@@ -14,6 +14,7 @@ from gpo.config import RunConfig
 from gpo.files import write_text
 from gpo.journal import RunDirectory
 from gpo.settings import dump_yaml
+from reward.settings import RewardSettings
 
 CARD = "README.md"
 
@@ -63,18 +64,18 @@ def policy_card(config: RunConfig, evaluation: dict[str, Any], data_sha256: dict
     )
 
 
-def reward_card(settings: dict[str, Any], metrics: dict[str, Any]) -> str:
+def reward_card(settings: dict[str, Any], metrics: dict[str, Any], conventions: RewardSettings) -> str:
     """The card of a reward model.
 
-    `settings`: as given to `gpo reward train` (`backbone`, `train`, `heldout`, `head` are named); `metrics`: what
-    `training_metrics.json` holds, `train` and `heldout` with `accuracy` and `pairs`.
+    `settings`: as given to `gpo reward train` (`backbone`, `train`, `heldout` are named); `metrics`: what
+    `training_metrics.json` holds, `train` and `heldout` with `accuracy` and `pairs`; `conventions`: as saved with it.
     """
     head = ModelCardData(library_name="gpo", tags=["reward-model", "general-preference-model"])
-    kind = "general preference model" if settings["head"] == "gpm" else "Bradley-Terry reward model"
+    kind = "general preference model" if conventions.head == "gpm" else "Bradley-Terry reward model"
     rows = [
         f"| {name} | {metrics[split]['accuracy']:.1%} | {metrics[split]['pairs']:.0f} |"
         for name, split in (("training pairs", "train"), ("held-out pairs", "heldout"))
-        if metrics.get(split) and "accuracy" in metrics[split]
+        if metrics.get(split) and metrics[split].get("accuracy") is not None
     ]
     return "\n".join(
         [
@@ -85,7 +86,8 @@ def reward_card(settings: dict[str, Any], metrics: dict[str, Any]) -> str:
             'table = scorer.table([{"role": "user", "content": question}], [answer, other])\n'
             "print(table[0, 1])  # of answer over other\n"
             'model = GeneralPreferenceModel.from_pretrained("DIRECTORY")\n```\n',
-            f"The score divided by tau is log-odds. Made by gpo {__version__}.\n",
+            f"The score divided by tau ({conventions.tau:g}) is log-odds. Conventions: {conventions.described}.\n",
+            f"Made by gpo {__version__}.\n",
             "## Data\n",
             f"Pairs: {code(str(settings['train']))}; held out: {code(str(settings['heldout']))}.\n",
             "## What was measured\n",

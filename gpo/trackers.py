@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from types import TracebackType
@@ -30,12 +31,12 @@ SAMPLE_PROMPTS = 8
 COLUMNS = ["iteration", "prompt", "start", "now", "finish", "tokens"]
 
 
-def check_installed(config: RunConfig) -> None:
-    """Raises UserError naming the trackers of the config that are not installed."""
-    missing = [name for name in config.tracking.report_to if importlib.util.find_spec(name) is None]
+def check_installed(names: Sequence[str], field: str) -> None:
+    """Raises UserError naming the trackers that are not installed, and the field of the config that wants them."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"tracking.report_to: {', '.join(missing)} not installed; `pip install {' '.join(missing)}` or "
+            f"{field}: {', '.join(missing)} not installed; `pip install {' '.join(missing)}` or "
             "`pip install 'gpo-align[trackers]'`, or leave it out"
         )
 

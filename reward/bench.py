@@ -5,11 +5,11 @@ writes nothing.
 Shape suffix: N pairs.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reward.pair_metrics import wilson_interval
 from reward.preference import preference_score
 from reward.rewardbench import BenchPair, missing_subsets, section_scores
 from reward.scorer import PreferenceScorer
@@ -79,13 +79,3 @@ def _share(rows: Sequence[PairResult]) -> dict[str, Any]:
         "accuracy": accuracy,
         "ci95": [low, high],
     }
-
-
-def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval in [0, 1] of a share of `count` independent trials (Wilson's score interval)."""
-    if count == 0:
-        return 0.0, 1.0
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    # At the ends the two terms are equal up to rounding.
-    return max(0.0, middle - half) if share > 0 else 0.0, min(1.0, middle + half) if share < 1 else 1.0

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reward.errors import RewardInputError
-from reward.settings import RewardSettings
+from reward.settings import RewardSettings, given_policies
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadTrainingSettings:
-    """None stands for the default of the kind of head; `reward_settings` has the values that hold."""
+    """None stands for the default of the kind of head, or, when a reward model is continued, for what it has."""
 
     head: Literal["gpm", "bt"] = "gpm"
     value_head_dim: int | None = None
     """Embedding width: 8 for gpm; bt has 1."""
-    gated: bool = False
+    gated: bool | None = None
     l2_normalize: bool | None = None
     """True for gpm; bt has none."""
     tau: float | None = None
@@ -31,10 +31,12 @@ class HeadTrainingSettings:
     """Logistic loss with the pairs' margins; their target_prob must then be 1."""
     seed: int = 0
     max_length: int = 2048
-    bos_policy: Literal["reference", "single", "none"] = "reference"
-    eos_policy: Literal["overwrite", "append"] = "overwrite"
-    truncation: Literal["right", "prompt"] = "right"
-    gate_prompt: Literal["first_message", "all_but_last"] = "first_message"
+    bos_policy: Literal["reference", "single", "none"] | None = None
+    eos_policy: Literal["overwrite", "append"] | None = None
+    truncation: Literal["right", "prompt"] | None = None
+    gate_prompt: Literal["first_message", "all_but_last"] | None = None
+    new_heads: bool = False
+    """Replace the heads of a reward model that is continued."""
     batch_tokens: int = 8192
     """Padded tokens in one forward pass."""
 
@@ -51,8 +53,6 @@ class HeadTrainingSettings:
         self.reward_settings()
 
     def reward_settings(self) -> RewardSettings:
-        """What is saved with the checkpoint."""
+        """The conventions of fresh heads."""
         width = (1 if self.head == "bt" else 8) if self.value_head_dim is None else self.value_head_dim
-        names = ("l2_normalize", "tau", "bos_policy", "eos_policy", "truncation", "gate_prompt")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return RewardSettings.published(width, self.gated, head=self.head, **given)
+        return RewardSettings.published(width, bool(self.gated), head=self.head, **given_policies(self))

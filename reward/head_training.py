@@ -1,8 +1,8 @@
 """The cheap way to a reward model: the backbone stays as it is, only the heads are trained.
 What it is: one forward pass over every conversation (`reward.hidden_cache`), then seconds of AdamW on two
-small matrices; the result is a whole checkpoint in the published layout with `training_metrics.json` beside
-the weights. What it is not: it changes nothing in the backbone, so it reaches only what the last layer's
-states tell already.
+small matrices, fresh ones or those of a reward model that goes on; the result is a whole checkpoint in the
+published layout with `training_metrics.json` beside the weights. What it is not: it changes nothing in the
+backbone, so it reaches only what the last layer's states tell already.
 
 Shape suffixes: N pairs, U different token rows, H hidden size, D embedding width, L = D / 2 blocks.
 pair_N2 holds the places of (chosen, rejected) among the U rows.
@@ -36,6 +36,7 @@ from reward.pair_metrics import Pairs, SplitMetrics, correct_pairs, pair_list, s
 from reward.pairs import PreferencePair
 from reward.placement import choose_device
 from reward.preference import preference_score
+from reward.starting_model import continued_settings, has_heads
 
 logger = logging.getLogger(__name__)
 
@@ -83,14 +84,15 @@ def train_heads(
     started = time.perf_counter()
     train, heldout = pair_list(train_pairs), pair_list(heldout_pairs)
     _check(train, heldout, Path(backbone_dir), Path(output_dir), settings)
-    model = GeneralPreferenceModel.from_backbone(backbone_dir, settings.reward_settings(), seed=settings.seed)
+    goes_on = has_heads(backbone_dir) and not settings.new_heads
+    model = _open_model(Path(backbone_dir), settings, goes_on)
     tokenizer = AutoTokenizer.from_pretrained(backbone_dir)
     encoder = ConversationEncoder(tokenizer, model.settings, settings.max_length)
     rows, pair_N2 = encode_pairs(encoder, [*train, *heldout])
     states = _states(model, backbone_dir, rows, settings.batch_tokens, HiddenStateCache(cache_dir), progress)
     heads = model.heads.cpu()
     fitting = time.perf_counter()
-    fit_heads(heads, states, pair_N2[: len(train)], train, settings)
+    fit_heads(heads, states, pair_N2[: len(train)], train, settings, model.settings.tau, goes_on)
     head_seconds = time.perf_counter() - fitting
     score_N = pair_scores(heads, states, pair_N2)
     loss = float(_loss(score_N[: len(train)], *_targets(train, settings), model.settings.tau))
@@ -136,6 +138,15 @@ def _check(
     shared = {pair.group for pair in train} & {pair.group for pair in heldout}
     if shared:
         logger.warning("%d held-out groups are also trained on: that accuracy is too good", len(shared))
+
+
+def _open_model(source: Path, settings: HeadTrainingSettings, goes_on: bool) -> GeneralPreferenceModel:
+    if not goes_on:
+        return GeneralPreferenceModel.from_backbone(source, settings.reward_settings(), seed=settings.seed)
+    model = GeneralPreferenceModel.from_pretrained(source)
+    model.settings = continued_settings(source, model.settings, settings)
+    model.heads.l2_normalize = model.settings.l2_normalize
+    return model
 
 
 def _states(
@@ -184,14 +195,18 @@ def fit_heads(
     pair_N2: Tensor,
     pairs: Sequence[PreferencePair],
     settings: HeadTrainingSettings,
+    tau: float,
+    goes_on: bool,
 ) -> None:
-    """AdamW over shuffled batches; afterwards `heads` take the states as the backbone gives them."""
+    """AdamW over shuffled batches, from where the heads are if `goes_on`; they take the backbone's own states."""
     # Spread about 1 makes one learning rate fit all backbones; without a spread there is nothing to scale.
     scale = float(states.answer_UH[pair_N2.unique()].std(0, correction=0).mean()) or 1.0
     scaled = RowStates(states.answer_UH / scale, states.prompt_UH / scale)
-    _widen_start(heads)
+    if goes_on:
+        _multiply(heads, scale)
+    else:
+        _widen_start(heads)
     target_N, margin_N = _targets(pairs, settings)
-    tau = settings.reward_settings().tau
     generator = torch.Generator().manual_seed(settings.seed)
     optimizer = torch.optim.AdamW(heads.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     steps = settings.epochs * math.ceil(len(pairs) / settings.batch_pairs)
@@ -203,10 +218,14 @@ def fit_heads(
             _loss(score_N, target_N[batch], None if margin_N is None else margin_N[batch], tau).backward()
             optimizer.step()
             schedule.step()
-    with torch.no_grad():
-        # The published layout has no place for a scale; in the weights it is exact up to rounding.
-        for weight in heads.parameters():
-            weight.div_(scale)
+    # The published layout has no place for a scale; in the weights it is exact up to rounding.
+    _multiply(heads, 1 / scale)
+
+
+@torch.no_grad()
+def _multiply(heads: PreferenceHeads, factor: float) -> None:
+    for weight in heads.parameters():
+        weight.mul_(factor)
 
 
 @torch.no_grad()

@@ -175,7 +175,7 @@ class GeneralPreferenceModel(nn.Module):
             (staging / "config.json").write_text(config_text, "utf-8")
             publish(staging, target)
         if not self.settings.card_compatible:
-            logger.info("%s is not card-compatible: %s", target, ", ".join(self.settings.card_differences))
+            logger.info("%s is %s", target, self.settings.described)
 
     def _published_tensors(self) -> dict[str, Tensor]:
         prefix = self.backbone.base_model_prefix

@@ -1,10 +1,11 @@
 """How well scores agree with labelled pairs: overall, and on the cycles that no scalar reward can follow.
-What it is: accuracies from one score a pair; cycles are found in the labels of the pairs of one group. What
-it is not: it computes no scores and gives no intervals.
+What it is: accuracies from one score a pair, and the interval of one; cycles are found in the labels of the pairs of
+one group. What it is not: it computes no scores.
 
 Shape suffixes: N pairs, K different answers in one group. A score is chosen over rejected.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -104,6 +105,16 @@ def _add_cycles(pairs: Sequence[PreferencePair], numbers: Sequence[int], cycles:
     # Each triangle of decided pairs is walked six times: from each corner, both ways round.
     decided_KK = (table_KK != 0).double()
     cycles.decided_triples += round(float((decided_KK @ decided_KK @ decided_KK).trace()) / 6)
+
+
+def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval in [0, 1] of a share of `count` independent trials (Wilson's score interval)."""
+    if count == 0:
+        return 0.0, 1.0
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    # At the ends the two terms are equal up to rounding.
+    return max(0.0, middle - half) if share > 0 else 0.0, min(1.0, middle + half) if share < 1 else 1.0
 
 
 def _half_step(score: float) -> float:

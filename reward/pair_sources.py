@@ -40,26 +40,30 @@ class PairSource:
         return self.name or (self.path.split(":")[1] if self.path.startswith(HUB) else Path(self.path).stem)
 
 
-def stream_pairs(source: PairSource) -> Iterator[PreferencePair]:
-    """Every pair of a source in order, ties left out; memory does not grow with it."""
+def stream_pairs(source: PairSource, hard_labels: bool = False) -> Iterator[PreferencePair]:
+    """Every pair of a source in order, ties too; memory does not grow with it.
+
+    Raises RewardInputError that names the row; `hard_labels`: also for a target_prob other than 1.
+    """
     for where, row in file_rows(source.path):
         pair = replace(pair_of_row(row, where), template=source.template, source=source.label)
         if not source.template and len(pair.chosen) != 2:
             raise RewardInputError(f"{where}: {len(pair.chosen)} messages, expected an instruction and an answer")
-        if pair.chosen != pair.rejected:
-            yield pair
+        if hard_labels and pair.target_prob != 1:
+            raise RewardInputError(
+                f"{where}: target_prob is {pair.target_prob}, and a margin loss knows no soft labels; choose another "
+                "loss, or leave target_prob out"
+            )
+        yield pair
 
 
-def load_pairs(source: PairSource) -> LoadedPairs:
-    """All pairs of a source, and what was left out; raises RewardInputError that names the row."""
-    pairs = (
-        replace(pair_of_row(row, where), template=source.template, source=source.label)
-        for where, row in file_rows(source.path)
-    )
+def load_pairs(source: PairSource, hard_labels: bool = False) -> LoadedPairs:
+    """All pairs of a source without ties, and what was left out; raises as `stream_pairs` does."""
+    pairs = stream_pairs(source, hard_labels)
     if not source.keep_repeats:
         return different_pairs(pairs, source.path)
     listed = list(pairs)
-    kept = tuple(pair for pair in listed if pair.chosen != pair.rejected)
+    kept = tuple(pair for pair in listed if not pair.is_tie)
     if not kept:
         raise RewardInputError(f"{source.path}: {len(listed)} rows leave no pair that is not a tie")
     return LoadedPairs(kept, duplicates=0, ties=len(listed) - len(kept))
@@ -120,14 +124,16 @@ def _shares(sizes: Sequence[int], weights: Sequence[float | None]) -> list[int]:
     return [max(1, round(sum(sizes) * weight / sum(given))) for weight in given]
 
 
-def mixed_stream(sources: Sequence[PairSource], seed: int, buffer: int) -> Iterator[list[PreferencePair]]:
+def mixed_stream(
+    sources: Sequence[PairSource], seed: int, buffer: int, hard_labels: bool = False
+) -> Iterator[list[PreferencePair]]:
     """Endless groups: sources drawn by weight (equal without), each begun again at its end, shuffled in a buffer.
 
-    In a stream a group is a run of neighbouring rows of one group.
+    In a stream a group is a run of neighbouring rows of one group, ties among them; repeats are not looked for.
     """
     draw = random.Random(f"{seed} stream")
     weights = [1.0 if source.weight is None else source.weight for source in sources]
-    streams = [_again(source) for source in sources]
+    streams = [_again(source, hard_labels) for source in sources]
     held: list[list[PreferencePair]] = []
     while True:
         held.append(next(draw.choices(streams, weights)[0]))
@@ -137,11 +143,12 @@ def mixed_stream(sources: Sequence[PairSource], seed: int, buffer: int) -> Itera
             yield held.pop()
 
 
-def _again(source: PairSource) -> Iterator[list[PreferencePair]]:
+def _again(source: PairSource, hard_labels: bool) -> Iterator[list[PreferencePair]]:
     while True:
         found = False
-        for _, group in groupby(stream_pairs(source), key=lambda pair: pair.group):
-            found = True
-            yield list(group)
+        for _, run in groupby(stream_pairs(source, hard_labels), key=lambda pair: pair.group):
+            group = list(run)
+            found = found or not all(pair.is_tie for pair in group)
+            yield group
         if not found:
             raise RewardInputError(f"{source.path}: no pair that is not a tie; expected at least one")

@@ -45,6 +45,11 @@ class PreferencePair:
         """1: chosen is preferred, -1: rejected is (a target_prob below one half), 0: neither."""
         return (self.target_prob > 0.5) - (self.target_prob < 0.5)
 
+    @property
+    def is_tie(self) -> bool:
+        """Whether its two answers are the same."""
+        return self.chosen == self.rejected
+
 
 @dataclass(frozen=True)
 class LoadedPairs:
@@ -77,7 +82,7 @@ def different_pairs(pairs: Iterable[PreferencePair], source: str) -> LoadedPairs
     rows = ties = 0
     for pair in pairs:
         rows += 1
-        if pair.chosen == pair.rejected:
+        if pair.is_tie:
             ties += 1
         else:
             seen.setdefault(_canonical(vars(pair)), pair)

@@ -5,9 +5,11 @@ neither a device nor a batch size: those may change between two uses of one chec
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from reward.errors import RewardInputError
@@ -125,6 +127,21 @@ class RewardSettings:
     @property
     def card_compatible(self) -> bool:
         return not self.card_differences
+
+    @property
+    def described(self) -> str:
+        """In words, whether the model card's code computes the same."""
+        return f"not card-compatible: {', '.join(self.card_differences)}" if self.card_differences else "as published"
+
+
+def saved_settings(directory: Path) -> RewardSettings:
+    """Those of a checkpoint that was saved here."""
+    return RewardSettings(**json.loads((directory / "config.json").read_text("utf-8"))[CONFIG_KEY])
+
+
+def given_policies(asked: Any) -> dict[str, Any]:
+    """Those of POLICIES that the settings of a training give: the fields of that name that are not None."""
+    return {name: getattr(asked, name) for name in POLICIES if getattr(asked, name) is not None}
 
 
 def _refuse_unknown(given: Mapping[str, Any], known: list[str], what: str) -> None:

@@ -6,8 +6,8 @@ not: it wraps nothing for training.
 import dataclasses
 import logging
 import math
+import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoModel
@@ -15,9 +15,10 @@ from transformers import AutoModel
 from reward.adapters import add_adapters, quantization
 from reward.checkpoint import check_directory, load_config, read_tensors
 from reward.errors import RewardInputError
+from reward.head_settings import HeadTrainingSettings
 from reward.heads import VALUE_HEAD, open_heads
 from reward.model import GeneralPreferenceModel, choose_attention
-from reward.settings import RewardSettings
+from reward.settings import RewardSettings, given_policies
 from reward.training_settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -66,31 +67,46 @@ def _settings_of(source: Path, found: RewardSettings, settings: TrainingSettings
     """Those of the heads that go on, with policies given for this training; fresh heads have them already."""
     if not has_heads(source) or settings.new_heads:
         return found
-    wanted = settings.reward_settings()
-    given = settings.value_head_dim is not None or settings.head == "bt"
-    if given and (wanted.value_head_dim, wanted.gated) != (found.value_head_dim, found.gated):
+    kept = continued_settings(source, found, settings)
+    if settings.tau is not None and settings.gate_scaling:
+        return dataclasses.replace(kept, tau=settings.tau / (found.value_head_dim // 2))
+    return kept
+
+
+def continued_settings(
+    source: Path, found: RewardSettings, asked: TrainingSettings | HeadTrainingSettings
+) -> RewardSettings:
+    """Those of a reward model whose heads go on, with the policies that a training asks for.
+
+    Raises RewardInputError where it asks for other heads.
+    """
+    wanted = asked.reward_settings()
+    other_width = (asked.value_head_dim is not None or asked.head == "bt") and (
+        wanted.value_head_dim != found.value_head_dim
+    )
+    if other_width or (asked.gated is not None and asked.gated != found.gated):
         raise RewardInputError(
             f"{source} is a reward model with head {found.head}, value_head_dim {found.value_head_dim} and gated "
             f"{found.gated}, the training asks for {wanted.head}, {wanted.value_head_dim} and {wanted.gated}; leave "
             "them out to go on with its heads, or set new_heads to true to replace them"
         )
     logger.info("going on with the heads of %s: %s of width %d", source, found.head, found.value_head_dim)
-    changes: dict[str, Any] = {"l2_normalize": settings.l2_normalize, "tau": settings.tau}
-    if settings.tau is not None and settings.gate_scaling:
-        changes["tau"] = settings.tau / (found.value_head_dim // 2)
-    return dataclasses.replace(found, **{name: value for name, value in changes.items() if value is not None})
+    return found.with_policies(**given_policies(asked))
 
 
 def _open_quantized(source: Path, settings: TrainingSettings) -> GeneralPreferenceModel:
     check_directory(source)
     config = load_config(source, settings.trust_remote_code)
+    # Each worker's own GPU: transformers would give the first one to all of them.
+    place = {"device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))}} if torch.cuda.is_available() else {}
     backbone = AutoModel.from_pretrained(
         source,
         config=config,
-        quantization_config=quantization(),
+        quantization_config=quantization(settings.precision),
         attn_implementation=choose_attention(config, None),
         use_safetensors=True,
         trust_remote_code=settings.trust_remote_code,
+        **place,
     )
     if has_heads(source) and not settings.new_heads:
         heads, saved = open_heads(source, int(config.get_text_config().hidden_size))

@@ -5,6 +5,7 @@ together on one worker. What it is not: it computes nothing.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -32,13 +33,15 @@ class Share:
     with_answers: bool = False
 
     def batches(self, step: Sequence[Group]) -> Iterator[PairBatch]:
-        """This worker's forward passes of one step; a pass without pairs repeats one with weight 0."""
-        pairs = sum(map(len, step))
-        parts = balanced_parts(step, self.world * self.accumulation)
-        for part in parts[self.rank * self.accumulation : (self.rank + 1) * self.accumulation]:
-            listed = [pair for group in part for pair in group]
-            weight = self.world / pairs if listed else 0.0
-            yield lay_out(listed or step[0][:1], weight, share=self.share_beginnings, with_answers=self.with_answers)
+        """This worker's forward passes of one step."""
+        return (self.batch(step, part) for part in range(self.accumulation))
+
+    def batch(self, step: Sequence[Group], part: int) -> PairBatch:
+        """One of them; a pass without pairs repeats one with weight 0."""
+        groups = balanced_parts(step, self.world * self.accumulation)[self.rank * self.accumulation + part]
+        listed = [pair for group in groups for pair in group]
+        weight = self.world / sum(map(len, step)) if listed else 0.0
+        return lay_out(listed or step[0][:1], weight, share=self.share_beginnings, with_answers=self.with_answers)
 
 
 def balanced_parts(groups: Sequence[Group], count: int) -> list[list[Group]]:
@@ -109,7 +112,7 @@ class PlannedPasses(Dataset[PairBatch]):
     def __getitem__(self, place: int) -> PairBatch:
         number, part = divmod(place, self.share.accumulation)
         step = [self.sources[source][group] for source, group in self.steps[number]]
-        return list(self.share.batches(step))[part]
+        return self.share.batch(step, part)
 
 
 class StreamedPasses(IterableDataset[PairBatch]):
@@ -128,14 +131,24 @@ class StreamOfGroups:
 
     def __init__(self, make: "Iterable[list[PreferencePair]]", encoder: PairEncoder, cut_pairs: str):
         self._make, self._encoder, self._cut_pairs = make, encoder, cut_pairs
+        self.counts: Counter[str] = Counter()
+        """Of what was read since it last began, the shuffle buffer included."""
 
     def __iter__(self) -> Iterator[Group]:
-        number = 0
+        self.counts = Counter(dict.fromkeys(("read", "ties", "truncated_rows", "alike_when_cut", "answer_cut_away"), 0))
         for pairs in self._make:
-            group = []
-            for pair in self._encoder.encode(pairs, number + 1):
-                number += 1
-                if keep_pair(pair, number, self._cut_pairs):
-                    group.append(pair)
+            group = list(self._group(pairs))
             if group:
                 yield group
+
+    def _group(self, pairs: "list[PreferencePair]") -> Iterator[EncodedPair]:
+        for pair in self._encoder.encode(pairs, self.counts["read"] + 1):
+            self.counts["read"] += 1
+            if pair.pair.is_tie:
+                self.counts["ties"] += 1
+                continue
+            self.counts["truncated_rows"] += pair.truncated
+            self.counts["alike_when_cut"] += pair.spoiled == "alike"
+            self.counts["answer_cut_away"] += pair.spoiled == "no answer"
+            if keep_pair(pair, self.counts["read"], self._cut_pairs):
+                yield pair

@@ -4,7 +4,7 @@ worker that is started again goes on from the last whole step checkpoint, and en
 not: it starts no other workers (`gpo.rewards.training` and the launch scripts do): it finds them by torch.distributed.
 
 A training leaves below its output directory: `training/steps` while it runs, `training/best` where more than one
-checkpoint is kept, `training/metrics.jsonl`.
+checkpoint is kept, `training/metrics.jsonl`, `training/tensorboard` where that is asked for.
 """
 
 import dataclasses
@@ -13,9 +13,8 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +22,19 @@ from transformers import AutoTokenizer, TrainingArguments
 
 from reward.best_checkpoints import BestCheckpoints
 from reward.checkpoint import publish
-from reward.encoded_pairs import EncodedPair, EncodingCounts, PairEncoder, encode_all
+from reward.encoded_pairs import PairEncoder
 from reward.encoding import ConversationEncoder
-from reward.errors import RewardInputError
-from reward.pair_metrics import correct_pairs
+from reward.pair_metrics import correct_pairs, wilson_interval
 from reward.pair_model import PairModel
-from reward.pair_sources import PairSource, load_pairs, mixed_stream
+from reward.pair_sources import PairSource
+from reward.pairs import PreferencePair
 from reward.publishing import publish_model, whole_state
 from reward.sharding import argument_values, tell_zero3
 from reward.starting_model import open_model
-from reward.step_plan import PlannedPasses, Share, StreamedPasses, StreamOfGroups, grouped, plan_steps
+from reward.step_plan import Share
 from reward.trainer import PairTrainer, last_whole_checkpoint
-from reward.training_log import MetricsFile
+from reward.training_data import TrainingData, read_data
+from reward.training_log import MetricsFile, Trackers
 from reward.training_settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -65,18 +65,8 @@ class TrainingTask:
         return Path(self.output) / "training"
 
 
-@dataclass(frozen=True)
-class _Data:
-    """Encoded pairs and the counts of what was left out."""
-
-    passes: PlannedPasses | StreamedPasses
-    heldout: list[EncodedPair]
-    counts: dict[str, Any]
-    epochs: float
-
-
-def train_pairs(task: TrainingTask, on_line: Callable[[dict[str, Any]], None] | None = None) -> Report | None:
-    """Train to the end; the first worker returns the report, the others None. `on_line` sees each logged line."""
+def train_pairs(task: TrainingTask) -> Report | None:
+    """Train to the end; the first worker returns the report, the others None."""
     started = time.perf_counter()
     settings = task.settings
     tokenizer = AutoTokenizer.from_pretrained(task.backbone, trust_remote_code=settings.trust_remote_code)
@@ -84,7 +74,7 @@ def train_pairs(task: TrainingTask, on_line: Callable[[dict[str, Any]], None] | 
     if settings.sharding == "zero3":
         tell_zero3(model)
     # After the model: from here on transformers would open models in ZeRO-3's pieces.
-    arguments = TrainingArguments(**_argument_values(task))
+    arguments = TrainingArguments(**_argument_values(task, model))
     encoder = PairEncoder(ConversationEncoder(tokenizer, model.model.settings, settings.max_length))
     share = Share(
         rank=arguments.process_index,
@@ -93,21 +83,23 @@ def train_pairs(task: TrainingTask, on_line: Callable[[dict[str, Any]], None] | 
         share_beginnings=model.shares_beginnings,
         with_answers=settings.sft_weight > 0,
     )
-    data = _read(task, encoder, share)
+    data = read_data(task.train, task.heldout, task.stream_buffer, settings, encoder, share)
     best = None
     if data.heldout:
         best = BestCheckpoints(task.folder / "best", settings.best_metric, settings.more_is_better, settings.keep_best)
     resumed = last_whole_checkpoint(task.folder / "steps")
     step = int(resumed.name.rpartition("-")[2]) if resumed else 0
-    lines = MetricsFile(task.folder / "metrics.jsonl", data.epochs, on_line)
+    lines = MetricsFile(task.folder / "metrics.jsonl", data.epochs)
     if arguments.process_index == 0:
         _tidy(task, resumed, step, best, lines)
-    trainer = PairTrainer(model, arguments, data.passes, data.heldout, best, tokenizer, [lines])
+    callbacks = [lines, Trackers(settings.trackers if arguments.process_index == 0 else (), task.folder)]
+    trainer = PairTrainer(model, arguments, data.passes, data.heldout, best, tokenizer, callbacks)
+    trainer.agree(step, "start from step checkpoint")
     trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
     return _finish(trainer, task, data, started)
 
 
-def _argument_values(task: TrainingTask) -> dict[str, Any]:
+def _argument_values(task: TrainingTask, model: PairModel) -> dict[str, Any]:
     settings = task.settings
     return {
         "output_dir": str(task.folder / "steps"),
@@ -122,7 +114,6 @@ def _argument_values(task: TrainingTask) -> dict[str, Any]:
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": settings.accumulation,
         "max_grad_norm": settings.max_grad_norm,
-        "bf16": settings.precision == "bfloat16",
         "seed": settings.seed,
         "save_strategy": "steps" if settings.save_steps else "no",
         "save_steps": settings.save_steps or 500,
@@ -130,75 +121,14 @@ def _argument_values(task: TrainingTask) -> dict[str, Any]:
         "eval_steps": settings.evaluate_steps or None,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
-        "report_to": list(settings.trackers),
+        "report_to": [],
         "disable_tqdm": True,
         "dataloader_num_workers": 0,
         "remove_unused_columns": False,
         "ddp_timeout": task.collective_seconds,
         "ddp_find_unused_parameters": False,
-        **argument_values(settings),
+        **argument_values(settings, model, task.collective_seconds),
     }
-
-
-def _read(task: TrainingTask, encoder: PairEncoder, share: Share) -> _Data:
-    settings = task.settings
-    heldout, held_counts = _load(task.heldout, encoder, settings) if task.heldout else ([], {})
-    flat_heldout = [pair for part in heldout for pair in part]
-    if task.stream_buffer:
-        if settings.max_steps is None:
-            raise RewardInputError("the data are streamed and max_steps is not given; a stream has no end: give it")
-        make = _Again(partial(mixed_stream, task.train, settings.seed, task.stream_buffer))
-        stream = StreamOfGroups(make, encoder, settings.cut_pairs)
-        return _Data(StreamedPasses(stream, settings.batch_pairs, share), flat_heldout, {"heldout": held_counts}, 1.0)
-    train, counts = _load(task.train, encoder, settings)
-    _warn_shared(train, flat_heldout)
-    sources = [grouped(pairs) for pairs in train]
-    steps = plan_steps(
-        sources,
-        [source.weight for source in task.train],
-        seed=settings.seed,
-        epochs=settings.epochs,
-        batch_pairs=settings.batch_pairs,
-        max_steps=settings.max_steps,
-    )
-    counted = {"train": counts, "heldout": held_counts}
-    return _Data(PlannedPasses(sources, steps, share), flat_heldout, counted, settings.epochs)
-
-
-class _Again:
-    """An iterable that begins anew each time it is gone through."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-
-    def __iter__(self) -> Any:
-        return iter(self._make())
-
-
-def _load(
-    sources: Sequence[PairSource], encoder: PairEncoder, settings: TrainingSettings
-) -> tuple[list[list[EncodedPair]], dict[str, Any]]:
-    encoded, counts = [], {}
-    for source in sources:
-        loaded = load_pairs(source)
-        if settings.loss == "margin" and any(pair.target_prob != 1.0 for pair in loaded.pairs):
-            raise RewardInputError(f"{source.path}: it has target_prob, and a margin loss knows no soft labels")
-        pairs, cut = encode_all(encoder, loaded.pairs, settings.cut_pairs)
-        encoded.append(pairs)
-        counts[source.label] = _counts(len(pairs), loaded.duplicates, loaded.ties, cut)
-    return encoded, counts
-
-
-def _counts(used: int, duplicates: int, ties: int, cut: EncodingCounts) -> dict[str, int]:
-    found = {"used": used, "duplicates": duplicates, "ties": ties, "truncated_rows": cut.truncated_rows}
-    return found | {"alike_when_cut": cut.alike, "answer_cut_away": cut.no_answer}
-
-
-def _warn_shared(train: Sequence[Sequence[EncodedPair]], heldout: Sequence[EncodedPair]) -> None:
-    groups = {pair.pair.group for part in train for pair in part}
-    shared = groups & {pair.pair.group for pair in heldout}
-    if shared:
-        logger.warning("%d held-out groups are also trained on: that accuracy is too good", len(shared))
 
 
 def _tidy(
@@ -215,7 +145,7 @@ def _tidy(
         logger.info("going on after step %d", step)
 
 
-def _finish(trainer: PairTrainer, task: TrainingTask, data: _Data, started: float) -> Report | None:
+def _finish(trainer: PairTrainer, task: TrainingTask, data: TrainingData, started: float) -> Report | None:
     """Evaluate where the last step was not, and put the best (or the last) model in place."""
     history = trainer.state.log_history
     evaluated = [line for line in history if "eval_loss" in line]
@@ -254,7 +184,7 @@ def _put_in_place(trainer: PairTrainer, task: TrainingTask, state: Any, chosen: 
     shutil.rmtree(staging, ignore_errors=True)
 
 
-def _report(trainer: PairTrainer, task: TrainingTask, data: _Data, started: float, best_step: int) -> Report:
+def _report(trainer: PairTrainer, task: TrainingTask, data: TrainingData, started: float, best_step: int) -> Report:
     history = trainer.state.log_history
     evaluations = [line for line in history if "eval_loss" in line]
     last = next((line for line in reversed(evaluations) if line["step"] == best_step), None)
@@ -265,17 +195,24 @@ def _report(trainer: PairTrainer, task: TrainingTask, data: _Data, started: floa
         "output_dir": task.output,
         "backbone": task.backbone,
         "settings": dataclasses.asdict(task.settings),
-        "data": data.counts,
+        "data": data.counts(),
         "steps": trainer.state.global_step,
         "best_step": best_step,
         "workers": trainer.args.world_size,
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
-        "heldout": None
-        if last is None
-        else {name.removeprefix("eval_"): value for name, value in last.items() if name.startswith("eval_")},
+        "heldout": None if last is None else _measured(last, [pair.pair for pair in trainer.heldout]),
         "seconds": time.perf_counter() - started,
         "heldout_correct_of_last_step": [
             {"group": pair.pair.group, "correct": value} for pair, value in zip(trainer.heldout, correct, strict=True)
         ],
     }
+
+
+def _measured(evaluation: dict[str, float], pairs: Sequence[PreferencePair]) -> dict[str, Any]:
+    """The metrics of an evaluation, and the 95 % interval of its accuracy, pairs taken as independent."""
+    found: dict[str, Any] = {
+        name.removeprefix("eval_"): value for name, value in evaluation.items() if name.startswith("eval_")
+    }
+    labelled = sum(pair.label != 0 for pair in pairs)
+    return found | {"accuracy_ci95": list(wilson_interval(found["accuracy"], labelled))} if labelled else found

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from reward.errors import RewardInputError
-from reward.settings import RewardSettings
+from reward.settings import RewardSettings, given_policies
 
 BEST_METRICS = {"accuracy": True, "loss": False, "calibration_error": False, "cyclic_accuracy": True}
 """Metrics that can choose the best checkpoint, and whether more is better."""
@@ -33,7 +33,7 @@ class TrainingSettings:
 
     head: Literal["gpm", "bt"] = "gpm"
     value_head_dim: int | None = None
-    gated: bool = False
+    gated: bool | None = None
     gate_scaling: bool = False
     """Gate L * softmax(z / sqrt(H)) instead of softmax(z); saved in the published form, scores over tau as trained."""
     l2_normalize: bool | None = None
@@ -64,10 +64,10 @@ class TrainingSettings:
     """Compute type, and type of the saved backbone; master weights are float32."""
     gradient_checkpointing: bool = False
     max_length: int = 2048
-    bos_policy: Literal["reference", "single", "none"] = "reference"
-    eos_policy: Literal["overwrite", "append"] = "overwrite"
-    truncation: Literal["right", "prompt"] = "right"
-    gate_prompt: Literal["first_message", "all_but_last"] = "first_message"
+    bos_policy: Literal["reference", "single", "none"] | None = None
+    eos_policy: Literal["overwrite", "append"] | None = None
+    truncation: Literal["right", "prompt"] | None = None
+    gate_prompt: Literal["first_message", "all_but_last"] | None = None
     cut_pairs: Literal["drop", "keep", "refuse"] = "drop"
     """Pairs of which max_length leaves no difference, or nothing of an answer."""
     adapter: AdapterSettings | None = None
@@ -101,14 +101,14 @@ class TrainingSettings:
             raise RewardInputError("gate_scaling is on and gated is off; expected a gate to scale: set gated to true")
         if self.adapter is not None and self.sharding == "fsdp2":
             raise RewardInputError("sharding is fsdp2 and an adapter is given; expected none, zero1, zero2 or zero3")
+        if self.adapter is not None and self.adapter.quantized and self.sharding == "zero3":
+            raise RewardInputError("sharding is zero3 and adapter.quantized is on; expected none, zero1 or zero2")
         self.reward_settings()
 
     def reward_settings(self) -> RewardSettings:
         """The conventions of fresh heads."""
         width = (1 if self.head == "bt" else 8) if self.value_head_dim is None else self.value_head_dim
-        names = ("l2_normalize", "tau", "bos_policy", "eos_policy", "truncation", "gate_prompt")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return RewardSettings.published(width, self.gated, head=self.head, **given)
+        return RewardSettings.published(width, bool(self.gated), head=self.head, **given_policies(self))
 
     @property
     def more_is_better(self) -> bool:

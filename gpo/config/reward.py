@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from gpo.config.cluster import ClusterConfig
+from gpo.config.tracking import Tracker
 from gpo.config.types import Count, Positive
 from gpo.settings import Settings
 
@@ -58,9 +59,9 @@ class RewardTrainConfig(Settings):
     head: Literal["gpm", "bt"] = "gpm"
     """gpm: embedding and skew product, any preference; bt: one reward."""
     value_head_dim: int | None = None
-    """Embedding width, even; None: 8. Bradley-Terry has 1."""
-    gated: bool = False
-    """Weigh the blocks of the embedding by a gate that reads the prompt."""
+    """Embedding width, even; None: 8, or that of a continued model. Bradley-Terry has 1."""
+    gated: bool | None = None
+    """Weigh the blocks of the embedding by a gate that reads the prompt; None: no, or as a continued model has it."""
     gate_scaling: bool = False
     """Train the gate as L * softmax(z / sqrt(H)); saved in the published form with the same probabilities."""
     l2_normalize: bool | None = None
@@ -104,14 +105,15 @@ class RewardTrainConfig(Settings):
     """Start of the heads and order of the pairs."""
     max_length: Count = 2048
     """Longest conversation in tokens."""
-    bos_policy: Literal["reference", "single", "none"] = "reference"
-    """BOS tokens: as template and tokenizer give them, one, or none."""
-    eos_policy: Literal["overwrite", "append"] = "overwrite"
+    bos_policy: Literal["reference", "single", "none"] | None = None
+    """BOS tokens: as template and tokenizer give them, one, or none. None, here and for the next three: the published
+    convention (the first one), or what a continued model has."""
+    eos_policy: Literal["overwrite", "append"] | None = None
     """Whether EOS takes the place of the last token."""
-    truncation: Literal["right", "prompt"] = "right"
+    truncation: Literal["right", "prompt"] | None = None
     """Which end of a longer conversation goes."""
-    gate_prompt: Literal["first_message", "all_but_last"] = "first_message"
-    """What the gate reads. first_message is the published convention; all_but_last suits system prompts."""
+    gate_prompt: Literal["first_message", "all_but_last"] | None = None
+    """What the gate reads; all_but_last suits system prompts."""
     cut_pairs: Literal["drop", "keep", "refuse"] = "drop"
     """Pairs of which max_length leaves no difference or no answer."""
     stream_buffer: Annotated[int, Field(ge=0)] = 0
@@ -134,8 +136,8 @@ class RewardTrainConfig(Settings):
     """How the model is spread over workers."""
     deepspeed: dict[str, Any] = {}
     """Entries that replace those of the DeepSpeed configuration."""
-    trackers: tuple[str, ...] = ()
-    """Copies of the metrics: tensorboard, wandb, trackio."""
+    trackers: tuple[Tracker, ...] = ()
+    """Copies of the metrics: tensorboard (in OUTPUT/training/tensorboard), wandb, trackio."""
     trust_remote_code: bool = False
     """Run Python code that lies in the backbone's directory."""
     cache: str = "models/hidden-states"
@@ -149,6 +151,8 @@ class RewardTrainConfig(Settings):
             self._check_heads()
         if self.stream_buffer and self.max_steps is None:
             raise ValueError("stream_buffer is set and max_steps is not; a stream has no end: give max_steps")
+        if self.heldout is None and (self.evaluate_steps or self.keep_best > 1):
+            raise ValueError("evaluate_steps or keep_best is set and heldout is not; there is nothing to measure on")
         if self.sharding == "fsdp2" and self.tune == "adapter":
             raise ValueError("sharding is fsdp2 and tune is adapter; expected sharding none or zero1 to zero3")
         return self
@@ -163,7 +167,14 @@ class RewardTrainConfig(Settings):
             "sharding": self.sharding != "none",
             "max_steps": self.max_steps,
             "loss": self.loss == "regression",
-            "new_heads": self.new_heads,
+            "head_learning_rate": self.head_learning_rate,
+            "gradient_accumulation_steps": self.gradient_accumulation_steps > 1,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "evaluate_steps": self.evaluate_steps,
+            "save_steps": self.save_steps,
+            "keep_best": self.keep_best > 1,
+            "cut_pairs": self.cut_pairs != "drop",
+            "trackers": self.trackers,
         }
         wrong = [name for name, given in needs_more.items() if given]
         if wrong:

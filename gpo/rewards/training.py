@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from gpo.errors import UserError
 from gpo.files import write_json, write_text
 from gpo.logs import Progress
 from gpo.modelfiles import has_chat_template, parameter_count, read_model_config
+from gpo.rewards.workers import RESULT, run_training
+from gpo.trackers import check_installed
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ def train_reward_model(config: RewardTrainConfig, *, fresh: bool = False) -> int
         raise UserError(f"backbone = {backbone}: its tokenizer has no chat template")
     if backbone.resolve() == Path(config.output).resolve():
         raise UserError(f"output = {config.output}: it is the backbone itself; expected another directory")
+    check_installed(config.trackers, "trackers")
     try:
         return _train_heads(config) if config.tune == "heads" else _train_whole(config, fresh)
     except RewardInputError as error:
@@ -107,39 +109,51 @@ def _train_heads(config: RewardTrainConfig) -> int:
         bars.setdefault(total, Progress("reading the backbone's states", total, "tokens")).update(done)
 
     report = train_heads(config.backbone, train, heldout, config.output, settings, config.cache, progress)
-    _write_card(config, {name: asdict(getattr(report, name)) for name in ("train", "heldout")})
+    write_card(config)
     logger.info(
-        "%s: accuracy %.3f on %d training pairs, %.3f on %d held-out pairs; heads took %.1f s",
+        "%s: accuracy %s training pairs, %s held-out pairs; heads took %.1f s",
         relative(Path(config.output)),
-        report.train.accuracy,
-        report.train.pairs,
-        report.heldout.accuracy,
-        report.heldout.pairs,
+        _share(report.train),
+        _share(report.heldout),
         report.head_seconds,
     )
     return 0
 
 
-def _write_card(config: RewardTrainConfig, metrics: dict[str, Any]) -> None:
-    from gpo.cards import CARD, reward_card
+def _share(split: Any) -> str:
+    from reward.pair_metrics import wilson_interval
 
-    write_text(Path(config.output) / CARD, reward_card(config.model_dump(mode="json"), metrics))
+    if split.accuracy is None:
+        return f"unknown on {split.pairs}"
+    low, high = wilson_interval(split.accuracy, split.pairs)
+    return f"{split.accuracy:.3f} [{low:.3f}, {high:.3f}] on {split.pairs}"
+
+
+def write_card(config: RewardTrainConfig) -> None:
+    """The model card of a finished training, with its metrics."""
+    from gpo.cards import CARD, reward_card
+    from reward.settings import saved_settings
+
+    metrics = json.loads((Path(config.output) / RESULT).read_text("utf-8"))
+    if config.tune == "heads":
+        metrics = {name: metrics[name] for name in ("train", "heldout")}
+    conventions = saved_settings(Path(config.output))
+    write_text(Path(config.output) / CARD, reward_card(config.model_dump(mode="json"), metrics, conventions))
+    logger.info("%s: conventions %s", relative(Path(config.output)), conventions.described)
 
 
 def _train_whole(config: RewardTrainConfig, fresh: bool) -> int:
-    from gpo.rewards.workers import run_training
-
     output = Path(config.output)
     if fresh:
         _clear(output)
-    if _finished(config, output):
+    if is_finished(config):
         logger.info("%s is finished; --fresh trains it anew", relative(output))
     else:
         task = training_task(config)
         _check_sources(task)
-        write_json(output / "training" / "config.json", config.model_dump(mode="json"))
+        begin(config)
         run_training(task, config)
-        _write_card(config, json.loads((output / "training_metrics.json").read_text("utf-8")))
+        write_card(config)
     _tell(output)
     return 0
 
@@ -156,39 +170,56 @@ def _clear(output: Path) -> None:
     shutil.rmtree(output)
 
 
-def _finished(config: RewardTrainConfig, output: Path) -> bool:
+def begin(config: RewardTrainConfig) -> None:
+    """Say whose output directory this is; a result of anything else in it does not count."""
+    (Path(config.output) / RESULT).unlink(missing_ok=True)
+    write_json(_written(config), config.model_dump(mode="json"))
+
+
+def is_finished(config: RewardTrainConfig) -> bool:
     """Whether this very training is done; raises UserError when another one lies in the output directory."""
-    written = output / "training" / "config.json"
-    if not written.is_file():
+    if not _written(config).is_file():
         return False
-    before, now = json.loads(written.read_text("utf-8")), config.model_dump(mode="json")
+    before, now = json.loads(_written(config).read_text("utf-8")), config.model_dump(mode="json")
     changed = [name for name in now if name not in _PLACEMENT and before.get(name) != now[name]]
     if changed:
         raise UserError(
-            f"output = {relative(output)}: holds a training with another {', '.join(changed)} (there "
+            f"output = {config.output}: holds a training with another {', '.join(changed)} (there "
             f"{before.get(changed[0])!r}, here {now[changed[0]]!r}); give another output, or --fresh to start anew"
         )
-    return (output / "training_metrics.json").is_file()
+    return (Path(config.output) / RESULT).is_file()
+
+
+def _written(config: RewardTrainConfig) -> Path:
+    return Path(config.output) / "training" / "config.json"
 
 
 def _check_sources(task: Any) -> None:
     """Read every row once, so that a bad one is told before anything starts; a stream and a hub only begin."""
     from reward.pair_sources import load_pairs, stream_pairs
+    from reward.training_data import check_margins, check_metric
 
-    for source in (*task.train, *task.heldout):
-        if task.stream_buffer or source.path.startswith("hub:"):
-            next(stream_pairs(source), None)
-        else:
-            load_pairs(source)
+    hard_labels = task.settings.loss == "margin"
+    read: dict[str, list[Any]] = {"train": [], "heldout": []}
+    for name, sources in (("train", task.train), ("heldout", task.heldout)):
+        for source in sources:
+            if source.path.startswith("hub:") or (name == "train" and task.stream_buffer):
+                next(stream_pairs(source, hard_labels), None)
+                continue
+            read[name] += load_pairs(source, hard_labels).pairs
+    if read["train"]:
+        check_margins(task.settings, read["train"])
+    check_metric(task.settings, read["heldout"])
 
 
 def _tell(output: Path) -> None:
-    report = json.loads((output / "training_metrics.json").read_text("utf-8"))
+    report = json.loads((output / RESULT).read_text("utf-8"))
     found = report["heldout"]
     measured = "no held-out pairs"
     if found is not None:
-        measured = f"accuracy {found['accuracy']:.3f} on {found['pairs']:.0f} held-out pairs at step"
-        measured += f" {report['best_step']}, calibration error {found['calibration_error']:.3f}"
+        low, high = found.get("accuracy_ci95", (0.0, 1.0))
+        measured = f"accuracy {found['accuracy']:.3f} [{low:.3f}, {high:.3f}] on {found['pairs']:.0f} held-out pairs at"
+        measured += f" step {report['best_step']}, calibration error {found['calibration_error']:.3f}"
     logger.info(
         "%s: loss %.4f to %.4f in %d steps; %s",
         relative(output),

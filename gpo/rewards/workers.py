@@ -11,13 +11,14 @@ import logging
 import os
 import shutil
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from gpo.cluster.fitting import fit
 from gpo.cluster.runtime import QUIET, ray_alone
 from gpo.config.reward import RewardTrainConfig
-from gpo.cpu import allocator_environment, use_threads
+from gpo.cpu import actor_environment, use_threads
 from gpo.errors import StageError, UserError
 from gpo.files import read_json_lines
 from gpo.logs import log_to_file
@@ -26,6 +27,8 @@ from gpo.training.workers import work_alone
 logger = logging.getLogger(__name__)
 
 LARGEST_WORKER_DEATHS = 3
+RESULT = "training_metrics.json"
+"""In the output directory once a training is finished."""
 
 
 def run_training(task: Any, config: RewardTrainConfig) -> None:
@@ -44,6 +47,8 @@ def run_training(task: Any, config: RewardTrainConfig) -> None:
 def worker(values: dict[str, Any]) -> None:
     """What one Ray Train worker does."""
     task = values["task"]
+    if (Path(task.output) / RESULT).is_file():
+        return  # Another worker died after the end: the driver itself starts no finished training.
     log_to_file(Path(task.output) / "training" / "logs", f"worker-{os.getpid()}")
     use_threads(values["threads"])
     if values["workers"] == 1 and task.settings.sharding == "none":
@@ -62,7 +67,7 @@ def _torch_trainer(task: Any, config: RewardTrainConfig) -> Any:
     threads = config.cluster.threads or max(1, len(os.sched_getaffinity(0)) // config.workers)
     environment = {name: os.environ[name] for name in (*QUIET, "HF_HUB_OFFLINE") if name in os.environ}
     if not gpus:
-        environment |= {**allocator_environment(), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(threads)}
+        environment |= {**actor_environment(), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(threads)}
     options: dict[str, Any] = {
         "name": f"reward-{time.time_ns()}",
         "storage_path": str(Path(task.output) / "training" / "ray"),
@@ -100,24 +105,43 @@ def main() -> None:
     """One worker under torchrun."""
     import sys
 
-    import torch
-    import torch.distributed as dist
-
     from gpo.rewards.training import training_task
     from gpo.settings import read_settings
+    from reward.errors import RewardInputError
 
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print(__doc__)
         sys.exit(0 if len(sys.argv) > 1 else 2)
-    config = read_settings(RewardTrainConfig, Path(sys.argv[1]), sys.argv[2:])
-    task = training_task(config)
-    if not torch.cuda.is_available():
+    try:
+        config = read_settings(RewardTrainConfig, Path(sys.argv[1]), sys.argv[2:])
+        _work_under_torchrun(training_task(config), config)
+    except (UserError, RewardInputError) as error:
+        print(f"gpo: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _work_under_torchrun(task: Any, config: RewardTrainConfig) -> None:
+    import torch
+    import torch.distributed as dist
+
+    from gpo.rewards.training import begin, is_finished, write_card
+
+    if is_finished(config):
+        return
+    if os.environ.get("RANK", "0") == "0":
+        begin(config)
+    on_cpu = not torch.cuda.is_available()
+    if on_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     use_threads(config.cluster.threads or max(1, len(os.sched_getaffinity(0)) // local))
+    if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # With use_cpu transformers hands its deadline on to nobody.
+        dist.init_process_group("gloo", timeout=timedelta(seconds=task.collective_seconds))
     from reward.training import train_pairs
 
-    train_pairs(task)
+    if train_pairs(task) is not None:
+        write_card(config)
     if dist.is_initialized():
         dist.destroy_process_group()
 

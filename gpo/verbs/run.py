@@ -36,7 +36,7 @@ def _run(options: argparse.Namespace) -> int:
     from gpo.trackers import check_installed
 
     check_secrets()
-    check_installed(config)
+    check_installed(config.tracking.report_to, "tracking.report_to")
     prepared = prepare(config)
     config = with_compute_dtype(config, prepared.notes)
     plan = make_plan(config)

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from gpo.cards import code, fence, policy_card, reward_card, write_policy_card
 from gpo.errors import StageError
 from gpo.hub import push_when_asked
+from reward.settings import RewardSettings
 from tests.gpo.report_runs import ATTACK, plant_run
 from tests.gpo.small_runs import run_config
 
@@ -40,12 +41,14 @@ def test_text_of_settings_cannot_leave_its_place_in_a_card(tmp_path: Path) -> No
 
 
 def test_the_card_of_a_reward_model_has_kind_pairs_and_accuracies() -> None:
-    settings = {"backbone": "models/base", "train": "a.jsonl", "heldout": "b.jsonl", "head": "gpm", "tau": None}
+    settings = {"backbone": "models/base", "train": "a.jsonl", "heldout": "b.jsonl", "tau": None}
     metrics = {"train": {"accuracy": 0.75, "pairs": 100}, "heldout": {"accuracy": 0.675, "pairs": 40}}
-    text = reward_card(settings, metrics)
+    text = reward_card(settings, metrics, RewardSettings.published(6, True))
     assert "# A general preference model on `base`" in text and "from_pretrained" in text
     assert "| held-out pairs | 67.5% | 40 |" in text and "`a.jsonl`" in text
-    assert "Bradley-Terry reward model" in reward_card(settings | {"head": "bt"}, metrics)
+    assert "tau (0.1) is log-odds. Conventions: as published." in text
+    scalar = reward_card(settings, metrics, RewardSettings.published(1))
+    assert "Bradley-Terry reward model" in scalar and "not card-compatible: head, l2_normalize" in scalar
 
 
 def test_nothing_is_pushed_unless_asked(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_tracker_that_fails_is_named_and_the_others_go_on(
 def test_a_tracker_that_is_not_installed_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="report_to: wandb, trackio not installed; `pip install wandb trackio`"):
-        check_installed(run_config(tracking={"report_to": ["wandb", "trackio"]}))
+        check_installed(["wandb", "trackio"], "tracking.report_to")
 
 
 def test_a_cell_of_a_sample_table_is_never_markup(directory: RunDirectory) -> None:

@@ -81,7 +81,7 @@ def test_a_pickled_model_is_refused_with_what_to_do(model: Path) -> None:
 
 
 def test_a_backbone_for_adapters_is_never_unpickled(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reward.starting_model.quantization", lambda: None)
+    monkeypatch.setattr("reward.starting_model.quantization", lambda precision: None)
     opened: list[dict[str, Any]] = []
     original = AutoModel.from_pretrained
 
@@ -104,7 +104,7 @@ def test_settings_and_heads_of_a_model_for_adapters_are_read_without_its_backbon
     saved = RewardSettings.published(6, True, tau=0.3, bos_policy="single")
     before = GeneralPreferenceModel.from_backbone(base, saved, seed=1)
     before.save_pretrained(tmp_path / "gpm")
-    monkeypatch.setattr("reward.starting_model.quantization", lambda: None)
+    monkeypatch.setattr("reward.starting_model.quantization", lambda precision: None)
 
     def never(*args: Any, **keywords: Any) -> None:
         raise AssertionError("the backbone is read a second time")

@@ -204,6 +204,22 @@ def test_the_metrics_file_holds_the_report(backbone: Path, cache: Path, tmp_path
     assert mean == saved["heldout"]["accuracy"]
 
 
+def test_a_reward_model_goes_on_with_its_heads_unless_new_ones_are_asked_for(
+    backbone: Path, cache: Path, tmp_path: Path
+) -> None:
+    first = train(backbone, tmp_path / "first", cache, gated=True)
+    again = train(tmp_path / "first", tmp_path / "again", cache, epochs=1, learning_rate=1e-6)
+    assert again.loss == pytest.approx(first.loss, abs=1e-3) and again.settings["gated"]
+    for name in ("value_head.weight", "prompt_head.weight"):
+        before, after = (load_file(tmp_path / one / "model.safetensors")[name] for one in ("first", "again"))
+        torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-5)
+    changes = {"epochs": 1, "learning_rate": 1e-6, "new_heads": True, "value_head_dim": 6}
+    fresh = train(tmp_path / "first", tmp_path / "new", cache, **changes)
+    assert fresh.settings["value_head_dim"] == 6 and fresh.loss > first.loss + 0.1
+    with pytest.raises(RewardInputError, match="new_heads"):
+        train(tmp_path / "first", tmp_path / "other", cache, value_head_dim=6)
+
+
 def test_soft_labels_and_margins_set_the_score(backbone: Path, tmp_path: Path) -> None:
     soft = [pair("p", "a", "b", target_prob=0.2)]
     settings = HeadTrainingSettings(epochs=300, learning_rate=1e-2, head="bt", weight_decay=0.0)

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from reward.errors import RewardInputError
+from reward.pair_sources import PairSource, load_pairs, stream_pairs
 from reward.pairs import PreferencePair, read_pairs
 
 
@@ -100,6 +101,13 @@ def test_a_bad_row_is_named_with_what_was_found(tmp_path: Path, row: Any, told: 
     with pytest.raises(RewardInputError, match=r"pairs\.jsonl, row 2") as raised:
         read_pairs(write(tmp_path, [GOOD, row]))
     assert told in str(raised.value) and "expected" in str(raised.value)
+
+
+def test_the_custom_form_takes_no_more_than_two_messages(tmp_path: Path) -> None:
+    path = write(tmp_path, ROWS)
+    for read in (load_pairs, lambda source: list(stream_pairs(source))):
+        with pytest.raises(RewardInputError, match=r"row 2: 4 messages, expected an instruction and an answer"):
+            read(PairSource(path=str(path), template=False))
 
 
 def test_unusable_files_are_refused(tmp_path: Path) -> None:

@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from reward.best_checkpoints import BestCheckpoints
 from reward.errors import RewardInputError
 from reward.model import GeneralPreferenceModel
 from reward.scorer import PreferenceScorer
 from reward.trainer import PairTrainer
-from reward.training import METRICS_FILE, train_pairs
+from reward.training import METRICS_FILE
 from reward.training_settings import AdapterSettings, TrainingSettings
-from tests.reward.training_data import ANSWERS, make_task, train
+from tests.reward.training_data import ANSWERS, train
 from tests.tiny import save_tiny_model
 
 torch.set_num_threads(1)
@@ -61,6 +62,8 @@ def test_evaluation_tells_every_metric_and_each_source(backbone: Path, tmp_path:
     found = train(tmp_path, backbone, "gpm")["heldout"]
     names = "accuracy loss calibration_error mean_abs_score gate_entropy embedding_norm cyclic_share cyclic_accuracy"
     assert set(names.split()) <= found.keys() and found["pairs"] == 4
+    low, high = found["accuracy_ci95"]
+    assert 0 <= low <= found["accuracy"] <= high <= 1 and high - low > 0.3
     assert 0 < found["gate_entropy"] <= torch.log(torch.tensor(2.0)) + 1e-6
 
 
@@ -154,6 +157,18 @@ def test_a_reward_model_goes_on_with_its_heads(backbone: Path, tmp_path: Path) -
     assert weights(tmp_path / "fourth")["value_head.weight"].shape == (6, 64)
 
 
+def test_a_continued_model_takes_the_policies_that_are_given_and_keeps_the_others(
+    backbone: Path, tmp_path: Path
+) -> None:
+    train(tmp_path, backbone, "first", epochs=1, truncation="prompt", gate_prompt="all_but_last")
+    again = {"value_head_dim": None, "gated": None, "epochs": 1}
+    train(tmp_path, tmp_path / "first", "second", gate_prompt="first_message", **again)
+    settings = GeneralPreferenceModel.from_pretrained(tmp_path / "second").settings
+    assert (settings.gate_prompt, settings.truncation, settings.gated) == ("first_message", "prompt", True)
+    with pytest.raises(RewardInputError, match="gated True, the training asks for gpm, 8 and False"):
+        train(tmp_path, tmp_path / "first", "third", **{**again, "gated": False})
+
+
 def test_tau_is_learned_saved_and_used(backbone: Path, tmp_path: Path) -> None:
     report = train(tmp_path, backbone, "gpm", learn_tau=True, tau=0.2, learning_rate=1e-2)
     saved = GeneralPreferenceModel.from_pretrained(tmp_path / "gpm").settings.tau
@@ -218,11 +233,20 @@ def test_accumulation_and_checkpointing_change_only_the_last_digits(backbone: Pa
         assert other["last_loss"] == pytest.approx(plain["last_loss"], abs=1e-4)
 
 
-def test_a_stream_gives_whole_steps_and_needs_an_end(backbone: Path, tmp_path: Path) -> None:
-    report = train(tmp_path, backbone, "stream", buffer=4, max_steps=30)
-    assert report["steps"] == 30 and report["last_loss"] < report["first_loss"]
-    with pytest.raises(RewardInputError, match="max_steps"):
-        train_pairs(make_task(tmp_path, backbone, "endless", buffer=4))
+def test_a_tracker_that_fails_ends_its_own_copies_only(
+    backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("tensorboard")
+
+    class Unreachable(TrainerCallback):
+        def on_train_begin(self, *event: Any, **values: Any) -> None:
+            raise ConnectionError("no such host")
+
+    monkeypatch.setattr("transformers.integrations.get_reporting_integration_callbacks", lambda names: [Unreachable])
+    train(tmp_path, backbone, "gpm", save_steps=2, trackers=("wandb", "tensorboard"))
+    assert "tracker Unreachable: ConnectionError: no such host" in caplog.text
+    # Not among the step checkpoints, which are gone.
+    assert list((tmp_path / "gpm/training/tensorboard").glob("events.*"))
 
 
 def test_nothing_but_the_result_and_the_metrics_is_left(backbone: Path, tmp_path: Path) -> None:
