@@ -7,7 +7,7 @@ that mathematics weighs as much as code), and the constants of xstest's two subs
 154; the data has 154 and 250). Accuracies of subsets are of the pairs that are there.
 """
 
-import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import Any
 from reward.errors import RewardInputError
 from reward.pair_sources import PairSource, file_rows
 from reward.pairs import PreferencePair, pair_of_row
+
+logger = logging.getLogger(__name__)
 
 SECTIONS: dict[str, dict[str, int]] = {
     "Chat": {
@@ -84,12 +86,17 @@ def missing_subsets(names: Sequence[str]) -> list[str]:
 
 def read_bench(path: str) -> list[BenchPair]:
     """Every pair of a file, a folder or hub:NAME[:SPLIT]; raises RewardInputError that names the row."""
-    pairs = [
-        _bench_pair(row, where, default) for default, where, row in _named_rows(path)
-    ]  # fmt: skip
-    if not pairs:
+    pairs = [_bench_pair(row, where, default) for default, where, row in _named_rows(path)]
+    decided = [one for one in pairs if one.pair.label]
+    if len(decided) < len(pairs):
+        logger.warning(
+            "%s: %d pairs with a target_prob of one half are left out: neither answer is the better one",
+            path,
+            len(pairs) - len(decided),
+        )
+    if not decided:
         raise RewardInputError(f"{path}: no pairs in it; expected RewardBench rows, LLMBar or preference pairs")
-    return pairs
+    return decided
 
 
 def _named_rows(path: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -141,9 +148,11 @@ def _prompt_pair(row: Mapping[str, Any], where: str) -> PreferencePair:
 
 
 def _talk(messages: Any, answer: Any, what: str) -> list[Any]:
-    text = json.loads(answer) if isinstance(answer, str) and answer.startswith('[{"') else answer
-    if isinstance(text, list) and len(text) == 1 and isinstance(text[0], dict):
-        text = text[0].get("content")
+    text = _single_message(answer) if isinstance(answer, list) else answer
     if not isinstance(text, str) or not isinstance(messages, list):
         raise RewardInputError(f"{what} is {answer!r:.60}, expected a text next to `prompt`")
     return [*messages, {"role": "assistant", "content": text}]
+
+
+def _single_message(answer: list[Any]) -> Any:
+    return answer[0].get("content") if len(answer) == 1 and isinstance(answer[0], dict) else None

@@ -12,6 +12,7 @@ from gpo.errors import UserError
 from gpo.files import write_json, write_text
 from gpo.logs import Progress
 from gpo.printable import tell
+from gpo.rewards.scoring import longest_conversation
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class BenchRequest:
     backend: str = "auto"
     dtype: str = "auto"
     max_length: int | None = None
+    """None: 4096, or the model's context where that is shorter."""
     limit: int | None = None
 
 
@@ -55,7 +57,10 @@ def _bench(request: BenchRequest) -> int:
 
     use_threads(len(os.sched_getaffinity(0)))
     scorer = PreferenceScorer.from_pretrained(
-        request.model, backend=request.backend, dtype=request.dtype, max_length=request.max_length or 4096
+        request.model,
+        backend=request.backend,
+        dtype=request.dtype,
+        max_length=longest_conversation(request.model, request.max_length),
     )
     bar = Progress("scoring", len(pairs), "pairs")
     results = bench_rows(scorer, pairs, TIES[request.ties], lambda done, _: bar.update(done))

@@ -21,7 +21,7 @@ def add_bench(reward: Verbs) -> None:
     bench.add_argument("--output", type=Path, required=True, metavar="DIR")
     bench.add_argument("--ties", choices=("half", "wrong"), default="half", help="a score of 0 (published: wrong)")
     add_scorer_options(bench)
-    bench.add_argument("--max-length", type=count, metavar="N", help="tokens kept (default: 4096)")
+    bench.add_argument("--max-length", type=count, metavar="N", help="tokens kept (default: 4096 or the context)")
     bench.add_argument("--limit", type=count, metavar="N", help="only the first N pairs")
     bench.set_defaults(verb=_bench)
 

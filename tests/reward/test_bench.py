@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from reward.bench import PairResult, bench_rows, bench_summary, wilson_interval
+from reward.bench import PairResult, bench_rows, bench_summary
 from reward.errors import RewardInputError
+from reward.pair_metrics import wilson_interval
 from reward.rewardbench import SECTIONS, missing_subsets, read_bench, section_scores
 from reward.scorer import PreferenceScorer
 from reward.settings import RewardSettings
@@ -55,6 +56,17 @@ def test_every_form_of_a_row_is_read(tmp_path: Path) -> None:
     assert [message["role"] for message in found[1].pair.chosen] == ["user", "assistant", "user", "assistant"]
     with pytest.raises(RewardInputError, match=r"row 1: label is 3"):
         read_bench(write(tmp_path / "bad.jsonl", [{"input": "p", "output_1": "a", "output_2": "b", "label": 3}]))
+
+
+def test_an_answer_that_is_written_in_json_is_a_text_and_an_undecided_pair_is_left_out(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "p", "chosen": '[{"name": "Ada"}]', "rejected": '[{"name": '},
+        {"instruction": "p", "chosen": "a", "rejected": "b", "target_prob": 0.5},
+    ]
+    (only,) = read_bench(write(tmp_path / "some.jsonl", rows))
+    assert only.pair.chosen[-1]["content"] == '[{"name": "Ada"}]'
+    with pytest.raises(RewardInputError, match="no pairs"):
+        read_bench(write(tmp_path / "undecided.jsonl", rows[1:]))
 
 
 @pytest.mark.skipif(not LLMBAR.is_dir(), reason="the shared data are absent")
