@@ -1,17 +1,23 @@
 """The cyclic experiment: a GPM and a Bradley-Terry model on the same preferences, next to what any scalar can reach.
-What it is: both models trained by `reward.training` in this process, their accuracy on the very pairs (as in the paper,
-which asks what a model can represent), and the GPM's embeddings as a picture. What it is not: it makes no data.
+What it is: both models trained in this process, whole (`reward.training`) or by their heads alone
+(`reward.head_training`), their accuracy on the very pairs (as in the paper, which asks what a model can represent), and
+the GPM's embeddings as a picture. What it is not: it makes no data.
 """
 
 import json
 import logging
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from reward.cyclic_ceiling import scalar_ceiling
 from reward.cyclic_data import CyclicData
 from reward.cyclic_picture import embedding_picture
+from reward.head_settings import HeadTrainingSettings
+from reward.head_training import train_heads
 from reward.pair_metrics import correct_pairs
 from reward.pair_sources import PairSource
 from reward.pairs import PreferencePair
@@ -22,6 +28,8 @@ from reward.training_settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
+Settings = TrainingSettings | HeadTrainingSettings
+"""Of a training of the whole model, or of heads on a backbone that stays as it is."""
 LARGEST_PICTURE = 24
 """Answers beyond which a picture shows nothing."""
 
@@ -44,7 +52,7 @@ class CyclicRow:
 def compare_on_cycles(
     data: Sequence[CyclicData],
     backbone: str,
-    settings: TrainingSettings,
+    settings: Settings,
     folder: Path,
     on_row: Callable[[CyclicRow], None],
 ) -> list[CyclicRow]:
@@ -61,28 +69,30 @@ def compare_on_cycles(
     return rows
 
 
-def scalar_twin(settings: TrainingSettings) -> TrainingSettings:
+def scalar_twin(settings: Settings) -> Settings:
     """The same training of a Bradley-Terry reward."""
-    fields = {"head": "bt", "value_head_dim": None, "gated": False, "gate_scaling": False, "l2_normalize": None}
-    return replace(settings, **fields, tau=None)  # type: ignore[arg-type]
+    fields: dict[str, Any] = {"head": "bt", "value_head_dim": None, "gated": False, "l2_normalize": None, "tau": None}
+    if isinstance(settings, TrainingSettings):
+        fields["gate_scaling"] = False
+    return replace(settings, **fields)
 
 
-def _train(
-    data: CyclicData, backbone: str, settings: TrainingSettings, output: Path, ceiling: float | None
-) -> CyclicRow:
+def _train(data: CyclicData, backbone: str, settings: Settings, output: Path, ceiling: float | None) -> CyclicRow:
     file = output.parent / "pairs.jsonl"
     write_pairs(file, data.pairs)
-    source = (PairSource(path=str(file), name=data.name),)
-    task = TrainingTask(backbone=backbone, train=source, heldout=source, output=str(output), settings=settings)
-    report = train_pairs(task)
-    assert report is not None  # There is one worker, this process.
+    started = time.perf_counter()
+    if isinstance(settings, HeadTrainingSettings):
+        train_heads(backbone, data.pairs, (), output, settings, output.parent / "hidden-states")
+        steps = settings.epochs * math.ceil(len(data.pairs) / settings.batch_pairs)
+    else:
+        source = (PairSource(path=str(file), name=data.name),)
+        report = train_pairs(TrainingTask(backbone=backbone, train=source, output=str(output), settings=settings))
+        assert report is not None  # There is one worker, this process.
+        steps = report["steps"]
+    seconds = time.perf_counter() - started
     scorer = PreferenceScorer.from_pretrained(output, dtype="float32")
-    accuracy = pair_accuracy(scorer, data.pairs)
-    width = scorer.settings.value_head_dim
-    seconds = report["seconds"]
-    return CyclicRow(
-        data.name, scorer.settings.head, width, len(data.pairs), accuracy, ceiling, report["steps"], seconds
-    )
+    accuracy, width = pair_accuracy(scorer, data.pairs), scorer.settings.value_head_dim
+    return CyclicRow(data.name, scorer.settings.head, width, len(data.pairs), accuracy, ceiling, steps, seconds)
 
 
 def write_pairs(path: Path, pairs: Sequence[PreferencePair]) -> None:

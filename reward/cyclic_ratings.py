@@ -15,7 +15,10 @@ from reward.errors import RewardInputError
 from reward.pairs import PreferencePair
 from reward.row_files import read_rows
 
-FORM = '{"prompt": text, "responses": [{"text": text, "ratings": {criterion: number}}, …]}'
+FORM = (
+    '{"prompt": text, "responses": [{"text": text, "ratings": {criterion: number}}, …]}, or UltraFeedback\'s columns '
+    "instruction and completions"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,18 +65,37 @@ def cycles_of_ratings(path: Path, rule: CycleRule) -> tuple[PreferencePair, ...]
                 return None
             raise RewardInputError(f"{path}, row {row.number}: no ratings in it; expected {FORM}")
         where = f"{path}, row {row.number}"
-        answers = [_rated(one, where) for one in row.value["responses"]]
+        answers = [_rated(one, where) for one in _responses(row.value)]
         found = list(find_cycles(answers, rule))
         for number, cycle in enumerate(draw.sample(found, min(len(found), rule.per_prompt))):
-            pairs += _pairs(str(row.value.get("prompt", "")), cycle, f"{row.number}-{number}")
+            prompt = row.value.get("prompt", row.value.get("instruction", ""))
+            pairs += _pairs(str(prompt), cycle, f"{row.number}-{number}")
     if not pairs:
         raise RewardInputError(f"{path}: no cycle by criteria {', '.join(rule.criteria)}; try edges = any")
     return tuple(pairs)
 
 
 def _has_ratings(row: Mapping[str, Any]) -> bool:
-    answers = row.get("responses")
-    return isinstance(answers, list) and bool(answers) and isinstance(answers[0], dict) and "ratings" in answers[0]
+    answers = _responses(row)
+    return bool(answers) and isinstance(answers[0], dict) and "ratings" in answers[0]
+
+
+def _responses(row: Mapping[str, Any]) -> list[Any]:
+    """Rated answers in our form or, of UltraFeedback, in its own: `completions` with `response` and `annotations`."""
+    if isinstance(row.get("responses"), list):
+        return list(row["responses"])
+    found = row.get("completions")
+    return [_of_ultrafeedback(one) for one in found] if isinstance(found, list) else []
+
+
+def _of_ultrafeedback(answer: Any) -> Any:
+    notes = answer.get("annotations") if isinstance(answer, dict) else None
+    if not isinstance(notes, dict):
+        return answer
+    said = {name: note["Rating"] for name, note in notes.items() if isinstance(note, dict) and "Rating" in note}
+    # A criterion that was not rated says N/A.
+    ratings = {name: float(text) for name, text in said.items() if str(text).replace(".", "", 1).isdecimal()}
+    return {"text": answer.get("response"), "ratings": ratings}
 
 
 def _rated(value: Any, where: str) -> _Rated:

@@ -28,12 +28,14 @@ class RatingsConfig(Settings):
 
 
 class CyclicConfig(Settings):
-    """GPM against Bradley-Terry on cyclic preferences, both trained whole and with the same settings."""
+    """GPM against Bradley-Terry on cyclic preferences, both trained with the same settings."""
 
     backbone: str = "models/smollm2-135m-instruct"
     """Hugging Face directory of a language model."""
     cycles: tuple[Annotated[int, Field(ge=3, le=10)], ...] = (3, 4, 5)
     """Plain cycles of so many answers; --data takes their place."""
+    tune: Literal["full", "heads"] = "full"
+    """full: every weight; heads: the backbone stays as it is and reads each answer once."""
     value_head_dim: Count = 4
     """Width of the GPM's embedding. A plane could hold one cycle, but training in it often ends in ties."""
     gated: bool = False
@@ -41,7 +43,7 @@ class CyclicConfig(Settings):
     tau: Positive | None = None
     """Of the GPM; None: 0.1. The Bradley-Terry model has 1."""
     learning_rate: Positive = 1e-4
-    """Of the backbone."""
+    """Of the backbone, where it is trained."""
     head_learning_rate: Positive | None = 1e-3
     """Of the heads; None: learning_rate."""
     epochs: Count = 50
@@ -49,7 +51,7 @@ class CyclicConfig(Settings):
     batch_pairs: Count = 4
     """Pairs a step; the answers to one prompt stay together all the same."""
     dtype: Literal["bfloat16", "float32"] = "float32"
-    """Compute type."""
+    """Compute type of a whole training."""
     max_length: Count = 2048
     """Longest conversation in tokens."""
     seed: Annotated[int, Field(ge=0)] = 0

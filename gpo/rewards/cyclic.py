@@ -37,22 +37,8 @@ def _compare(config: CyclicConfig, data: Path | None, output: Path) -> int:
     sets = [read_cyclic(data, rule)] if data is not None else [n_cycle(length) for length in config.cycles]
     from gpo.cpu import use_threads
     from reward.cyclic import as_json, compare_on_cycles
-    from reward.training_settings import TrainingSettings
 
     use_threads(len(os.sched_getaffinity(0)))
-    settings = TrainingSettings(
-        value_head_dim=config.value_head_dim,
-        gated=config.gated,
-        tau=config.tau,
-        learning_rate=config.learning_rate,
-        head_learning_rate=config.head_learning_rate,
-        epochs=config.epochs,
-        batch_pairs=config.batch_pairs,
-        precision=config.dtype,
-        max_length=config.max_length,
-        seed=config.seed,
-        evaluate_steps=None,
-    )
     rows: list[Any] = []
 
     def row_told(row: Any) -> None:
@@ -60,9 +46,27 @@ def _compare(config: CyclicConfig, data: Path | None, output: Path) -> int:
         write_json(output / "cyclic.json", as_json(rows))
         logger.info("%s, %s: %.1f %% of %d pairs", row.data, row.model, 100 * row.accuracy, row.pairs)
 
-    compare_on_cycles(sets, str(Path(config.backbone).absolute()), settings, output, row_told)
+    compare_on_cycles(sets, str(Path(config.backbone).absolute()), _settings(config), output, row_told)
     tell(table(rows))
     return 0
+
+
+def _settings(config: CyclicConfig) -> Any:
+    """Of a whole training, or of the heads alone."""
+    from reward.head_settings import HeadTrainingSettings
+    from reward.training_settings import TrainingSettings
+
+    both = ("value_head_dim", "gated", "tau", "epochs", "batch_pairs", "max_length", "seed")
+    values: dict[str, Any] = {name: getattr(config, name) for name in both}
+    if config.tune == "heads":
+        return HeadTrainingSettings(learning_rate=config.head_learning_rate or config.learning_rate, **values)
+    return TrainingSettings(
+        learning_rate=config.learning_rate,
+        head_learning_rate=config.head_learning_rate,
+        precision=config.dtype,
+        evaluate_steps=None,
+        **values,
+    )
 
 
 def table(rows: list[Any]) -> str:

@@ -19,6 +19,7 @@ from reward.cyclic_data import n_cycle, read_cyclic, wins_to_pairs
 from reward.cyclic_picture import embedding_picture
 from reward.cyclic_ratings import CycleRule, cycles_of_ratings
 from reward.errors import RewardInputError
+from reward.head_settings import HeadTrainingSettings
 from reward.pair_metrics import find_cycles
 from reward.training_settings import TrainingSettings
 from tests.tiny import save_tiny_model
@@ -95,6 +96,22 @@ def test_cycles_of_ratings_take_one_criterion_an_edge(tmp_path: Path) -> None:
         cycles_of_ratings(path, CycleRule(criteria=("x",), edges="any"))
 
 
+def test_ultrafeedback_is_read_in_its_own_columns(tmp_path: Path) -> None:
+    def completion(text: str, **ratings: str) -> dict[str, object]:
+        return {"response": text, "annotations": {name: {"Rating": rating} for name, rating in ratings.items()}}
+
+    answers = [
+        completion("one", honesty="5", helpfulness="N/A", truthfulness="1"),
+        completion("two", honesty="3", helpfulness="4", truthfulness="2"),
+        completion("three", helpfulness="2", truthfulness="4"),
+    ]
+    path = tmp_path / "ultrafeedback.jsonl"
+    path.write_text(json.dumps({"source": "s", "instruction": "q", "completions": answers}) + "\n")
+    pairs = cycles_of_ratings(path, CycleRule(criteria=("honesty", "helpfulness", "truthfulness")))
+    assert pairs is not None and [pair.chosen[-1]["content"] for pair in pairs] == ["one", "two", "three"]
+    assert pairs[0].chosen[0]["content"] == "q"
+
+
 def test_ratings_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     with pytest.raises(RewardInputError, match=r"row 1: rating x is 'good'"):
         cycles_of_ratings(ratings_file(tmp_path, {"x": "good"}), RULE)  # type: ignore[dict-item]
@@ -124,3 +141,11 @@ def test_a_gpm_of_width_four_learns_every_cycle_and_a_scalar_stays_below_its_cei
         assert gpm.model == "gpm" and gpm.accuracy == 1.0
         assert bt.model == "bt" and bt.scalar_ceiling is not None and bt.accuracy <= bt.scalar_ceiling
     assert all((tmp_path / "out" / f"{n}-cycle.svg").is_file() for n in (3, 4, 5))
+
+
+def test_heads_on_a_frozen_backbone_learn_a_cycle_too(tmp_path: Path) -> None:
+    backbone = save_tiny_model(tmp_path / "base")
+    settings = HeadTrainingSettings(value_head_dim=4, learning_rate=1e-2, epochs=300, batch_pairs=4)
+    gpm, bt = compare_on_cycles([n_cycle(4)], str(backbone), settings, tmp_path / "out", lambda row: None)
+    assert (gpm.accuracy, gpm.steps) == (1.0, 300) and bt.accuracy <= 3 / 4 == bt.scalar_ceiling
+    assert len(list((tmp_path / "out" / "4-cycle" / "hidden-states").iterdir())) == 1
