@@ -60,16 +60,36 @@ def with_compute_dtype(config: RunConfig, notes: list[str]) -> RunConfig:
 
 def parameter_count(directory: Path) -> int:
     """Parameters in the safetensors files, from their headers; raises UserError for other or damaged weights."""
+    return sum(prod(shape) for shape in tensor_shapes(directory).values())
+
+
+def adapter_parameter_count(directory: Path, rank: int, modules: list[str] | str) -> int:
+    """Parameters of a LoRA adapter of `rank` on the linear layers of these names, or on all but the head."""
+    return sum(
+        rank * sum(shape)
+        for name, shape in tensor_shapes(directory).items()
+        if len(shape) == 2 and _gets_adapter(name.removesuffix(".weight"), modules)
+    )
+
+
+def _gets_adapter(layer: str, modules: list[str] | str) -> bool:
+    if modules == "all-linear":
+        return "embed" not in layer and not layer.endswith("lm_head")
+    return any(layer == module or layer.endswith(f".{module}") for module in modules)
+
+
+def tensor_shapes(directory: Path) -> dict[str, list[int]]:
+    """Shape of every stored tensor; raises UserError for other than whole safetensors files."""
     files = sorted(directory.glob("*.safetensors"))
     if not files:
         raise UserError(
             f"{directory}: no *.safetensors weights; pickled weights (.bin) are refused because loading them can run "
             "code: convert them with transformers' save_pretrained"
         )
-    return sum(_parameters(path) for path in files)
+    return {name: shape for path in files for name, shape in _shapes(path).items()}
 
 
-def _parameters(path: Path) -> int:
+def _shapes(path: Path) -> dict[str, list[int]]:
     try:
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
@@ -77,11 +97,11 @@ def _parameters(path: Path) -> int:
                 raise ValueError(f"header of {length} bytes")
             header: dict[str, Any] = json.loads(stream.read(length))
             size = stream.seek(0, 2)
-        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-        expected = 8 + length + max((entry["data_offsets"][1] for entry in tensors), default=0)
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        expected = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
         if size < expected:
             raise ValueError(f"{size} bytes, the header promises {expected}")
-        return sum(prod(entry["shape"]) for entry in tensors)
+        return {name: [int(length) for length in entry["shape"]] for name, entry in tensors.items()}
     except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError, struct.error) as error:
         raise UserError(f"{path}: not a whole safetensors file ({error}); fetch or convert it again") from None
 

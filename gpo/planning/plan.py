@@ -14,7 +14,7 @@ import psutil
 
 from gpo.config import RunConfig
 from gpo.errors import UserError
-from gpo.modelfiles import parameter_count
+from gpo.modelfiles import adapter_parameter_count, parameter_count
 
 GIB = 1 << 30
 BASE_GIB = 0.7
@@ -64,7 +64,7 @@ def make_plan(config: RunConfig) -> Plan:
     """Estimates for one machine."""
     parameters = parameter_count(Path(config.policy.model))
     weights = parameters * BYTES[config.policy.dtype] / GIB
-    master = parameters * 4 / GIB
+    trained = _trained_parameters(config, parameters) * 4 / GIB
     sampler, scorer, learner = processes = (
         Memory(
             process="sampler",
@@ -77,10 +77,10 @@ def make_plan(config: RunConfig) -> Plan:
         Memory(
             process="learner",
             base=BASE_GIB,
-            weights=master / _pieces(config, "zero3", "fsdp") + weights,
-            gradients=master / _pieces(config, "zero2", "zero3", "fsdp"),
+            weights=_learner_weights(config, parameters),
+            gradients=_gradient_copies(config) * trained / _pieces(config, "zero2", "zero3", "fsdp"),
             optimizer=OPTIMIZER_STATES[config.train.optimizer]
-            * master
+            * trained
             / _pieces(config, "zero1", "zero2", "zero3", "fsdp"),
             activations=_activations(config),
         ),
@@ -92,7 +92,7 @@ def make_plan(config: RunConfig) -> Plan:
         "learner": config.train.workers * learner.total,
     }
     states = 2 + OPTIMIZER_STATES[config.train.optimizer]
-    kept_on_disk = config.iterations * weights + 2 * master + (2 * states * master if config.train.save_steps else 0)
+    kept_on_disk = config.iterations * weights + 2 * trained + (2 * states * trained if config.train.save_steps else 0)
     rounded = {name: round(value, 2) for name, value in memory.items()}
     return Plan(parameters, rounded, round(kept_on_disk + 0.1, 2), processes)
 
@@ -111,6 +111,27 @@ def device_phases(config: RunConfig, plan: Plan) -> dict[str, float]:
         "score": by_name["scorer"].weights,
         "train": learner.total - learner.base,
     }
+
+
+def _trained_parameters(config: RunConfig, parameters: int) -> int:
+    """Of the whole model, or of its adapter."""
+    lora = config.train.lora
+    return parameters if lora is None else adapter_parameter_count(Path(config.policy.model), lora.rank, lora.modules)
+
+
+def _gradient_copies(config: RunConfig) -> int:
+    """DDP, which plain workers are joined by, has buckets as large as the gradients beside them."""
+    return 2 if config.train.workers > 1 and config.train.sharding == "none" else 1
+
+
+def _learner_weights(config: RunConfig, parameters: int) -> float:
+    """GiB of float32 masters, of what autocast makes of them, and of the other models that a learner holds."""
+    train, master = config.train, parameters * 4 / GIB
+    # A live reference is a second model, but for an adapter, which is switched off for it; the anchor is one too.
+    models = 1 + (train.reference == "live" and train.lora is None) + (train.pull > 0)
+    cast = 0 if config.policy.dtype == "float32" else parameters * BYTES[config.policy.dtype] / GIB
+    engine = master / train.workers if train.workers > 1 and train.sharding.startswith("zero") else 0
+    return models * master / _pieces(config, "zero3", "fsdp") + cast + engine
 
 
 def _pieces(config: RunConfig, *shardings: str) -> int:

@@ -57,23 +57,20 @@ class IterationTime:
 
 
 def measured_rates(run: Path) -> Rates:
-    """Rates of a run directory's last finished iteration; raises UserError where none is finished."""
+    """Rates of a run directory's last iteration that was finished in one go; raises UserError where there is none."""
     config = RunConfig.model_validate(read_config_of(run))
     journal = read_json_lines(run / "journal.jsonl")
-    finished = [line["iteration"] for line in journal if _is_stage(line, "evaluate")]
-    if not finished:
-        raise UserError(f"--rates {run}: no iteration of this run is finished, so it has no rates; let it finish one")
-    number = max(finished)
-    stages: dict[str, dict[str, Any]] = {
-        line["stage"]: line for line in journal if line.get("event") == "stage" and line.get("iteration") == number
-    }
-    shards = [line for line in journal if line.get("event") == "shard" and line.get("iteration") == number]
+    finished = sorted({line["iteration"] for line in journal if _is_stage(line, "evaluate")}, reverse=True)
+    timed = [number for number in finished if _is_timed(journal, number)]
+    if not timed:
+        why = "every one was interrupted and lacks timings" if finished else "none is finished"
+        raise UserError(f"--rates {run}: no iteration of this run has rates, {why}; let it finish one, or give another")
+    stages = {line["stage"]: line for line in _lines(journal, timed[0], "stage")}
+    shards = _lines(journal, timed[0], "shard")
     generate, train = stages["generate"], stages["train"]
     answers, length = generate["answers"], generate["mean_length_tokens"]
-    sampling = sum(line.get("sample_seconds", 0.0) for line in shards)
-    scoring = sum(line.get("score_seconds", 0.0) for line in shards)
-    if not (sampling and scoring and "train_seconds" in train):
-        raise UserError(f"--rates {run}: iteration {number} was interrupted and lacks timings; give another run")
+    sampling = sum(line["sample_seconds"] for line in shards)
+    scoring = sum(line["score_seconds"] for line in shards)
     busy = _together(config, sampling / config.cluster.samplers, scoring / config.cluster.scorers)
     passes = config.train.epochs / config.train.workers
     return Rates(
@@ -85,6 +82,23 @@ def measured_rates(run: Path) -> Rates:
         train_start_seconds=max(0.0, train["seconds"] - train["train_seconds"]),
         publish_seconds=stages["publish"]["seconds"],
         evaluate_seconds_an_answer=stages["evaluate"]["seconds"] / _heldout_answers(config),
+    )
+
+
+def _lines(journal: list[dict[str, Any]], iteration: int, event: str) -> list[dict[str, Any]]:
+    return [line for line in journal if line.get("event") == event and line.get("iteration") == iteration]
+
+
+def _is_timed(journal: list[dict[str, Any]], iteration: int) -> bool:
+    """Every stage was begun once, so its seconds are all there; every shard has been seen to be made."""
+    shards = _lines(journal, iteration, "shard")
+    begun = [line["stage"] for line in _lines(journal, iteration, "begin")]
+    return (
+        len(begun) == len(set(begun))
+        and sum(line.get("sample_seconds", 0.0) for line in shards) > 0
+        and sum(line.get("score_seconds", 0.0) for line in shards) > 0
+        and all("sample_seconds" in line for line in shards)
+        and all("train_seconds" in line for line in _lines(journal, iteration, "stage") if line["stage"] == "train")
     )
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from gpo.config import RunConfig
 from gpo.errors import UserError
-from gpo.modelfiles import parameter_count
-from gpo.planning.plan import GIB, Plan, _container_gib, available_memory_gib, check_fits, make_plan
+from gpo.modelfiles import parameter_count, tensor_shapes
+from gpo.planning.plan import GIB, Memory, Plan, _container_gib, available_memory_gib, check_fits, make_plan
 from tests.gpo.small_runs import run_config
 from tests.tiny import save_tiny_model
 
@@ -71,6 +71,44 @@ def test_gradient_checkpointing_needs_less_and_a_reward_model_needs_its_weights(
         judged = make_plan(config(folder, preference=preference, policy=policy))
         weights = judged.memory_gib["scorers"] - make_plan(config(folder, policy=policy)).memory_gib["scorers"]
         assert weights == pytest.approx(width * parameter_count(folder / "policy") / GIB, abs=0.011)
+
+
+def learner(folder: Path, dtype: str = "bfloat16", **train: Any) -> Memory:
+    policy = {"model": str(folder / "policy"), "dtype": dtype}
+    return make_plan(config(folder, policy=policy, train=train)).processes[2]
+
+
+def test_an_adapter_needs_gradients_and_optimizer_for_itself_alone(folder: Path) -> None:
+    shapes = [shape for name, shape in tensor_shapes(folder / "policy").items() if "down_proj" in name]
+    adapter = sum(4 * (shape[0] + shape[1]) for shape in shapes)
+    found = learner(folder, lora={"rank": 4, "modules": ["down_proj"]})
+    assert found.gradients == pytest.approx(adapter * 4 / GIB) and found.optimizer == pytest.approx(found.gradients)
+    assert found.weights == learner(folder).weights
+    everywhere = learner(folder, lora={"rank": 4})
+    assert found.gradients < everywhere.gradients < learner(folder).gradients / 10
+
+
+def test_every_further_model_of_a_learner_is_counted(folder: Path) -> None:
+    master = parameter_count(folder / "policy") * 4 / GIB
+    plain = learner(folder).weights
+    assert learner(folder, reference="live").weights == pytest.approx(plain + master)
+    assert learner(folder, pull=0.5).weights == pytest.approx(plain + master)
+    assert learner(folder, reference="live", lora={"rank": 4}).weights == pytest.approx(plain)
+    assert plain == pytest.approx(1.5 * master)
+    assert learner(folder, dtype="float32").weights == pytest.approx(master), "nothing is cast"
+
+
+@pytest.mark.parametrize(("sharding", "pieces"), [("zero1", (1, 1, 4)), ("zero2", (1, 4, 4)), ("zero3", (4, 4, 4))])
+def test_sharding_cuts_what_it_says(folder: Path, sharding: str, pieces: tuple[int, int, int]) -> None:
+    master = parameter_count(folder / "policy") * 4 / GIB
+    found = learner(folder, workers=4, sharding=sharding)
+    cast, engine = master / 2, master / 4
+    assert found.weights == pytest.approx(master / pieces[0] + cast + engine)
+    assert found.gradients == pytest.approx(master / pieces[1]) and found.optimizer == pytest.approx(master / pieces[2])
+
+
+def test_plain_workers_have_the_gradients_twice(folder: Path) -> None:
+    assert learner(folder, workers=2).gradients == pytest.approx(2 * learner(folder).gradients)
 
 
 def test_more_iterations_and_step_checkpoints_need_more_disk(folder: Path) -> None:

@@ -52,6 +52,17 @@ def test_the_very_run_that_was_measured_is_planned_with_its_own_seconds(run: Pat
     assert time.total == 54.0
 
 
+def test_an_iteration_that_was_interrupted_has_no_rates_and_the_one_before_it_has(run: Path) -> None:
+    later = [{**line, "iteration": 2, "seconds": 1.0} for line in LINES]
+    begun = {"event": "begin", "stage": "train", "iteration": 2}
+    (run / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*LINES, begun, begun, *later]))
+    assert measured_rates(run).publish_seconds == 3.0
+    found = [{"event": "shard", "iteration": 1, "shard": 2, "found": True}]
+    (run / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*LINES, *found]))
+    with pytest.raises(UserError, match="every one was interrupted"):
+        measured_rates(run)
+
+
 def test_more_prompts_and_more_processes_scale_only_what_they_touch(run: Path) -> None:
     rates = measured_rates(run)
     split = {"shape": "split", "samplers": 4, "scorers": 1}
@@ -94,5 +105,5 @@ def test_half_of_the_rates_and_a_run_without_an_iteration_are_mistakes(run: Path
     with pytest.raises(UserError, match="needed too, above 0: scored_answers_a_second, trained_tokens_a_second"):
         rates_from(None, ["sampled_tokens_a_second=900"])
     (run / "journal.jsonl").write_text("")
-    with pytest.raises(UserError, match="no iteration of this run is finished"):
+    with pytest.raises(UserError, match="no iteration of this run has rates, none is finished"):
         measured_rates(run)
