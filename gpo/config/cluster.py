@@ -36,7 +36,8 @@ class ClusterConfig(Settings):
     learner_cpus: Share = 0
     """The same for a learner."""
     sampler_gpus: Positive | None = None
-    """GPUs of one sampler, or of each of its tensor-parallel parts; below 1: a share of one. None: by the shape."""
+    """GPUs of one sampler, or of each of its tensor-parallel parts; below 1: a share of one. None: by the shape where
+    the cluster has GPUs. A number is waited for, also where no GPU has joined yet."""
     scorer_gpus: Share | None = None
     """The same for a scorer; 0 scores on the CPU."""
     learner_gpus: Positive | None = None
@@ -50,11 +51,11 @@ class ClusterConfig(Settings):
     placement_seconds: Positive = 60.0
     """How long to wait for nodes and devices that the run needs and the cluster lacks; nodes may still be joining."""
     shared_disk: Literal["auto", "yes", "no"] = "auto"
-    """Whether every node sees the run directory and the models under the same path; auto looks. Where not, they travel
-    through Ray's object store."""
+    """Whether every node sees the run directory, the policy and the preference sources under the same path; auto looks
+    for each. Where not, they travel through Ray's object store."""
     storage: str | None = None
     """URL (s3://, gs://, hdfs://, file://) to which every finished stage is copied, and from which a run goes on where
-    its directory is empty. None: the run directory alone."""
+    its directory is empty. A directory that is behind its copy is refused. None: the run directory alone."""
     wait_seconds: Positive = 3600.0
     """Deadline of a single shard or stage: a process that is silent for so long is replaced."""
 
