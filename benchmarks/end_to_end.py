@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.frame import HERE, Claim, claim_lines, spread, write_report
+from benchmarks.frame import HERE, Claim, at_least, at_most, claim_lines, spread, write_report
 
 STAGES = {
     "gpo": ("run",),
@@ -132,19 +132,17 @@ def claims_of(found: dict[str, Any]) -> list[Claim]:
     """At least three times TRL's way, near the limit."""
     median, varied = found["median"], found["spread"]
     return [
-        Claim(
-            what="end to end: TRL's way / gpo, time",
-            value=round(median["trl"] / median["gpo"], 3),
-            sense="at least",
-            target=3.0,
-            spread=max(filter(None, (varied["trl"], varied["gpo"])), default=None),
+        at_least(
+            "end to end: TRL's way / gpo, time",
+            round(median["trl"] / median["gpo"], 3),
+            3.0,
+            max(filter(None, (varied["trl"], varied["gpo"])), default=None),
         ),
-        Claim(
-            what="end to end: gpo / the limit, time",
-            value=round(median["gpo"] / median["limit"], 3),
-            sense="at most",
-            target=1.15,
-            spread=max(filter(None, (varied["limit"], varied["gpo"])), default=None),
+        at_most(
+            "end to end: gpo / the limit, time",
+            round(median["gpo"] / median["limit"], 3),
+            1.15,
+            max(filter(None, (varied["limit"], varied["gpo"])), default=None),
         ),
     ]
 

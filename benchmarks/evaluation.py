@@ -25,7 +25,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from benchmarks.frame import WORDS, Claim, write_report  # noqa: E402
+from benchmarks.frame import WORDS, at_least, write_report  # noqa: E402
 
 SIZES, QUICK_SIZES = (2, 5, 10), (2, 3, 4)
 
@@ -150,11 +150,8 @@ def main() -> None:
     prompts, sizes = (64, QUICK_SIZES) if options.quick else (805, SIZES)
     found = measure(options.model, prompts, sizes)
     print(markdown(found))
-    linear = Claim(
-        what="tournament: R^2 of a straight line through its times by number of checkpoints",
-        value=found["r_squared"],
-        sense="at least",
-        target=0.99,
+    linear = at_least(
+        "tournament: R^2 of a straight line through its times by number of checkpoints", found["r_squared"], 0.99
     )
     write_report(found, [linear], options.output)
 

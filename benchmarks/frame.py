@@ -56,6 +56,16 @@ class Claim:
         return self.value >= self.target if self.sense == "at least" else self.value <= self.target
 
 
+def at_least(what: str, value: float, target: float, spread: float | None = None) -> Claim:
+    """A claim that more is better."""
+    return Claim(what=what, value=value, sense="at least", target=target, spread=spread)
+
+
+def at_most(what: str, value: float, target: float, spread: float | None = None) -> Claim:
+    """A claim that less is better."""
+    return Claim(what=what, value=value, sense="at most", target=target, spread=spread)
+
+
 def spread(values: Sequence[float]) -> float | None:
     """(largest - smallest) / median; None of a single value."""
     return round((max(values) - min(values)) / statistics.median(values), 3) if len(values) > 1 else None

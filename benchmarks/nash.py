@@ -80,8 +80,7 @@ def tiny_policy(seed: int) -> Any:
         max_position_embeddings=8,
         bos_token_id=0,
         eos_token_id=0,
-        pad_token_id=0,
-    )
+    )  # no padding token: its embedding would be 0 and without a gradient, and so would the policy's logits
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
@@ -92,6 +91,7 @@ def policy_of(model: Any) -> Tensor:
 
 def one_iteration(model: Any, answers: list[int], targets: Tensor, tokenizer: Any, rate: float, seed: int) -> None:
     from datasets import Dataset
+    from transformers import PrinterCallback
 
     from gpo.training.trainer import GPOConfig, GPOTrainer
 
@@ -103,12 +103,11 @@ def one_iteration(model: Any, answers: list[int], targets: Tensor, tokenizer: An
         arguments = GPOConfig(
             output_dir=folder, optim="sgd", learning_rate=rate, lr_scheduler_type="constant", num_train_epochs=20,
             batch_prompts=1, save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, bf16=False,
-            use_cpu=True, seed=seed, max_grad_norm=0.0,
+            use_cpu=True, seed=seed, max_grad_norm=0.0, layout="padded",
         )  # fmt: skip
-        GPOTrainer(model, arguments, Dataset.from_list(rows), tokenizer).train()
-    for name in ("forward",):
-        model.__dict__.pop(name, None)
-        model.get_output_embeddings().__dict__.pop(name, None)
+        trainer = GPOTrainer(model, arguments, Dataset.from_list(rows), tokenizer)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
 
 
 def sampled_game(baseline: Baseline, iterations: int, samples: int, eta: float, rate: float, seed: int = 0) -> Tensor:

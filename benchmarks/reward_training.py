@@ -30,7 +30,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from benchmarks.frame import WORDS, Claim, claim_lines, write_report  # noqa: E402
+from benchmarks.frame import WORDS, Claim, at_least, at_most, claim_lines, write_report  # noqa: E402
 
 WAYS = (("plain", "sdpa"), ("plain", "eager"), ("ours", "-"), ("trl", "sdpa"), ("trl", "eager"))
 
@@ -231,24 +231,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def claims_of(ratios: dict[str, float]) -> list[Claim]:
     """What reward training promises."""
     return [
-        Claim(
-            what="reward training: ours / TRL's RewardTrainer, pairs a second",
-            value=ratios["pairs a second, ours / trl"],
-            sense="at least",
-            target=1.8,
+        at_least(
+            "reward training: ours / TRL's RewardTrainer, pairs a second", ratios["pairs a second, ours / trl"], 1.8
         ),
-        Claim(
-            what="reward training: ours / the plain step, tokens a second",
-            value=ratios["tokens a second, ours / plain"],
-            sense="at least",
-            target=0.9,
+        at_least(
+            "reward training: ours / the plain step, tokens a second", ratios["tokens a second, ours / plain"], 0.9
         ),
-        Claim(
-            what="reward training: ours / TRL's RewardTrainer, peak memory",
-            value=ratios["peak memory, ours / trl"],
-            sense="at most",
-            target=1.0,
-        ),
+        at_most("reward training: ours / TRL's RewardTrainer, peak memory", ratios["peak memory, ours / trl"], 1.0),
     ]
 
 

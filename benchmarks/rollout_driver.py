@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.frame import at_least, at_most, claim_lines, write_report
 from gpo.cluster.runtime import ray_session
 from gpo.config import RunConfig
 from gpo.context import RunContext, TokenizedPrompt
@@ -127,12 +128,11 @@ def driver_config(folder: Path, shard_prompts: int) -> RunConfig:
 def one_pass(count: int, folder: Path, shard_prompts: int) -> dict[str, Any]:
     """Generate and score `count` prompts; the start of Ray and its actors is not in the time."""
     config = driver_config(folder, shard_prompts)
-    with ray_session(config):
+    with ray_session(config, folder):
         pool = Pool(
             config,
             EngineSettings(max_model_len=64),
             str(folder / "logs"),
-            str(folder / "iterations"),
             sampler=InstantSampler,
             scorer=InstantScorer,
         )
@@ -181,9 +181,15 @@ def main() -> None:
         print(json.dumps(passes[-1]))
     ratio = passes[1]["seconds"] / (10 * passes[0]["seconds"])
     result = {"passes": passes, "time_of_the_whole_to_ten_tenths": round(ratio, 3)}
-    print(json.dumps(result, indent=2))
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
+    claims = [
+        at_least(f"driver: samples a second, {options.prompts:,} prompts", passes[1]["samples_a_second"], 20_000),
+        at_most("driver: growth of its memory, MiB", passes[1]["driver_growth_mib"], 200),
+        at_most(
+            "driver: time of the whole / ten times that of a tenth", result["time_of_the_whole_to_ten_tenths"], 1.1
+        ),
+    ]
+    print("\n".join(claim_lines(claims)))
+    write_report(result, claims, options.output)
 
 
 if __name__ == "__main__":

@@ -53,15 +53,14 @@ class Bench:
         self._passes = 0
 
     def __enter__(self) -> "Bench":
-        self._ray = ray_session(self._config)
+        self._ray = ray_session(self._config, self._folder)
         self._ray.__enter__()
         settings = EngineSettings(
             max_model_len=256,
             threads=self._config.cluster.threads,
             max_sequences=self._config.rollout.engine.max_sequences,
         )
-        folders = str(self._folder / "logs"), str(self._folder / "iterations")
-        self._pool = Pool(self._config, settings, *folders, sampler=BenchSampler)
+        self._pool = Pool(self._config, settings, str(self._folder / "logs"), sampler=BenchSampler)
         self._sampler = self._pool.samplers(self._weights)[0]
         self._pool.scorers()
         return self
@@ -92,6 +91,17 @@ class Bench:
     def both(self, requests: list[SampleRequest]) -> float:
         """Seconds to sample and score."""
         return self._stream(self._shards(requests), lambda shard, summary: None)
+
+    def answers(self, parts: list[list[SampleRequest]]) -> dict[str, list[list[int]]]:
+        """Token ids of the answers to each prompt, one part after the other."""
+        import ray
+
+        found = {}
+        for part in parts:
+            ray.get(self._sampler.forget_prefixes.remote())
+            rows, _ = ray.get(self._sampler.sample.remote(part, self._sampling))
+            found.update({row.prompt_id: row.completion_ids for row in rows})
+        return found
 
     def sample_alone(self, requests: list[SampleRequest]) -> tuple[float, list[Any]]:
         """Seconds to sample all shards with nothing else at work, and the samples."""

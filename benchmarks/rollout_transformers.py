@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.rollout_parts import requests_for
+from reward.compute_type import compute_type, device_here
 
 BATCH_PROMPTS = 32
 
@@ -20,7 +21,9 @@ def main() -> None:
     """Print tokens a second; a token after the end of an answer does not count."""
     model_path, prompts, samples, longest = Path(sys.argv[1]), *(int(word) for word in sys.argv[2:5])
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto").eval()
+    # As the engine does: never in bfloat16 that is emulated.
+    dtype = getattr(torch, compute_type("bfloat16", device_here()))
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype).eval()
     requests = requests_for(model_path, prompts)
     torch.manual_seed(0)
     tokens = 0

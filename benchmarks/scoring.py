@@ -25,7 +25,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from benchmarks.frame import WORDS, Claim, claim_lines, spread, write_report  # noqa: E402
+from benchmarks.frame import WORDS, Claim, at_least, at_most, claim_lines, spread, write_report  # noqa: E402
 
 WAYS = ("card", "transformers", "vllm", "limit")
 
@@ -114,27 +114,14 @@ def claims_of(report: dict[str, Any]) -> list[Claim]:
     ratio, ways = report["ratios"], report["ways"]
     widest = {way: max(ways[way]["spread"] or 0.0, ways["card"]["spread"] or 0.0) for way in WAYS}
     return [
-        Claim(
-            what="scoring: the model card's way / our vllm back end, time",
-            value=ratio["card / vllm"],
-            sense="at least",
-            target=3.0,
-            spread=widest["vllm"],
+        at_least("scoring: the model card's way / our vllm back end, time", ratio["card / vllm"], 3.0, widest["vllm"]),
+        at_least(
+            "scoring: the model card's way / our transformers back end, time",
+            ratio["card / transformers"],
+            2.5,
+            widest["transformers"],
         ),
-        Claim(
-            what="scoring: the model card's way / our transformers back end, time",
-            value=ratio["card / transformers"],
-            sense="at least",
-            target=2.5,
-            spread=widest["transformers"],
-        ),
-        Claim(
-            what="scoring: our best back end / the limit, time",
-            value=ratio["best / limit"],
-            sense="at most",
-            target=1.2,
-            spread=widest["limit"],
-        ),
+        at_most("scoring: our best back end / the limit, time", ratio["best / limit"], 1.2, widest["limit"]),
     ]
 
 

@@ -8,11 +8,9 @@ import argparse
 import random
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-WORDS = (HERE / "scoring.py").read_text("utf-8").split('WORDS = """')[1].split('"""')[0].split()
+from benchmarks.frame import WORDS
 
 
 def make_rows(prompts: int, samples: int, prompt: tuple[int, int], answer: tuple[int, int]) -> list[dict[str, Any]]:
@@ -97,6 +95,7 @@ def ours(args: argparse.Namespace) -> dict[str, Any]:
 
         class Timed(GPOTrainer):
             def _pass(self, *arguments: Any) -> Any:
+                super()._pass(*arguments)  # memory is new to the process: not counted, as the first step is not
                 started = time.perf_counter()
                 found = super()._pass(*arguments)
                 passes.append(time.perf_counter() - started)
@@ -106,6 +105,7 @@ def ours(args: argparse.Namespace) -> dict[str, Any]:
         steps = Steps(trainer.train_dataset, trainer._plan(shuffle=True))
         sizes = [len(row["prompt_ids"]) + len(row["completion_ids"]) for row in trainer.train_dataset]
         tokens = [sum(sizes[row] for row in steps[0, place]["row"].tolist()) for place in range(len(steps))]
+        computed = sum(part["input_ids"].numel() for place in range(len(steps)) for part in steps[0, place]["parts"])
         trainer.train()
     reference = passes[0] / sum(tokens)
     step = sum(clock.seconds[1:]) / sum(tokens[1:])
@@ -114,6 +114,7 @@ def ours(args: argparse.Namespace) -> dict[str, Any]:
         "step_tokens_per_second": 1 / step,
         "reference_tokens_per_second": 1 / reference,
         "row_tokens": sum(tokens),
+        "computed_tokens": computed,
     }
 
 
@@ -122,7 +123,7 @@ def trl(args: argparse.Namespace) -> dict[str, Any]:
     from trl import DPOConfig, DPOTrainer
 
     model, tokenizer = load(args, args.attention)
-    rows, clock, tokens = rows_of(args), StepClock(), [0]
+    rows, clock, tokens, computed = rows_of(args), StepClock(), [0], [0]
     pairs = [
         {"prompt": one["prompt"], "chosen": one["completion"], "rejected": other["completion"]}
         for one, other in zip(rows[0::2], rows[1::2], strict=True)
@@ -149,6 +150,7 @@ def trl(args: argparse.Namespace) -> dict[str, Any]:
         def counted(examples: Any) -> Any:
             batch = collate(examples)
             tokens.append(int(batch["attention_mask"].sum()))
+            computed.append(batch["attention_mask"].numel())
             return batch
 
         trainer.data_collator = counted
@@ -156,7 +158,7 @@ def trl(args: argparse.Namespace) -> dict[str, Any]:
     # Batches are fetched one after the other, so they fall to the steps in order.
     each = max(1, args.step_pairs // args.batch)
     step = sum(clock.seconds[1:]) / sum(tokens[1 + each :])
-    return {"tokens_per_second": 1 / step, "row_tokens": sum(tokens)}
+    return {"tokens_per_second": 1 / step, "row_tokens": sum(tokens), "computed_tokens": sum(computed)}
 
 
 def plain(args: argparse.Namespace) -> dict[str, Any]:

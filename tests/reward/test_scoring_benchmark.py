@@ -40,6 +40,9 @@ def test_the_cards_way_and_ours_find_the_same_scores(tmp_path: Path) -> None:
 
 def test_the_report_says_the_type_and_that_it_was_emulated() -> None:
     work = {"prompts": 2, "answers": 3, "dtype": "bfloat16", "tokens": {"all": 90, "after_sharing": 60}}
-    empty: dict[str, Any] = {"ways": {}, "ratios": {}, "largest_score_difference": {}, "growth": []}
+    way = {"median": 1.0, "spread": None, "conversation_tokens_per_second": 90, "peak_mib": 1}
+    ratios = dict.fromkeys(("card / vllm", "card / transformers", "best / limit"), 1.0)
+    empty: dict[str, Any] = {"largest_score_difference": {}, "growth": [], "ratios": ratios}
+    empty["ways"] = dict.fromkeys(("card", "transformers", "vllm", "limit"), way)
     assert markdown({**empty, "workload": work, "emulated": True}).startswith("bfloat16 (emulated) in all ways, 2 ")
     assert markdown({**empty, "workload": work, "emulated": False}).startswith("bfloat16 in all ways, 2 ")
