@@ -33,14 +33,19 @@ def keep_freed_memory() -> bool:
     return all(mallopt(key, value) == 1 for key, value in settings.items())
 
 
-def allocator_environment() -> dict[str, str]:
-    """Environment of an actor process: Ray's jemalloc, told to keep what is freed; nothing where there is none."""
+def actor_environment() -> dict[str, str]:
+    """Environment of an actor process that computes on the CPU.
+
+    Ray's jemalloc, told to keep what is freed, where Ray has one. And OpenMP threads that sleep while they wait: by
+    themselves they spin, which takes the cores from the actor beside, as from a scorer while the engine samples.
+    """
+    environment = {"OMP_WAIT_POLICY": "passive"}
     spec = importlib.util.find_spec("ray")
     folder = Path(spec.origin).parent if spec is not None and spec.origin else Path()
     library = folder / "core" / "libjemalloc.so"
-    if not library.is_file():
-        return {}
-    return {
-        "LD_PRELOAD": str(library),
-        "MALLOC_CONF": "dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0",
-    }
+    if library.is_file():
+        environment |= {
+            "LD_PRELOAD": str(library),
+            "MALLOC_CONF": "dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0",
+        }
+    return environment

@@ -11,6 +11,10 @@ from typing import Any
 
 PREFILL_TOKENS = 8192
 """Admitted tokens a step. A seeded request must not be split over steps (see `vllm_arguments`)."""
+CPU_BLOCK_TOKENS = 32
+"""The smallest block of KV cache that vLLM 0.32 has on a CPU."""
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM can make room for; an adapter takes the next one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +34,9 @@ class EngineSettings:
     sleep_level: int = 0
     """On a GPU: 1 parks the weights in the machine's memory while others work, 2 drops them; 0 keeps all."""
     lora_rank: int = 0
-    """Largest rank of LoRA adapters that are published; 0: full weights only."""
+    """Rank of LoRA adapters that are published; 0: full weights only."""
+    lora_base: str = ""
+    """Directory of the policy that the adapters belong to."""
     weight_transfer: str = "disk"
     """disk, or nccl: vLLM's own engine for weights that come over the network (GPU only)."""
     trust_remote_code: bool = False
@@ -61,7 +67,8 @@ def vllm_arguments(model: Path, settings: EngineSettings, *, on_cpu: bool) -> tu
         else "not compiled: that takes a minute at start; set rollout.engine.compile for long runs",
     ]
     if settings.lora_rank:
-        arguments |= {"enable_lora": True, "max_lora_rank": settings.lora_rank, "max_loras": 1}
+        room = next((rank for rank in LORA_RANKS if rank >= settings.lora_rank), settings.lora_rank)
+        arguments |= {"enable_lora": True, "max_lora_rank": room, "max_loras": 1}
         reasons.append(f"with room for LoRA adapters of rank {settings.lora_rank}, because adapters are published")
     more, why = _on_cpu(settings) if on_cpu else _on_gpu(settings)
     return arguments | more, reasons + why
@@ -69,10 +76,17 @@ def vllm_arguments(model: Path, settings: EngineSettings, *, on_cpu: bool) -> tu
 
 def _on_cpu(settings: EngineSettings) -> tuple[dict[str, Any], list[str]]:
     cache_bytes = round(settings.kv_cache_gib * 2**30)
-    return {"distributed_executor_backend": "uni", "kv_cache_memory_bytes": cache_bytes}, [
+    arguments = {
+        "distributed_executor_backend": "uni",
+        "kv_cache_memory_bytes": cache_bytes,
+        "block_size": CPU_BLOCK_TOKENS,
+    }
+    return arguments, [
         "in this process, because vLLM found no GPU and its processes of its own lower torch to one thread",
         f"{settings.threads} threads on cores of its own, because engines that share cores wait for each other",
         f"{settings.kv_cache_gib:g} GiB of KV cache, because rollout.engine.kv_cache_gib says so",
+        f"in blocks of {CPU_BLOCK_TOKENS} tokens, because only whole blocks are shared by the answers to a prompt; "
+        "vLLM's 128 would compute a short prompt anew for each",
     ]
 
 
@@ -111,6 +125,8 @@ def prepare_environment(settings: EngineSettings, cores: Sequence[int] = ()) -> 
     # It would override what the config says, in whole GiB.
     os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
     os.environ["OMP_NUM_THREADS"] = str(len(cores) or settings.threads)
+    # Threads that spin while they wait take the cores from a scorer beside.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def cuda_devices_present() -> bool:

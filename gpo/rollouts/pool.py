@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gpo.cluster.runtime import end_actor, make_actor, processes_now, threads_for, wait_for
 from gpo.config import RunConfig
-from gpo.cpu import allocator_environment
+from gpo.cpu import actor_environment
 from gpo.errors import StageError, reason_of
 from gpo.rollouts.logged_sampler import LoggedSampler
 from gpo.rollouts.scoring import ShardScorer
@@ -21,6 +21,7 @@ from rollout.weight_transfer import NcclSender
 
 logger = logging.getLogger(__name__)
 
+Found = TypeVar("Found")
 LARGEST_LOADS = 3
 """Engines that may fail to take the same weights before the run ends."""
 LOOK_SECONDS = 2.0
@@ -57,7 +58,6 @@ class Pool:
         config: RunConfig,
         engine: EngineSettings,
         logs: str,
-        iterations: str,
         *,
         sampler: type = LoggedSampler,
         scorer: type = ShardScorer,
@@ -69,7 +69,6 @@ class Pool:
         """
         self.config = config
         self._logs = logs
-        self._iterations = iterations
         self._engine = engine
         self._record = record
         self._kinds = {"sampler": sampler, "scorer": scorer}
@@ -99,12 +98,13 @@ class Pool:
         An engine that fails to take them may hold a mixture: it is thrown away and a new one started. Raises
         StageError when that fails LARGEST_LOADS times.
         """
+        self.notice_deaths()
         for tries in range(1, LARGEST_LOADS + 1):
             stale = [worker for worker in self.workers("sampler") if worker.loaded != weights]
             loads = self._send(stale, weights)
             failures = [failure for worker, load in loads if (failure := self._finish_load(worker, load, weights))]
             if not failures:
-                return [worker.actor for worker in self.workers("sampler")]
+                return [worker.actor for worker in self.holding(weights)]
             logger.warning("%s; it is replaced by a new one (%d of %d tries)", failures[0], tries, LARGEST_LOADS)
         raise StageError(f"{failures[0]}; {LARGEST_LOADS} engines failed. Start the same command again to go on")
 
@@ -130,7 +130,7 @@ class Pool:
 
         for _ in range(LARGEST_LOADS):
             self.samplers(weights)
-            asked = [(worker, call(worker.actor)) for worker in self.workers("sampler")]
+            asked = [(worker, call(worker.actor)) for worker in self.holding(weights)]
             answers, lost = [], ""
             for worker, reference in asked:
                 try:
@@ -143,6 +143,22 @@ class Pool:
             logger.warning("a sampler was lost at %s (%s); a new one is asked", what, lost)
         raise StageError(f"{what}: {LARGEST_LOADS} samplers were lost ({lost}); start the same command again to go on")
 
+    def in_spite_of_deaths(self, work: Callable[[], Found], what: str) -> Found:
+        """What `work` returns, which asks processes of the pool directly; it starts again when one dies meanwhile.
+
+        Raises StageError when that happens LARGEST_LOADS times.
+        """
+        import ray
+
+        for _ in range(LARGEST_LOADS):
+            try:
+                return work()
+            except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
+                lost = reason_of(error)
+                logger.warning("a process was lost at %s (%s); it starts again with a new one", what, lost)
+                self.notice_deaths()
+        raise StageError(f"{what}: {LARGEST_LOADS} processes were lost ({lost}); start the same command again to go on")
+
     def _finish_load(self, worker: Worker, load: Any, weights: Weights) -> str | None:
         """What went wrong, with the worker thrown away; None when it holds the weights."""
         import ray
@@ -151,13 +167,46 @@ class Pool:
             wait_for(load, self.config.cluster.wait_seconds, "a sampler")
         except (ray.exceptions.RayError, StageError) as error:
             self.lose(worker, reason_of(error))
+            self._end_sender()
             return f"a sampler could not load {weights.directory}: {reason_of(error)}"
         worker.loaded = weights
         return None
 
+    def holding(self, weights: Weights) -> list[Worker]:
+        """Samplers that hold these weights now; one that joined meanwhile holds none yet."""
+        return [worker for worker in self._workers if worker.role == "sampler" and worker.loaded == weights]
+
+    def rest_samplers(self) -> None:
+        """Colocated on GPUs: engines free them for who works next. Loading weights, as each use does, wakes them."""
+        import ray
+
+        if not self._engine.sleep_level:
+            return
+        awake = [worker for worker in self._workers if worker.role == "sampler" and worker.loaded]
+        for worker, resting in [(worker, worker.actor.rest.remote()) for worker in awake]:
+            worker.loaded = None
+            try:
+                wait_for(resting, self.config.cluster.wait_seconds, "a sampler that frees its GPU")
+            except (ray.exceptions.RayError, StageError) as error:
+                self.lose(worker, reason_of(error))
+
     def scorers(self) -> list[Any]:
-        """All scorers as actors."""
+        """All scorers as actors; they work next, so samplers that share their devices rest."""
+        self.notice_deaths()
+        self.rest_samplers()
         return [worker.actor for worker in self.workers("scorer")]
+
+    def notice_deaths(self) -> None:
+        """Notice processes that died with nothing to do: nobody waits for an answer of theirs that would tell."""
+        import ray
+
+        idle = [(worker, worker.actor.__ray_ready__.remote()) for worker in self._workers if not worker.work]
+        for worker, ready in idle:
+            try:
+                wait_for(ready, self.config.cluster.wait_seconds, f"a {worker.role} without work")
+            except (ray.exceptions.RayError, StageError) as error:
+                logger.warning("a %s was lost while it had no work (%s)", worker.role, reason_of(error))
+                self.lose(worker, reason_of(error))
 
     def lose(self, worker: Worker, reason: str) -> None:
         """Throw away a process that died or failed; the journal keeps which and why."""
@@ -171,8 +220,15 @@ class Pool:
         self._look_again = 0.0
         end_actor(worker.actor)
 
+    def _end_sender(self) -> None:
+        """A sender that failed may hang in the group of engines that are gone; the next publish starts another."""
+        if self._sender is not None:
+            end_actor(self._sender)
+            self._sender = None
+
     def close(self) -> None:
         """End all processes."""
+        self._end_sender()
         for worker in list(self._workers):
             self.drop(worker)
 
@@ -188,12 +244,11 @@ class Pool:
         return make_actor(
             self._kinds["scorer"],
             config,
-            self._iterations,
             self._logs,
             self._scorer_threads,
             threads=self._scorer_threads,
             role="scorer",
-            environment=allocator_environment(),
+            environment=actor_environment(),
         )
 
 

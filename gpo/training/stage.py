@@ -10,7 +10,7 @@ from typing import Any
 from gpo.cluster.fitting import fit
 from gpo.cluster.runtime import collect, deliver, learner_scaling, threads_for
 from gpo.context import RunContext
-from gpo.cpu import allocator_environment
+from gpo.cpu import actor_environment
 from gpo.errors import StageError
 from gpo.files import read_json_lines
 from gpo.training.learner import LearnerTask, train_worker
@@ -99,7 +99,7 @@ def _torch_trainer(run: RunContext, task: LearnerTask) -> Any:
         "storage_path": str(_ray_folder(task)),
         "failure_config": FailureConfig(max_failures=LARGEST_WORKER_DEATHS),
         "callbacks": [LostWorkers(_lost_file(task))],
-        "worker_runtime_env": {"env_vars": {} if gpus else allocator_environment()},
+        "worker_runtime_env": {"env_vars": {} if gpus else actor_environment()},
     }
     return TorchTrainer(
         train_worker,
