@@ -1,5 +1,5 @@
 """An output that grows by whole lines in `NAME.part` and gets its name when it is complete.
-What it is: the restart of a job over a file. `NAME.part.json` beside it says what the lines were made from;
+What it is: the restart of a job over a file. `NAME.part.meta` beside it (JSON) says what the lines were made from;
 lines made from the same are kept and gone on from, others are thrown away, and that is said. What it is not:
 it does not know what a line means.
 
@@ -44,7 +44,7 @@ class PartFile:
     def __init__(self, output: Path, made_from: Mapping[str, str], join: Join | None = None) -> None:
         self.output = output
         self.path = output.with_name(f"{output.name}.part")
-        self.side = output.with_name(f"{output.name}.part.json")
+        self.side = output.with_name(f"{output.name}.part.meta")
         self._made_from = dict(made_from)
         self._join = join
         self._stream: IO[bytes]

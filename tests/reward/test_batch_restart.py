@@ -45,7 +45,7 @@ def first_lines(content: bytes, count: int) -> bytes:
 
 def plant_part(tiny: Path, data: Path, output: Path, content: bytes, settings: BatchSettings = SMALL) -> None:
     output.with_name(f"{output.name}.part").write_bytes(content)
-    side = output.with_name(f"{output.name}.part.json")
+    side = output.with_name(f"{output.name}.part.meta")
     side.write_text(json.dumps(made_from(tiny, data, settings)), "utf-8")
 
 
@@ -121,7 +121,7 @@ def test_a_part_made_from_something_else_starts_anew_and_says_so(
     data, expected = finished
     output, wrong = tmp_path / "out.jsonl", b'{"row": 1, "error": "of another start"}\n'
     plant_part(tiny, data, output, wrong)
-    side = tmp_path / "out.jsonl.part.json"
+    side = tmp_path / "out.jsonl.part.meta"
     if changed == "nothing known":
         side.unlink()
         said = "nothing says what its lines were made from, so it starts anew"
@@ -156,7 +156,7 @@ def test_a_part_begun_in_another_type_than_auto_means_here_starts_anew(
     monkeypatch.setattr("reward.compute_type.computes_bfloat16", lambda device: True)
     with pytest.raises(KeyboardInterrupt):
         score_file(tmp_path / "half", data, output, SMALL, progress=stop)
-    assert json.loads((tmp_path / "out.jsonl.part.json").read_text())["dtype"] == "bfloat16"
+    assert json.loads((tmp_path / "out.jsonl.part.meta").read_text())["dtype"] == "bfloat16"
     monkeypatch.setattr("reward.compute_type.computes_bfloat16", lambda device: False)
     with caplog.at_level(logging.WARNING):
         score_file(tmp_path / "half", data, output, SMALL)

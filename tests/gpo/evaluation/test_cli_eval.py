@@ -138,7 +138,7 @@ def test_an_evaluation_goes_on_behind_what_an_earlier_start_read(place: Path, ju
     lines = done.read_text().splitlines(keepends=True)
     cut = done.with_name(f"{done.name}.part")
     cut.write_text("".join(lines[:30]) + lines[30][:9])  # torn in the middle of a chunk and of a line
-    done.with_name(f"{done.name}.part.json").write_text(
+    done.with_name(f"{done.name}.part.meta").write_text(
         json.dumps(read(place / "whole" / "metrics.json")["judge"]["made_from"]["baseline"])
     )
     done.unlink()
