@@ -60,8 +60,9 @@ def test_the_package_reads_our_files_and_finds_our_win_rate(folder: Path, ours: 
     found, own = theirs("read", tmp_path), read(ours / "metrics.json")
     assert own["n_judged"] == found["raw"]["n_total"] == 200
     for name in ("win_rate", "standard_error", "discrete_win_rate"):
-        assert found["raw"][name] == pytest.approx(100 * own[name], abs=1e-10)
-        assert found["leaderboard"][name] == pytest.approx(100 * own[name], abs=1e-10)
+        assert found["raw"][name] == pytest.approx(100 * own[name], abs=1e-12)
+        # The package itself reads the file by pandas' quick parser, which is off in the twelfth digit.
+        assert found["leaderboard"][name] == pytest.approx(100 * own[name], abs=1e-8)
     assert [found["raw"][name] for name in ("n_wins", "n_wins_base", "n_draws")] == [
         own[name] for name in ("n_wins", "n_wins_base", "n_draws")
     ]

@@ -32,7 +32,7 @@ def read(folder: Path) -> dict[str, Any]:
         is_cache_leaderboard=False,
         is_return_instead_of_print=True,
     )
-    annotations = pd.read_json(folder / "annotations.json")
+    annotations = pd.read_json(folder / "annotations.json", precise_float=True)
     return {"leaderboard": leaderboard.iloc[0].to_dict(), "raw": get_winrate(annotations), **fit(folder)}
 
 
