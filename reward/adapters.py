@@ -49,14 +49,31 @@ def without_adapters(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Te
     """
     layers = {name: layer for name, layer in model.named_modules() if _is_adapted(layer)}
     found: dict[str, Tensor] = {}
-    for name, tensor in state.items():
+    for name, tensor in _unpacked(model, state).items():
         owner = next((known for known in _owners(name) if known in layers), None)
         if owner is None:
             found[name] = tensor
         elif name == f"{owner}.base_layer.weight":
-            found[f"{owner}.weight"] = _whole_weight(layers[owner], tensor) + _update(layers[owner], owner, state)
+            found[f"{owner}.weight"] = tensor.detach().float().cpu() + _update(layers[owner], owner, state)
         elif name == f"{owner}.base_layer.bias":
             found[f"{owner}.bias"] = tensor
+    return found
+
+
+def _unpacked(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state` with plain weights where layers hold theirs in 4 bits."""
+    packed = {name: layer.weight for name, layer in model.named_modules() if _is_packed(layer)}
+    if not packed:
+        return state
+    from bitsandbytes.functional import dequantize_4bit
+
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        owner = next((known for known in _owners(name) if known in packed), None)
+        if owner is None or name == f"{owner}.bias":
+            found[name] = tensor
+        elif name == f"{owner}.weight":
+            found[name] = dequantize_4bit(packed[owner].data, packed[owner].quant_state)
     return found
 
 
@@ -73,13 +90,9 @@ def _is_linear(layer: Any) -> bool:
     return isinstance(layer.base_layer, nn.Linear)
 
 
-def _whole_weight(layer: Any, stored: Tensor) -> Tensor:
-    weight = layer.base_layer.weight
-    if hasattr(weight, "quant_state"):
-        import bitsandbytes
-
-        stored = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
-    return stored.detach().float().cpu()
+def _is_packed(layer: Any) -> bool:
+    # An adapted layer shows the weight of the one below it as its own.
+    return not _is_adapted(layer) and hasattr(getattr(layer, "weight", None), "quant_state")
 
 
 def _update(layer: Any, owner: str, state: dict[str, Tensor]) -> Tensor:

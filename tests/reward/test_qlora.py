@@ -25,7 +25,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_qlora_saves_scores_as_what_was_trained(backbone: Path, tmp_path: Path) -> None:
-    report = train(tmp_path, backbone, "gpm", learning_rate=5e-3, epochs=15, adapter=QUANTIZED)
+    report = train(tmp_path, backbone, "gpm", head_learning_rate=1e-2, value_head_dim=8, epochs=30, adapter=QUANTIZED)
     assert report["last_loss"] < 0.2 < report["first_loss"]
     assert report["heldout"]["cyclic_accuracy"] == 1.0
     scorer = PreferenceScorer.from_pretrained(tmp_path / "gpm")
