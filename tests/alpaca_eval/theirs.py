@@ -20,6 +20,8 @@ from alpaca_eval.metrics import get_winrate, glm_winrate
 
 def read(folder: Path) -> dict[str, Any]:
     """The package's own way to compute metrics anew from what was written earlier."""
+    # Before the package writes the file again, with ten digits.
+    raw = get_winrate(pd.read_json(folder / "annotations.json", precise_float=True))
     leaderboard, _ = alpaca_eval.evaluate(
         model_outputs=str(folder / "outputs.json"),
         reference_outputs=str(folder / "baseline.json"),
@@ -32,8 +34,7 @@ def read(folder: Path) -> dict[str, Any]:
         is_cache_leaderboard=False,
         is_return_instead_of_print=True,
     )
-    annotations = pd.read_json(folder / "annotations.json", precise_float=True)
-    return {"leaderboard": leaderboard.iloc[0].to_dict(), "raw": get_winrate(annotations), **fit(folder)}
+    return {"leaderboard": leaderboard.iloc[0].to_dict(), "raw": raw, **fit(folder)}
 
 
 def fit(folder: Path) -> dict[str, Any]:
