@@ -1,5 +1,6 @@
 """What every stage of a run is given: the config, the run directory, the pool, the prompts as requests."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,8 @@ class TokenizedPrompt:
     """A prompt and its ids under the policy's template; tokenised once in a run."""
 
     prompt: Prompt
-    prompt_ids: list[int]
+    prompt_ids: Sequence[int]
+    """Preflight makes them arrays: the driver holds every prompt of a run, and a list takes eight times as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class RunContext:
             SampleRequest(
                 prompt_id=item.prompt.prompt_id,
                 prompt=item.prompt.as_messages(),
-                prompt_ids=item.prompt_ids,
+                prompt_ids=list(item.prompt_ids),
                 seed=request_seed(self.config.seed, iteration, item.prompt.prompt_id, purpose),
             )
             for item in prompts

@@ -13,6 +13,7 @@ from gpo.errors import StageError
 from gpo.files import write_json
 from gpo.training.forward_actor import ForwardActor
 from rollout.canary import Gap, canary_rows, gap, judge, movement
+from rollout.weights import publish_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ def publish(run: RunContext, iteration: int) -> dict[str, Any]:
     Raises StageError when the engine does not hold what was trained.
     """
     started = time.monotonic()
+    if run.config.rollout.engine.adapters:
+        publish_adapter(run.directory.training(iteration) / "master", run.directory.checkpoint(iteration))
     weights = run.weights_after(iteration)
     trainer = json.loads((run.directory.training(iteration) / "canary.json").read_text())["answer_logps"]
     floor_file = json.loads((run.directory.iteration(0) / FLOOR_FILE).read_text())

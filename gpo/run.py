@@ -42,8 +42,8 @@ def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool
     try:
         directory.storage = storage
         with Trackers(config, directory), ray_session(config, root):
-            folders = (str(path.absolute()) for path in (directory.logs, directory.root / "iterations"))
-            pool = Pool(config, engine_settings(config, prepared), *folders, record=directory.record)
+            logs = str(directory.logs.absolute())
+            pool = Pool(config, engine_settings(config, prepared), logs, record=directory.record)
             self_play(RunContext(config, directory, pool, prepared.prompts, prepared.heldout))
     except KeyboardInterrupt:
         _close(directory, "interrupted", "interrupted; the same command goes on where this start stopped")
@@ -115,6 +115,8 @@ def engine_settings(config: RunConfig, prepared: Prepared) -> EngineSettings:
         weight_transfer=engine.weight_transfer,
         sleep_level=engine.sleep_level if shared else 0,
         trust_remote_code=config.policy.trust_remote_code,
+        lora_rank=config.train.lora.rank if config.train.lora is not None and engine.adapters else 0,
+        lora_base=str(Path(config.policy.model).absolute()),
     )
 
 

@@ -1,13 +1,14 @@
-"""Cores that belong to one engine alone.
+"""Cores that belong to one process alone.
 
-vLLM's OpenMP threads spin at barriers, so two engines on the same cores run five to ten times slower. Each engine
-claims cores by locking a file a core; the kernel gives them back when the process ends, however it ends. Claims hold
-across runs of one user on a machine.
+vLLM's OpenMP threads spin at barriers, so an engine that shares its cores runs five to ten times slower. Each engine,
+and a scorer that works beside one, claims cores by locking a file a core; the kernel gives them back when the process
+ends, however it ends. Claims hold across runs of one user on a machine.
 """
 
 import fcntl
 import logging
 import os
+import random
 import tempfile
 import time
 from pathlib import Path
@@ -22,32 +23,38 @@ _held: dict[int, int] = {}
 
 
 def claim_cores(count: int, wait_seconds: float = 20.0) -> list[int]:
-    """Bind this process to `count` cores that no other engine holds; returns them.
+    """Bind this process to `count` cores that no other process holds; returns them.
 
-    An engine that was just killed may hold its cores a moment longer, hence the wait. Where there are not enough, the
-    process stays unbound and the list is empty: slow, but never bound to another engine's cores.
+    An engine that was just killed may hold its cores a moment longer, hence the wait; all are claimed at once, so that
+    two processes never wait for each other's. Where there are not enough, the process stays unbound and the list is
+    empty: slow, but never bound to another's cores.
     """
     deadline = time.monotonic() + wait_seconds
     present = _physical_first(sorted(os.sched_getaffinity(0)))
     count = min(count, len(present))
     while True:
-        for core in present:
-            if len(_held) < count:
-                _try_to_hold(core)
-        if len(_held) >= count:
+        found = _hold_all(present, count)
+        if found == count:
             cores = sorted(_held)
             _bind(cores)
-            logger.info("cores %s belong to this engine alone", ", ".join(map(str, cores)))
+            logger.info("cores %s belong to this process alone", ", ".join(map(str, cores)))
             return cores
         if time.monotonic() > deadline:
             break
-        time.sleep(0.2)
-    found = len(_held)
-    release_cores()
-    logger.warning(
-        "only %d of %d cores are free of other engines: not bound to any, expect it to be slow", found, count
-    )
+        time.sleep(random.uniform(0.1, 0.3))
+    logger.warning("only %d of %d cores are free of engines: not bound to any, expect it to be slow", found, count)
     return []
+
+
+def _hold_all(present: list[int], count: int) -> int:
+    """How many could be held; when fewer than `count`, none of them is afterwards."""
+    for core in present:
+        if len(_held) < count:
+            _try_to_hold(core)
+    found = len(_held)
+    if found < count:
+        release_cores()
+    return found
 
 
 def release_cores() -> None:

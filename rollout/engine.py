@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rollout.engine_settings import EngineSettings, vllm_arguments
 from rollout.errors import RolloutInputError
 from rollout.records import SampledPrompt
+from rollout.weights import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ADAPTER_CONFIG = "adapter_config.json"
-"""What a directory of LoRA adapters has and one of full weights has not."""
+STALE_HEADS = "0.32."
+"""vLLM for the CPU that keeps the old packed copy of a tied head over a reload, and says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,8 @@ class PolicyEngine:
         if not (model / "config.json").is_file():
             raise RolloutInputError(f"{model}: no config.json; expected a Hugging Face model directory")
         self._settings = settings
+        self._first = self._full = model
+        """Where the full weights were at the start, and where those are from that it holds now."""
         self.on_cpu = _vllm_runs_on_cpu()
         self._llm = _start(model, settings, on_cpu=self.on_cpu)
         self._waiting: dict[str, Callable[[Any], None]] = {}
@@ -105,9 +108,10 @@ class PolicyEngine:
         return [sampled_prompt(request, outputs[index], weight_version) for index, request in enumerate(requests)]
 
     def token_logps(self, sequences: list[list[int]]) -> list[list[float]]:
-        """log p of every token of each sequence but the first, in nats."""
+        """log p of every token of each sequence but the first, in nats. Raises RuntimeError while it samples."""
         from vllm import SamplingParams, TokensPrompt
 
+        self._refuse_when_busy("compute log-probabilities")
         prompts = [TokensPrompt(prompt_token_ids=ids) for ids in sequences]
         parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
         outputs = self._llm.generate(prompts, parameters, use_tqdm=False, lora_request=self._adapter)
@@ -118,24 +122,54 @@ class PolicyEngine:
         return found
 
     def reload(self, model: Path) -> None:
-        """Hold the weights of another directory: full ones of the same architecture, or LoRA adapters on the first.
+        """Hold the weights of another directory: full ones of the same architecture, or LoRA adapters on those that the
+        engine was started with.
 
         After any exception the engine holds a mixture and must be thrown away, not retried.
         """
+        self._refuse_when_busy("take other weights")
         if (model / ADAPTER_CONFIG).is_file():
+            if self._full != self._first:
+                self._take_full(self._first)
             self._take_adapter(model)
         else:
-            self._adapter = None
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(model)})
-            if self.on_cpu:
-                self._llm.apply_model(_repack_tied_head)
+            self._drop_adapter()
+            if not (self._settings.lora_rank and model == self._first == self._full):
+                self._take_full(model)
         self._llm.reset_prefix_cache()
+
+    def rest(self) -> None:
+        """Free the GPU for others, by the settings' sleep level; nothing is to be asked before `wake`."""
+        self._refuse_when_busy("rest")
+        if self._settings.sleep_level and not self.on_cpu:
+            self._llm.sleep(level=self._settings.sleep_level)
+
+    def wake(self) -> bool:
+        """Take the GPU back after `rest`; whether the weights are in place, or are to be loaded again."""
+        if self._settings.sleep_level and not self.on_cpu:
+            self._llm.wake_up()
+        return self.on_cpu or self._settings.sleep_level < 2
+
+    def _refuse_when_busy(self, what: str) -> None:
+        if self.busy:
+            raise RuntimeError(f"the engine cannot {what} while {len(self._waiting)} prompts are in it")
 
     def transfer(self, call: str, *arguments: Any) -> None:
         """A step of vLLM's own weight transfer (`rollout.weight_transfer`); prefixes are forgotten at its end."""
         getattr(self._llm, call)(*arguments)
         if call == "finish_weight_update":
             self._llm.reset_prefix_cache()
+
+    def _take_full(self, model: Path) -> None:
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(model)})
+        if self.on_cpu and _keeps_stale_heads():
+            self._llm.apply_model(_repack_tied_head)
+        self._full = model
+
+    def _drop_adapter(self) -> None:
+        if self._adapter is not None:
+            self._llm.llm_engine.remove_lora(self._adapter.lora_int_id)
+            self._adapter = None
 
     def _take_adapter(self, directory: Path) -> None:
         """vLLM tells adapters apart by number, so each version gets a new one; the old one is dropped."""
@@ -145,12 +179,10 @@ class PolicyEngine:
             raise RolloutInputError(
                 f"{directory}: holds LoRA adapters, but the engine was started without; set their rank"
             )
-        old = self._adapter
+        self._drop_adapter()
         self._adapters += 1
         self._adapter = LoRARequest(f"version-{self._adapters}", self._adapters, str(directory))
         self._llm.llm_engine.add_lora(self._adapter)
-        if old is not None:
-            self._llm.llm_engine.remove_lora(old.lora_int_id)
 
 
 def sampled_prompt(request: SampleRequest, output: Any, weight_version: str) -> SampledPrompt:
@@ -167,11 +199,15 @@ def sampled_prompt(request: SampleRequest, output: Any, weight_version: str) -> 
     )
 
 
-def _repack_tied_head(model: Any) -> None:
-    """vLLM 0.32 on the CPU keeps the old packed LM head of tied embeddings after a reload, and says nothing.
+def _keeps_stale_heads() -> bool:
+    """Whether this vLLM needs `_repack_tied_head`; on another one, the canary after each publish says if it does."""
+    import vllm
 
-    A version that keeps no packed copy has nothing to mend here; the canary after each publish would see if it had.
-    """
+    return vllm.__version__.startswith(STALE_HEADS)
+
+
+def _repack_tied_head(model: Any) -> None:
+    """Pack the LM head of tied embeddings anew from the weights that were just loaded."""
     head = getattr(model, "lm_head", None)
     if head is not None and getattr(model.config, "tie_word_embeddings", False):
         head.quant_method.process_weights_after_loading(head)

@@ -16,7 +16,7 @@ from rollout.engine import PolicyEngine, SampleRequest, Sampling, sampled_prompt
 from rollout.engine_settings import EngineSettings, cuda_devices_present, prepare_environment
 from rollout.records import SampledPrompt
 from rollout.weight_transfer import WeightReceiver
-from rollout.weights import verify_published
+from rollout.weights import ADAPTER, verify_published
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +43,54 @@ class Sampler(WeightReceiver):
         self._settings = settings
         self._engine: PolicyEngine | None = None
         self._version = ""
+        self._held: tuple[str, str | None] | None = None
+        """What `load` was last asked for, once it is in place."""
+        self._resting = False
         self._pump: asyncio.Task[None] | None = None
         self._waiting: set[asyncio.Future[Any]] = set()
         self._reported = 0.0
         """When the last shard was done."""
 
     async def load(self, model: str, version: str | None) -> str:
-        """Hold the weights of a directory.
+        """Hold the weights of a directory, and wake the engine where it rests.
 
         A published directory (version given) must carry its marker, with that version and an agreeing content hash.
         After an exception this actor must be rebuilt: its engine may hold a mixture.
         """
-        directory = Path(model)
+        if self._wake() and self._held == (model, version):
+            return self._version
+        directory = self._form_of(Path(model))
         if version is not None:
             marker = verify_published(directory)
             if marker.version != version:
                 raise ValueError(f"{directory}: holds version {marker.version}, expected {version}")
+        self._held, self._version = None, ""
+        # Adapters belong to the policy, so an engine that takes them starts with it whatever is asked for first.
+        start = Path(self._settings.lora_base) if self._settings.lora_rank else directory
+        started = self._engine is None
         if self._engine is None:
-            self._engine = PolicyEngine(directory, self._settings)
-        else:
+            self._engine = PolicyEngine(start, self._settings)
+        if not (started and start == directory):
             self._engine.reload(directory)
-        self._version = version or "start"
+        self._held, self._version = (model, version), version or "start"
         return self._version
+
+    def _form_of(self, directory: Path) -> Path:
+        """The adapters of a published directory, where it has them and this engine takes them; else itself."""
+        adapter = directory / ADAPTER
+        return adapter if self._settings.lora_rank and adapter.is_dir() else directory
+
+    async def rest(self) -> None:
+        """Free the GPU for others; the next `load` takes it back. Samples in flight are to be waited for before."""
+        self._loaded().rest()
+        self._resting = True
+
+    def _wake(self) -> bool:
+        """Whether the engine rested and has its weights back."""
+        if not self._resting:
+            return False
+        self._resting = False
+        return self._loaded().wake()
 
     async def sample(
         self, requests: list[SampleRequest], sampling: Sampling

@@ -22,6 +22,7 @@ class WeightReceiver:
     """The calls that vLLM's `RayVLLMWeightSyncClient` makes on each engine's actor, by vLLM's names."""
 
     _version: str
+    _held: tuple[str, str | None] | None
 
     def _loaded(self) -> Engine:
         raise NotImplementedError
@@ -36,7 +37,7 @@ class WeightReceiver:
 
     async def start_weight_update(self) -> None:
         """From here on the engine holds a mixture."""
-        self._version = ""
+        self._held, self._version = None, ""
         self._loaded().transfer("start_weight_update")
 
     async def update_weights(self, request: Any) -> None:

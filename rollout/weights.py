@@ -1,18 +1,23 @@
 """Publishing weights on disk: a plain Hugging Face directory, and a marker written last.
 
 The marker holds a content hash and the version. A directory without it is unfinished, one whose hash differs is
-damaged or stale; neither is ever loaded.
+damaged or stale; neither is ever loaded. Beside full weights the same version may lie as LoRA adapters, marked alike.
 """
 
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rollout.errors import RolloutInputError
 
 MARKER = "gpo_weights.json"
+ADAPTER = "adapter"
+"""Folder of a published directory: its version as LoRA adapters on the starting policy."""
+ADAPTER_CONFIG = "adapter_config.json"
+"""What a directory of LoRA adapters has and one of full weights has not."""
 FORMAT_VERSION = 1
 _CHUNK = 1 << 22
 
@@ -27,7 +32,7 @@ class WeightMarker:
 
 
 def content_hash(directory: Path) -> str:
-    """SHA-256 over names and bytes of the safetensors files and the model config.
+    """SHA-256 over names and bytes of the safetensors files and the config of the model or of the adapters.
 
     Raises RolloutInputError when there are no safetensors weights: pickled ones are never read.
     """
@@ -40,7 +45,8 @@ def content_hash(directory: Path) -> str:
             "run code: convert with transformers' save_pretrained"
         )
     digest = hashlib.sha256()
-    for path in [*files, directory / "config.json"]:
+    adapted = (directory / ADAPTER_CONFIG).is_file()
+    for path in [*files, directory / (ADAPTER_CONFIG if adapted else "config.json")]:
         digest.update(path.name.encode())
         with path.open("rb") as stream:
             while chunk := stream.read(_CHUNK):
@@ -51,7 +57,23 @@ def content_hash(directory: Path) -> str:
 def mark_published(directory: Path, label: str) -> WeightMarker:
     """Write the marker of a finished directory; the version is the label and the head of the content hash."""
     sha256 = content_hash(directory)
-    marker = WeightMarker(version=f"{label}-{sha256[:12]}", sha256=sha256)
+    return _write_marker(directory, WeightMarker(version=f"{label}-{sha256[:12]}", sha256=sha256))
+
+
+def publish_adapter(trained: Path, checkpoint: Path) -> None:
+    """Put the adapters of the directory `trained` beside the full weights of a published one, as its version."""
+    target = checkpoint / ADAPTER
+    part = checkpoint / f".{ADAPTER}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    for path in trained.glob("adapter_*"):
+        shutil.copy2(path, part)
+    _write_marker(part, WeightMarker(verify_published(checkpoint).version, content_hash(part)))
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
+
+
+def _write_marker(directory: Path, marker: WeightMarker) -> WeightMarker:
     part = directory / f".{MARKER}.part-{os.getpid()}"
     with part.open("w") as stream:
         json.dump(asdict(marker), stream)

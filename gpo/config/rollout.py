@@ -23,6 +23,8 @@ class EngineConfig(Settings):
     """Colocated on a GPU: 1 parks the engine's weights in the machine's memory while others work, 2 drops them."""
     weight_transfer: Literal["disk", "nccl"] = "disk"
     """How running engines get new weights. nccl: over the network, by vLLM, from a GPU of its own; needs GPUs."""
+    adapters: bool = False
+    """With train.lora: engines keep the policy and take each version's adapter, a hundredth of the merged weights."""
     compile: bool = False
     """Compile the model: a minute more at start, some tens of per cent faster."""
 

@@ -51,6 +51,8 @@ class RunConfig(Settings):
                 f"target.log_z = 'zero' with baseline.kind = {self.baseline.kind!r}: such targets do not average to 0, "
                 "and mass would go to answers that nobody sampled; leave target.log_z out"
             )
+        if self.rollout.engine.adapters and self.train.lora is None:
+            raise ValueError("rollout.engine.adapters needs adapters: set train.lora, or leave it out")
         if self.target.exclude_self and self.baseline.kind != "self":
             raise ValueError(f"target.exclude_self needs baseline.kind = 'self', found {self.baseline.kind!r}")
         if self.train.select == "top-and-bottom" and 2 * self.train.select_n > self.rollout.samples:

@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 def answer_heldout(run: RunContext, iteration: int) -> dict[str, Any]:
     """Draw and keep the held-out answers of a checkpoint (0 = the start)."""
+    return run.pool.in_spite_of_deaths(lambda: _answer_heldout(run, iteration), "held-out answers")
+
+
+def _answer_heldout(run: RunContext, iteration: int) -> dict[str, Any]:
     started = time.monotonic()
     path = run.directory.heldout(iteration)
     seconds = run.config.cluster.wait_seconds
@@ -93,9 +97,9 @@ def _judge(run: RunContext, judge: str, iteration: int) -> tuple[dict[str, Any],
     answers = {str(number): str(run.directory.heldout(number).absolute()) for number in range(iteration + 1)}
     deliver(*map(Path, answers.values()))
     candidate = answers.pop(str(iteration))
-    found = wait_for(
-        run.pool.scorers()[0].judge.remote(judge, candidate, answers),
-        run.config.cluster.wait_seconds,
+    seconds = run.config.cluster.wait_seconds
+    found = run.pool.in_spite_of_deaths(
+        lambda: wait_for(run.pool.scorers()[0].judge.remote(judge, candidate, answers), seconds, f"the judge {judge}"),
         f"the judge {judge}",
     )
     rates = {name: asdict(win_rate(found.probabilities[name], seed=run.config.seed)) for name in answers}

@@ -99,7 +99,7 @@ def _given(item: TokenizedPrompt) -> SampledPrompt:
     return SampledPrompt(
         prompt_id=item.prompt.prompt_id,
         prompt=item.prompt.as_messages(),
-        prompt_ids=item.prompt_ids,
+        prompt_ids=list(item.prompt_ids),
         seed=0,
         weight_version="data",
         completion=answers,

@@ -4,13 +4,12 @@ Rare and slow on purpose: nothing else is in flight meanwhile, so that a death h
 """
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 from gpo.cluster.runtime import wait_for
 from gpo.errors import StageError, reason_of
 from gpo.rollouts.pool import Pool, Worker
-from gpo.rollouts.stream import DEATHS_BEFORE_ISOLATION, Job, Shard
+from gpo.rollouts.stream import DEATHS_BEFORE_ISOLATION, Job, Shard, scoring_failed
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +20,8 @@ TRIES = 2
 def leave_out_poison(pool: Pool, job: Job, shard: Shard) -> None:
     """Take the prompts that kill out of a shard and report each to `job.give_up`.
 
-    Raises StageError when processes die of the shard again although no prompt of it kills alone.
+    Raises StageError when processes die of the shard again although no prompt of it kills alone, or when a scorer
+    refuses a prompt without dying of it.
     """
     logger.warning("shard %d: its processes keep dying; each of its prompts is tried alone", shard.index)
     shard.taken_apart += 1
@@ -31,57 +31,67 @@ def leave_out_poison(pool: Pool, job: Job, shard: Shard) -> None:
             "short, lower rollout.engine.max_sequences or rollout.shard_prompts, then start the same command again"
         )
     found: dict[str, str] = {}
-    if shard.deaths >= DEATHS_BEFORE_ISOLATION:
-        found |= {prompt: "sampling" for prompt in _killed_samplers(pool, job, shard)}
-    if shard.scorer_deaths >= DEATHS_BEFORE_ISOLATION:
-        found |= {prompt: "scoring" for prompt in _killed_scorers(pool, job, shard, set(found))}
-    for prompt, what in found.items():
-        logger.warning(
-            "shard %d: prompt %s ends the process that does its %s; it is left out", shard.index, prompt, what
-        )
-        job.give_up(shard, prompt, what)
+    for prompt in shard.requests if shard.given is None else shard.given:
+        deadly = _deadly_work(pool, job, shard, prompt)
+        if deadly is not None:
+            found[prompt.prompt_id] = deadly
+            logger.warning(
+                "shard %d: prompt %s ends the process that does its %s; it is left out",
+                shard.index, prompt.prompt_id, deadly,
+            )  # fmt: skip
+            job.give_up(shard, prompt.prompt_id, deadly)
     shard.requests = [request for request in shard.requests if request.prompt_id not in found]
     if shard.given is not None:
         shard.given = [sample for sample in shard.given if sample.prompt_id not in found]
     shard.deaths = shard.scorer_deaths = 0
 
 
-def _killed_samplers(pool: Pool, job: Job, shard: Shard) -> list[str]:
-    def sample(request: Any) -> Callable[[Worker], Any]:
-        return lambda worker: worker.actor.sample.options(num_returns=2).remote([request], job.sampling)[1]
-
-    return [request.prompt_id for request in shard.requests if not _survives(pool, job, "sampler", sample(request))]
-
-
-def _killed_scorers(pool: Pool, job: Job, shard: Shard, known: set[str]) -> list[str]:
-    """Each prompt's answers are drawn again and scored alone."""
-    guilty = []
-    for sample in shard.given or shard.requests:
-        if sample.prompt_id not in known and not _survives(pool, job, "scorer", _score_one(pool, job, shard, sample)):
-            guilty.append(sample.prompt_id)
-    return guilty
-
-
-def _score_one(pool: Pool, job: Job, shard: Shard, sample: Any) -> Callable[[Worker], Any]:
-    rows: Any = [sample]
+def _deadly_work(pool: Pool, job: Job, shard: Shard, prompt: Any) -> str | None:
+    """`sampling` or `scoring`, where that ends its process, for a request or an answered prompt; None for neither."""
+    rows: Any = [prompt]
     if job.weights is not None:
-        sampler = pool.samplers(job.weights)[0]
-        rows, _ = sampler.sample.options(num_returns=2).remote([sample], job.sampling)
-    return lambda worker: job.try_one(worker.actor, shard, rows)
+        rows = _draw_alone(pool, job, prompt)
+        if rows is None:
+            return "sampling"
+    if shard.scorer_deaths < DEATHS_BEFORE_ISOLATION or _scores_alone(pool, job, shard, rows):
+        return None
+    return "scoring"
 
 
-def _survives(pool: Pool, job: Job, role: str, work: Callable[[Worker], Any]) -> bool:
-    """Whether a process is still there after this work; a dead one is thrown away."""
+def _draw_alone(pool: Pool, job: Job, request: Any) -> Any:
+    """Reference to the answers to one prompt; None when each sampler dies of it."""
+    assert job.weights is not None
+    for _ in range(TRIES):
+        pool.samplers(job.weights)
+        worker = pool.holding(job.weights)[0]
+        rows, report = worker.actor.sample.options(num_returns=2).remote([request], job.sampling)
+        if _survives(pool, worker, report):
+            return rows
+    return None
+
+
+def _scores_alone(pool: Pool, job: Job, shard: Shard, rows: Any) -> bool:
+    for _ in range(TRIES):
+        worker = pool.workers("scorer")[0]
+        if _survives(pool, worker, job.try_one(worker.actor, shard, rows)):
+            return True
+    return False
+
+
+def _survives(pool: Pool, worker: Worker, reference: Any) -> bool:
+    """Whether a process is still there after this work; a dead one is thrown away.
+
+    A scorer that raises is not dead: its judge may be away, which is no prompt's fault. Raises StageError then.
+    """
     import ray
 
-    for _ in range(TRIES):
-        if role == "sampler" and job.weights is not None:
-            pool.samplers(job.weights)
-        worker = pool.workers(role)[0]
-        try:
-            wait_for(work(worker), pool.config.cluster.wait_seconds, f"a {role} that tries a prompt alone")
-            return True
-        except (ray.exceptions.RayError, StageError) as error:
-            logger.warning("a %s was lost: %s", role, reason_of(error))
-            pool.lose(worker, reason_of(error))
-    return False
+    try:
+        wait_for(reference, pool.config.cluster.wait_seconds, f"a {worker.role} that tries a prompt alone")
+        return True
+    except (ray.exceptions.RayError, StageError) as error:
+        refused = isinstance(error, ray.exceptions.RayTaskError) and not isinstance(error.cause, MemoryError)
+        if refused and worker.role == "scorer":
+            raise scoring_failed(error) from error
+        logger.warning("a %s was lost: %s", worker.role, reason_of(error))
+        pool.lose(worker, reason_of(error))
+        return False

@@ -21,6 +21,8 @@ from gpo.evaluation.winrate import cyclic_share
 from gpo.files import write_json
 from gpo.logs import log_to_file
 from gpo.rollouts.embedding_cache import EmbeddingCache
+from rollout.cores import claim_cores
+from rollout.engine_settings import cuda_devices_present
 from rollout.records import (
     BaselineRow,
     RolloutRow,
@@ -65,12 +67,13 @@ class BaselinePart:
 class ShardScorer:
     """Preference sources of a run, each opened when first needed."""
 
-    def __init__(self, config: dict[str, Any], iterations: str, logs: str, threads: int) -> None:
+    def __init__(self, config: dict[str, Any], logs: str, threads: int) -> None:
         log_to_file(Path(logs), f"scorer-{os.getpid()}")
-        use_threads(threads)
         self._config = RunConfig.model_validate(config)
+        if self._config.cluster.shape == "split" and not cuda_devices_present():
+            claim_cores(threads)  # Beside an engine at work, whose threads bear no company on its cores.
+        use_threads(threads)
         self._preference = self._config.preference
-        self._iterations = Path(iterations)
         self._sources: dict[str, PreferenceSource] = {}
         self._heldout: dict[tuple[str, str], list[ReadGroup]] = {}
         self._cache: EmbeddingCache | None = None
@@ -160,28 +163,33 @@ class ShardScorer:
 
         Embeddings of the data set's answers are taken from earlier iterations where they are the same.
         """
-        known = {index: row for index, sample in enumerate(samples) if (row := self._cached(sample)) is not None}
+        known = self._embedded_before(samples, Path(path).parent)
         fresh = [index for index in range(len(samples)) if index not in known]
         read = self.source(self._preference.train_on).read([answer_group(samples[index]) for index in fresh])
-        rows = dict(known)
-        for index, group in zip(fresh, read, strict=True):
-            rows[index] = BaselineRow(
-                **{field.name: getattr(samples[index], field.name) for field in fields(SampledPrompt)},
-                embedding=None if group.emb_KD is None else group.emb_KD.tolist(),
-                gate=None if group.gate_L is None else group.gate_L.tolist(),
+        found = known | {index: (group.emb_KD, group.gate_L) for index, group in zip(fresh, read, strict=True)}
+        rows = [
+            BaselineRow(
+                **{field.name: getattr(sample, field.name) for field in fields(SampledPrompt)},
+                embedding=None if found[index][0] is None else found[index][0].tolist(),
+                gate=None if found[index][1] is None else found[index][1].tolist(),
                 source=self._source_id(),
             )
+            for index, sample in enumerate(samples)
+        ]
         if known:
             logger.info("%d of %d groups of baseline answers were embedded before", len(known), len(samples))
-        write_baseline(Path(path), [rows[index] for index in range(len(samples))])
+        write_baseline(Path(path), rows)
         return sum(len(sample.completion) for sample in samples)
 
-    def _cached(self, sample: SampledPrompt) -> BaselineRow | None:
-        if self._config.baseline.kind != "answers":
-            return None  # Each iteration draws others.
+    def _embedded_before(self, samples: list[SampledPrompt], folder: Path) -> dict[int, tuple[Any, Any]]:
+        """Place in `samples` -> embeddings and gate, for answers that an earlier iteration's `folder` holds."""
+        if self._config.baseline.kind != "answers" or self._config.prompts.split == "disjoint":
+            return {}  # Each iteration has other answers, or other prompts.
         if self._cache is None:
-            self._cache = EmbeddingCache(self._iterations, self._source_id())
-        return self._cache.find(sample.prompt_id, sample.completion)
+            self._cache = EmbeddingCache(self._source_id())
+        self._cache.read_before(folder)
+        found = (self._cache.find(sample.prompt_id, sample.completion) for sample in samples)
+        return {index: one for index, one in enumerate(found) if one is not None}
 
     def _source_id(self) -> str:
         """Names the reward model by what is in it; a function by its place."""

@@ -30,8 +30,10 @@ class Totals:
     answers: int = 0
     tokens: int = 0
     range_nats: tuple[float, float] = (float("inf"), -float("inf"))
-    cyclic_shares: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    """Sum and count."""
+    cyclic: float = 0.0
+    """Sum over the shards of their share of cycles times their prompts."""
+    judged_prompts: int = 0
+    """Of the shards that have such a share."""
     left_out: Counter[str] = field(default_factory=Counter)
     sampled_tokens: int = 0
     sample_seconds: float = 0.0
@@ -44,7 +46,8 @@ class Totals:
         low, high = self.range_nats
         self.range_nats = (min(low, scored.smallest_target), max(high, scored.largest_target))
         if scored.cyclic_share is not None:
-            self.cyclic_shares = [self.cyclic_shares[0] + scored.cyclic_share, self.cyclic_shares[1] + 1]
+            self.cyclic += scored.cyclic_share * scored.prompts
+            self.judged_prompts += scored.prompts
         self.left_out.update(scored.left_out)
         if sampled is not None:
             self.sampled_tokens += sampled.tokens
@@ -130,14 +133,13 @@ def check_targets(summary: ShardSummary, target: TargetConfig) -> None:
 def _stage_result(totals: Totals, seconds: float) -> dict[str, Any]:
     if not totals.answers:
         raise StageError("no prompt is left: each of them ended the process that worked on it; see the journal")
-    total, count = totals.cyclic_shares
     result = {
         "seconds": round(seconds, 3),
         "prompts": totals.prompts,
         "answers": totals.answers,
         "mean_length_tokens": totals.tokens / totals.answers,
         "target_range_nats": list(totals.range_nats),
-        "cyclic_share": total / count if count else None,
+        "cyclic_share": totals.cyclic / totals.judged_prompts if totals.judged_prompts else None,
         "left_out": dict(totals.left_out),
         "sample_seconds": round(totals.sample_seconds, 3),
     }

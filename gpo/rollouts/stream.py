@@ -25,8 +25,8 @@ from rollout.sampler import SampleReport
 logger = logging.getLogger(__name__)
 
 DEATHS_BEFORE_ISOLATION = 2
-MOST_DEATHS_IN_A_ROW = 6
-"""Processes that may die without a shard being finished in between."""
+MOST_LOSSES = 3
+"""Of each process of the pool, without a shard being finished in between; a node takes several at once."""
 MOST_WAIT_SECONDS = 5.0
 
 
@@ -88,7 +88,9 @@ class Stream:
         self._split = cluster.shape == "split"
         self._scoring = False
         self._exhausted = False
-        self._deaths_in_a_row = 0
+        self._losses = 0
+        """Of processes and of samples, since a shard was finished."""
+        self._most_losses = MOST_LOSSES * (cluster.samplers + cluster.scorers)
         self._waiting_bytes = 0
         self._most_bytes = int(cluster.waiting_mib * (1 << 20))
         self._most_waiting = cluster.waiting_shards
@@ -104,6 +106,7 @@ class Stream:
             elif self._isolate:
                 self._take_apart(self._isolate.popleft())
             elif not self._more() and not self._sampled:
+                self.pool.notice_deaths()
                 return
 
     def _all(self) -> list[Worker]:
@@ -130,6 +133,7 @@ class Stream:
             # The phase changes when its own work is over: devices are shared.
             if not self._scoring and not sampling and (self._full() or not self._more()):
                 self._scoring = True
+                self.pool.rest_samplers()
             elif self._scoring and not scoring and not self._sampled:
                 self._scoring = False
         if (self._split or not self._scoring) and not self._isolate:
@@ -142,6 +146,8 @@ class Stream:
         if weights is None:
             while not self._full() and self._more():
                 self._sampled.append(self._again.popleft())
+            return
+        if not self._more():
             return
         for worker in self.pool.workers("sampler"):
             if worker.loaded != weights and not worker.work:
@@ -207,7 +213,7 @@ class Stream:
             self._waiting_bytes += result.size_bytes
             self._sampled.append(shard)
         else:
-            self._deaths_in_a_row = 0
+            self._losses = 0
             self.job.finished(shard, result)
             self._forget_samples(shard)
 
@@ -215,34 +221,27 @@ class Stream:
         """An exception inside an actor: an engine is rebuilt, a scorer is believed, a lost object is nobody's fault."""
         import ray
 
-        cause = error.cause
-        if isinstance(cause, ray.exceptions.ObjectLostError):
+        if isinstance(error.cause, ray.exceptions.ObjectLostError):
             self._lost(worker, reference)
-        elif worker.role == "sampler" or isinstance(cause, MemoryError):
+        elif worker.role == "sampler" or isinstance(error.cause, MemoryError):
             self._replace(worker, reason_of(error))
-        elif isinstance(cause, OSError):
-            raise StageError(
-                f"a shard could not be written or read ({cause}); make room or mend it, then start the same command "
-                "again: finished shards are kept"
-            )
         else:
-            raise StageError(f"scoring failed: {reason_of(error)}; mend it, then start the same command again")
+            raise scoring_failed(error)
 
     def _lost(self, worker: Worker, reference: Any) -> None:
         """The samples went with another process before they were scored: draw them again, the seeds are the same."""
+        if worker.work[reference] is None:
+            self._replace(worker, "whether it holds the weights is not known")
+            return
         shard = worker.work.pop(reference)
+        self._count_loss(f"the samples of shard {shard.index}")
         logger.warning("The samples of shard %d were lost; they are drawn again.", shard.index)
         self._forget_samples(shard)
         self._again.appendleft(shard)
 
     def _replace(self, worker: Worker, why: str) -> None:
         """Throw a process away; what it had goes back."""
-        self._deaths_in_a_row += 1
-        if self._deaths_in_a_row > MOST_DEATHS_IN_A_ROW:
-            raise StageError(
-                f"{self._deaths_in_a_row} processes died without a shard being finished, the last one a {worker.role} "
-                f"({why}); start the same command again to go on"
-            )
+        self._count_loss(f"a {worker.role} ({why})")
         shards = [shard for shard in worker.work.values() if shard is not None]
         worker.work = {}
         logger.warning("A %s was lost (%s); a new one takes over %d shards.", worker.role, why, len(shards))
@@ -257,6 +256,14 @@ class Stream:
             lethal = max(shard.deaths, shard.scorer_deaths) >= DEATHS_BEFORE_ISOLATION
             (self._isolate if lethal else self._again).appendleft(shard)
 
+    def _count_loss(self, what: str) -> None:
+        self._losses += 1
+        if self._losses > self._most_losses:
+            raise StageError(
+                f"{self._losses} processes or samples were lost without a shard being finished, the last one {what}; "
+                "start the same command again to go on"
+            )
+
     def _forget_samples(self, shard: Shard) -> None:
         self._waiting_bytes -= shard.forget_samples()
 
@@ -265,8 +272,18 @@ class Stream:
         from gpo.rollouts.poison import leave_out_poison
 
         leave_out_poison(self.pool, self.job, shard)
-        self._deaths_in_a_row = 0
+        self._losses = 0
         self._again.appendleft(shard)
+
+
+def scoring_failed(error: Any) -> StageError:
+    """What a scorer's own exception (Ray's RayTaskError) means for the run: another try would end the same."""
+    if isinstance(error.cause, OSError):
+        return StageError(
+            f"a shard could not be written or read ({error.cause}); make room or mend it, then start the same command "
+            "again: finished shards are kept"
+        )
+    return StageError(f"scoring failed: {reason_of(error)}; mend it, then start the same command again")
 
 
 def shards_in_flight(pool: Pool) -> int:

@@ -19,6 +19,10 @@ ANSWER_BYTES = 1 << 20
 """What a shard of these samplers claims to take."""
 
 
+AWAKE, BESIDE_AN_ENGINE = "an-engine-is-awake", "scored-beside-an-engine"
+"""Files: there while the sampler has its device; there once a scorer worked meanwhile."""
+
+
 def misbehave(folder: Path, text: str, role: str) -> None:
     """What the text of a prompt asks of this role: `die sampler`, `poison scorer`, `hang sampler`, `raise sampler`."""
     what, _, whom = text.partition(" ")
@@ -50,12 +54,14 @@ class FaultySampler:
         """Holds any weights but those whose version is `broken`; notes each load."""
         self._folder = Path(model)
         (self._folder / f"load-{version}-{os.getpid()}").touch()
+        (self._folder / AWAKE).touch()
         if version == "broken" or (version == "broken-once" and len(list(self._folder.glob(f"load-{version}-*"))) < 2):
             raise RuntimeError("half of the weights are in place")
         return version or "start"
 
     def sample(self, requests: list[SampleRequest], sampling: Sampling) -> tuple[list[SampledPrompt], SampleReport]:
         """Answers; the number of calls so far is on disk."""
+        assert (self._folder / AWAKE).exists(), "an engine that rests is asked for answers"
         for request in requests:
             misbehave(self._folder, request.prompt[0]["content"], "sampler")
         (self._folder / f"sampled-{time.monotonic_ns()}").touch()
@@ -75,6 +81,10 @@ class FaultySampler:
         answers = len(rows) * sampling.samples
         return rows, SampleReport(len(rows), answers, answers, answers, ANSWER_BYTES, 0.0)
 
+    def rest(self) -> None:
+        """Frees the device that it would have."""
+        (self._folder / AWAKE).unlink()
+
     def process(self) -> int:
         """Which process this is."""
         return os.getpid()
@@ -83,11 +93,13 @@ class FaultySampler:
 class FaultyScorer:
     """Writes what it was given as JSON."""
 
-    def __init__(self, config: dict[str, Any], iterations: str, logs: str, threads: int) -> None:
+    def __init__(self, config: dict[str, Any], logs: str, threads: int) -> None:
         self._folder = Path(logs)
 
     def finish(self, samples: list[SampledPrompt], path: str, pause: float) -> int:
-        """Write the shard; notes how many sampled shards were waiting meanwhile."""
+        """Write the shard; notes how many sampled shards were waiting meanwhile, and whether an engine was awake."""
+        if (self._folder / AWAKE).exists():
+            (self._folder / BESIDE_AN_ENGINE).touch()
         for sample in samples:
             misbehave(self._folder, sample.prompt[0]["content"], "scorer")
         time.sleep(pause)
@@ -95,6 +107,8 @@ class FaultyScorer:
         return len(list(self._folder.glob("sampled-*")))
 
     def try_one(self, samples: list[SampledPrompt]) -> None:
-        """As `finish`, and writes nothing."""
+        """As `finish`, and writes nothing; refuses a prompt without dying where its text says so."""
         for sample in samples:
+            if sample.prompt[0]["content"] == "refused alone":
+                raise ValueError("the judge is away")
             misbehave(self._folder, sample.prompt[0]["content"], "scorer")

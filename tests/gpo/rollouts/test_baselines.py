@@ -61,11 +61,14 @@ class Scored:
         self.iteration = iteration
         target = {"beta": BETA, "tau": TAU, "method": settings.pop("method", "gpo")}
         config = run_config(
-            folder, baseline=settings, target=target, preference={"sources": {"it": source}, "train_on": "it"}
+            folder,
+            prompts={"split": "whole"},
+            baseline=settings,
+            target=target,
+            preference={"sources": {"it": source}, "train_on": "it"},
         )
         self.config = config
-        iterations = self.directory.root / "iterations"
-        self.scorer = ShardScorer(config.model_dump(mode="json"), str(iterations), str(folder / "logs"), 1)
+        self.scorer = ShardScorer(config.model_dump(mode="json"), str(folder / "logs"), 1)
         self.shares = (
             {ANSWERS: 1.0}
             if config.baseline.kind == "answers"
@@ -170,11 +173,12 @@ def test_a_function_fills_the_table_against_older_answers_too(tmp_path: Path) ->
                 assert row.table[i][j] == pytest.approx((len(mine) - len(theirs)) / 100, abs=1e-6)
 
 
-def test_answers_of_the_data_set_are_embedded_once_in_a_run(tmp_path: Path, gpm: Path) -> None:
+@pytest.mark.parametrize("restarted", [False, True], ids=["the-same-process", "restarted"])
+def test_answers_of_the_data_set_are_embedded_once_in_a_run(tmp_path: Path, gpm: Path, restarted: bool) -> None:
     scored = Scored(tmp_path, f"gpm:{gpm}", 1, kind="answers")
     first = read_baseline(scored.directory.baseline(1, ANSWERS, 0))
     config = scored.config.model_dump(mode="json")
-    later = ShardScorer(config, str(scored.directory.root / "iterations"), str(tmp_path / "logs"), 1)
+    later = ShardScorer(config, str(tmp_path / "logs"), 1) if restarted else scored.scorer
     asked: list[int] = []
     source = later.source("it")
     read = source.read

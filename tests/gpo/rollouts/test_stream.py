@@ -4,6 +4,8 @@ Run: python -m pytest tests/gpo/rollouts/test_stream.py
 """
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,12 @@ import pytest
 
 from gpo.cluster.runtime import ray_session
 from gpo.errors import StageError
+from gpo.rollouts import pool as pool_module
 from gpo.rollouts.pool import LARGEST_LOADS, Pool, Weights
 from gpo.rollouts.stream import Job, Shard, Stream, shards_in_flight
 from rollout.engine import SampleRequest, Sampling
 from rollout.engine_settings import EngineSettings
-from tests.gpo.rollouts.faulty_actors import FaultySampler, FaultyScorer
+from tests.gpo.rollouts.faulty_actors import BESIDE_AN_ENGINE, FaultySampler, FaultyScorer
 from tests.gpo.small_runs import run_config
 
 SHARD = 4
@@ -39,12 +42,13 @@ class Pass:
         rollout = {"samples": 2, "shard_prompts": SHARD, "engine": {"max_sequences": 8}}
         self.pool = Pool(
             run_config(folder, cluster=settings, rollout=rollout),
-            EngineSettings(max_model_len=8),
-            str(folder),
+            EngineSettings(max_model_len=8, sleep_level=int(settings["shape"] == "colocated")),
             str(folder),
             sampler=FaultySampler,
             scorer=FaultyScorer,
+            record=lambda event, **line: self.lost.append(line["process"]),
         )
+        self.lost: list[str] = []
         words = [*texts, *("plain" for _ in range(prompts - len(texts)))]
         self.requests = [
             SampleRequest(f"p{number}", [{"role": "user", "content": word}], [1], 100 + number)
@@ -53,6 +57,8 @@ class Pass:
         self.given_up: list[tuple[str, str]] = []
         self.finished: list[int] = []
         self.most_waiting = 0
+        self.kill_after = 0
+        """Finished shards behind which the sampler is killed; 0: it is not."""
 
     def shards(self) -> Iterator[Shard]:
         for index, start in enumerate(range(0, len(self.requests), SHARD)):
@@ -61,6 +67,8 @@ class Pass:
     def _finished(self, shard: Shard, sampled: int) -> None:
         self.most_waiting = max(self.most_waiting, sampled - len(self.finished))
         self.finished.append(shard.index)
+        if self.kill_after == len(self.finished):
+            kill(self.pool.workers("sampler")[0].actor)
 
     def run(self, most_poison: int = 2) -> "Pass":
         def give_up(shard: Shard, prompt: str, work: str) -> None:
@@ -92,6 +100,13 @@ class Pass:
         return {r.prompt_id: [f"{r.seed}/0", f"{r.seed}/1"] for r in self.requests if r.prompt_id not in without}
 
 
+def kill(actor: Any) -> None:
+    """SIGKILL to the process of a FaultySampler."""
+    import ray
+
+    os.kill(ray.get(actor.process.remote(), timeout=30), signal.SIGKILL)
+
+
 @pytest.mark.parametrize(
     "cluster", [{"shape": "colocated"}, {"samplers": 2, "scorers": 2}], ids=["turns", "two-of-each"]
 )
@@ -112,6 +127,74 @@ def test_a_prompt_that_kills_is_found_left_out_and_recorded_and_the_run_goes_on(
     done = Pass(tmp_path, ["plain", f"poison {role}"], prompts=12).run()
     assert done.given_up == [("p1", {"sampler": "sampling", "scorer": "scoring"}[role])]
     assert done.answers() == done.expected(without=("p1",)) and sorted(done.finished) == [0, 1, 2]
+
+
+def test_a_judge_that_is_away_is_no_prompts_fault(tmp_path: Path) -> None:
+    tried = Pass(tmp_path, ["refused alone", "poison scorer"], prompts=4)
+    with pytest.raises(StageError, match="scoring failed.*the judge is away"):
+        tried.run()
+    assert tried.given_up == []
+
+
+def test_a_process_that_dies_without_work_is_named_before_the_pass_ends(tmp_path: Path) -> None:
+    done = Pass(tmp_path, [], prompts=SHARD * 2)
+    done.kill_after = 2
+    done.run()
+    assert done.lost == ["sampler"] and done.answers() == done.expected()
+
+
+def test_a_process_that_died_is_never_handed_out(tmp_path: Path) -> None:
+    tried = Pass(tmp_path, [])
+    weights = Weights(str(tmp_path), None)
+    kill(tried.pool.samplers(weights)[0])
+    assert holds_weights(tmp_path, tried.pool.samplers(weights)) == 1
+    assert tried.lost == ["sampler"]
+    tried.pool.close()
+
+
+def test_work_that_asks_processes_directly_starts_again_when_one_dies(tmp_path: Path) -> None:
+    import ray
+
+    tried = Pass(tmp_path, [])
+    asked = []
+
+    def work() -> int:
+        (actor,) = tried.pool.samplers(Weights(str(tmp_path), None))
+        if len(asked) < deadly:
+            kill(actor)
+        asked.append(actor)
+        found: int = ray.get(actor.process.remote(), timeout=30)
+        return found
+
+    deadly = 1
+    assert tried.pool.in_spite_of_deaths(work, "a test") > 0
+    assert len(asked) == 2 and tried.lost == ["sampler"]
+    deadly = 10
+    with pytest.raises(StageError, match=f"a test: {LARGEST_LOADS} processes were lost"):
+        tried.pool.in_spite_of_deaths(work, "a test")
+    tried.pool.close()
+
+
+def test_an_engine_that_joins_late_is_not_handed_out_without_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = iter([1, 2])
+    monkeypatch.setattr(pool_module, "processes_now", lambda role, wanted: next(room, 2))
+    monkeypatch.setattr(pool_module, "LOOK_SECONDS", 0.0)
+    pool = Pass(tmp_path, [], samplers=2).pool
+    weights = Weights(str(tmp_path), None)
+    assert holds_weights(tmp_path, pool.samplers(weights)) == 1
+    assert holds_weights(tmp_path, pool.ask_samplers(weights, lambda actor: actor.process.remote(), "a test")) == 2
+    pool.close()
+
+
+def holds_weights(folder: Path, found: list[Any]) -> int:
+    """How many actors, or their process ids, these are; fails when one has not loaded anything."""
+    import ray
+
+    pids = [one if isinstance(one, int) else ray.get(one.process.remote(), timeout=30) for one in found]
+    assert all(list(folder.glob(f"load-*-{pid}")) for pid in pids)
+    return len(set(pids))
 
 
 def test_more_poison_than_allowed_ends_the_run(tmp_path: Path) -> None:
@@ -145,6 +228,13 @@ def test_an_engine_that_fails_an_update_is_rebuilt_and_not_asked_again(tmp_path:
         pool.samplers(Weights(str(tmp_path), "broken"))
     assert len(list(tmp_path.glob("load-broken-[0-9]*"))) == LARGEST_LOADS
     pool.close()
+
+
+@pytest.mark.parametrize("shape", ["colocated", "split"])
+def test_engines_that_share_their_devices_rest_while_scorers_work(tmp_path: Path, shape: str) -> None:
+    done = Pass(tmp_path, [], prompts=SHARD * 6, shape=shape, waiting_shards=2).run()
+    assert done.answers() == done.expected()
+    assert (tmp_path / BESIDE_AN_ENGINE).exists() == (shape == "split")
 
 
 def test_an_engine_holds_enough_shards_to_be_full_and_one_more(tmp_path: Path) -> None:
