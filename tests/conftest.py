@@ -10,7 +10,8 @@ STARTS_ENGINES = (
     "tests/gpo/test_publishing.py",
     "tests/gpo/evaluation/test_cli_generate.py",
     "tests/reward/test_backend_vllm.py",
-    "tests/rollout/test_cores.py",
+    "tests/rollout/test_adapters.py",
+    "tests/rollout/test_engines.py",
 )
 """Two engines at a time would fight for the cores. These take longest, so they begin first."""
 

@@ -53,11 +53,12 @@ class Workplace:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.policy = save_tiny_model(folder / "policy")
+        # Tied, because vLLM on the CPU keeps such a head over a reload unless it is told.
+        self.policy = save_tiny_model(folder / "policy", tied=True)
         config = run_config(folder)
         directory = open_run(folder / "run", config, fresh=False, versions={}, data={})
         settings = EngineSettings(max_model_len=256, dtype="float32", threads=1)
-        pool = Pool(config, settings, str(folder / "logs"), str(folder / "run/iterations"), sampler=SwitchedSampler)
+        pool = Pool(config, settings, str(folder / "logs"), sampler=SwitchedSampler)
         self.run = RunContext(config, directory, pool, [], [])
 
     def switch(self, **how: Any) -> None:
@@ -103,7 +104,7 @@ def test_a_large_update_is_accepted_when_the_engine_has_it_and_refused_when_not(
     assert canary["accepted"] and not canary["below_noise"] and canary["movement"]["share"] == pytest.approx(1, abs=0.1)
     half, other = place.folder / "half", place.folder / "other"
     save_updated(place.policy, half, LARGE, share=0.5)
-    save_tiny_model(other, seed=9)
+    save_tiny_model(other, tied=True, seed=9)
     for how in ({"keep": True}, {"instead": str(half)}, {"instead": str(other)}):
         with pytest.raises(StageError, match="does not hold the published weights"):
             place.publish(**how)

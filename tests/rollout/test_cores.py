@@ -1,4 +1,4 @@
-"""Two engines on one machine never bind the same cores.
+"""Cores are claimed by one process at a time. Two real engines: tests/rollout/test_engines.py.
 
 Run: python -m pytest tests/rollout/test_cores.py
 """
@@ -6,18 +6,12 @@ Run: python -m pytest tests/rollout/test_cores.py
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
 from pathlib import Path
 
-import psutil
 import pytest
 
-from gpo.cluster.runtime import make_actor, ray_session
 from rollout.cores import FOLDER_VARIABLE
-from rollout.engine_settings import EngineSettings
-from rollout.sampler import Sampler
-from tests.gpo.small_runs import run_config
-from tests.tiny import save_tiny_model
 
 ROOT = Path(__file__).parents[2]
 CLAIM = (
@@ -61,27 +55,17 @@ def test_claims_are_disjoint_bind_the_process_and_end_with_it_however_it_ends() 
         process.wait()
 
 
-@pytest.fixture()
-def _ray(tmp_path: Path) -> Iterator[None]:
-    with ray_session(run_config(cluster={"samplers": 2, "threads": 1}), tmp_path):
-        yield
-
-
 @needs_two
-def test_two_engines_in_ray_actors_have_all_their_threads_on_cores_of_their_own(tmp_path: Path, _ray: None) -> None:
-    import ray
-
-    model = save_tiny_model(tmp_path / "model")
-    settings = EngineSettings(max_model_len=64, threads=1, dtype="float32")
-    actors = [make_actor(Sampler, settings, threads=1, role="sampler") for _ in range(2)]
-    ray.get([actor.load.remote(str(model), None) for actor in actors], timeout=300)
-    claimed = [set(cores) for cores in ray.get([actor.cores.remote() for actor in actors], timeout=60)]
-    assert all(len(cores) == 1 for cores in claimed) and not claimed[0] & claimed[1]
-    samplers = [p for p in psutil.Process().children(recursive=True) if "ray::Sampler" in " ".join(p.cmdline())]
-    assert len(samplers) == 2
-    bound = []
-    for process in samplers:
-        threads = [os.sched_getaffinity(thread.id) for thread in process.threads()]
-        assert all(cores == threads[0] for cores in threads), "a thread of the engine is bound elsewhere"
-        bound.append(threads[0])
-    assert sorted(map(sorted, bound)) == sorted(map(sorted, claimed))
+def test_an_engine_that_waits_for_all_cores_holds_none_of_them_meanwhile() -> None:
+    first = claim(1, 5, SAY_AND_WAIT)
+    line(first)
+    patient = claim(CORES, 30, SAY_AND_WAIT)
+    time.sleep(1)
+    second = claim(1, 5, SAY_AND_WAIT)
+    assert line(second).endswith("] True"), "the waiting one would keep it from this core, and get nothing by it"
+    for process in (first, second):
+        process.kill()
+        process.wait()
+    assert line(patient) == f"{sorted(os.sched_getaffinity(0))} True"
+    patient.kill()
+    patient.wait()
