@@ -7,6 +7,7 @@ secrets but a bearer token from the environment variable GPO_JUDGE_TOKEN, where 
 Every wait has a deadline; what may pass by itself (no connection, 429, 5xx) is tried again a few times.
 """
 
+import http.client
 import json
 import logging
 import math
@@ -112,8 +113,8 @@ class UrlSource:
                 why = f"status {error.code} {error.reason}"
                 if error.code != 429 and error.code < 500:
                     break
-            except OSError as error:
-                why = str(error)
+            except (OSError, http.client.HTTPException) as error:  # the latter for a reply that breaks off
+                why = str(error) or type(error).__name__
             logger.warning("%s: %s (%d of %d tries)", self.url, why, tries + 1, TRIES)
         raise RewardInputError(f"{self.url} does not judge: {why}; see that it runs, then start again")
 
