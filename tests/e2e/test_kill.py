@@ -109,6 +109,7 @@ class KilledRun:
             starts += 1
             status = run_to_end(self.config, self.out, "iterations=1").returncode
         assert status == 0
+        return starts
 
     def check_against(self, undisturbed):
         for path, changed in self.written.items():
@@ -145,8 +146,11 @@ def test_a_killed_process_costs_only_the_work_in_flight(finished, tmp_path, case
     config, undisturbed, _ = finished
     run = KilledRun(config, tmp_path / "out")
     run.kill(*CASES[case])
-    run.finish()
+    starts = run.finish()
     run.check_against(undisturbed)
+    if starts == 1:
+        (role,) = {line["process"] for line in journal(run.out) if line["event"] == "lost"}
+        assert case.startswith(role), "the start that lost it says so"
 
 
 def gone(process, seconds=20.0):
