@@ -94,6 +94,8 @@ def prepare(config: RunConfig) -> Prepared:
     with faults.noted():
         _check_sharding(config)
     with faults.noted():
+        _check_offload(config)
+    with faults.noted():
         train, heldout = _load(config, notes)
     # What follows imports transformers, which takes seconds: the mistakes above are told at once.
     faults.raise_found()
@@ -149,6 +151,18 @@ def _check_sharding(config: RunConfig) -> None:
     obstacle = sharding_obstacle(sharding) if config.train.workers > 1 else None
     if obstacle:
         raise UserError(f"train.sharding = {sharding!r}: {obstacle}; or set train.sharding=none")
+
+
+def _check_offload(config: RunConfig) -> None:
+    if not config.train.activation_offload or config.cluster.address is not None:
+        return
+    from reward.compute_type import device_here
+
+    if device_here() == "cpu":
+        raise UserError(
+            "train.activation_offload = True moves activations off a GPU, and this machine has none; set "
+            "train.activation_offload=false, or train.gradient_checkpointing=true for less memory"
+        )
 
 
 def _warn_of_slow_type(config: RunConfig, notes: list[str]) -> None:

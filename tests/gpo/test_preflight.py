@@ -132,6 +132,15 @@ def test_a_machine_without_vllm_is_told_before_anything_starts(folder: Path, mon
     assert "vllm is not installed" in refusal(folder)
 
 
+def test_offloading_activations_from_a_gpu_that_is_not_there_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "train.activation_offload = True moves activations off a GPU" in refusal(
+        folder, train={"activation_offload": True}
+    )
+
+
 def test_all_mistakes_are_told_at_once(folder: Path) -> None:
     (folder / "policy" / "chat_template.jinja").unlink()
     (folder / "prompts.jsonl").write_text('{"text": "no prompt here"}\n')
