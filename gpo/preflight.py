@@ -5,6 +5,7 @@ Reads prompts, tokenizer, model and reward-model headers; starts no engine and n
 
 import importlib.util
 import logging
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -256,7 +257,7 @@ def _room(config: RunConfig, model_config: dict[str, Any]) -> int:
 def _tokenize(
     prompts: list[Prompt], tokenizer: Any, config: RunConfig, room: int, kind: str, notes: list[str]
 ) -> list[TokenizedPrompt]:
-    items = [TokenizedPrompt(prompt, _render(tokenizer, prompt, kind)) for prompt in prompts]
+    items = [TokenizedPrompt(prompt, array("i", _render(tokenizer, prompt, kind))) for prompt in prompts]
     over_long = [item for item in items if len(item.prompt_ids) > room]
     if over_long:
         listed = "; ".join(
