@@ -75,7 +75,7 @@ class GPOConfig(KTOConfig):
                     raise ValueError(f"{name}={getattr(self, name)!r} has no effect on a GPOTrainer: {instead}")
         if self.compute_dtype == "float32":
             # TRL computes in bfloat16 unless told otherwise, the policy only: the reference would not agree with it.
-            self.bf16 = self.fp16 = False
+            self.bf16 = False
         super().__post_init__()
         if self.activation_offloading and not torch.cuda.is_available():
             raise ValueError(

@@ -59,6 +59,16 @@ def make_trainer(folder: Path, rows: list[dict[str, Any]] | None = None, **chang
     )
 
 
+class StopAt(TrainerCallback):
+    """Ends the training at a step, as if there were no more."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step >= self._step
+
+
 class Gradients(TrainerCallback):
     """Keeps the gradients of the first step, before the optimizer sees them."""
 
