@@ -95,7 +95,7 @@ class PairTrainer(Trainer):
         check_sharded(self.model_wrapped, self.settings.sharding)
         return prepared
 
-    def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
+    def compute_loss_context_manager(self) -> AbstractContextManager[Any]:  # type: ignore[override]  # one is enough
         """The compute type of every forward pass; master weights stay float32 whatever spreads them."""
         bfloat16 = self.settings.precision == "bfloat16"
         # Weights that are gathered layer by layer must not be kept in a cache of whole casts.
