@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints-cpu.txt Makefile
 		deepspeed==0.19.8 hjson==3.1.0 py-cpuinfo==9.0.0
 	@touch $(STAMP)
 
-quickstart: setup ## align SmolLM2-135M on this machine: 12 minutes on two cores with AMX, 45 with AVX2 only
+quickstart: setup ## align SmolLM2-135M on this machine: 19 minutes on two cores with AVX2
 	$(VENV)/bin/python scripts/quickstart.py
 
 upper-bound: setup ## the same run with the oracle itself as judge of the training answers
@@ -66,6 +66,10 @@ fuzz: setup ## damaged configs, prompts, preference files and models: 400 cases,
 fuzz-full: setup ## the same, 5,000 cases; goes on where it stopped
 	$(VENV)/bin/python -m tests.proof.fuzz --cases 5000 --log runs/fuzz-full.jsonl
 
+proof-plan: setup ## gpo plan against two small runs of SmolLM2: memory and time within a fifth, about 6 minutes
+	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
+	$(VENV)/bin/python -m tests.proof.plan --output runs/proof-plan.json
+
 soak: setup ## eight tiny iterations: memory, files and sockets of every process stay flat
 	$(VENV)/bin/python -m tests.proof.soak --iterations 8 --output runs/soak.json
 
@@ -92,6 +96,18 @@ bench-reward-training: setup ## reward training against TRL's and the plain step
 
 vllm-judge: setup ## gpo eval against a vLLM server of SmolLM2 as chat judge
 	$(VENV)/bin/python -m pytest tests/gpo/evaluation/test_vllm_judge.py -m "long or not long"
+
+bench: setup ## all benchmarks with small workloads and one table of ratios, under 15 minutes
+	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
+	$(VENV)/bin/python -m benchmarks.all --short runs/bench
+
+bench-full: setup ## the workloads of the claims, end to end too, over an hour; the table goes to docs/performance.md
+	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
+	$(VENV)/bin/python -m benchmarks.all --full runs/bench-full --page docs/performance.md
+
+bench-end-to-end: setup ## one self-play iteration: gpo, TRL's way, and the limit; needs the quick start's policy
+	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
+	$(VENV)/bin/python -m benchmarks.end_to_end --output runs/bench-end-to-end.json
 
 bench-scoring: setup ## the scorer against the model card's way and against the limit; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct

@@ -17,7 +17,7 @@ from typing import Any
 
 ANSWERS = 4
 """A prompt; every pair of them is compared."""
-PROMPTS = {"train": 128, "heldout": 32}
+PROMPTS = {"train": 160, "heldout": 32}
 """Of each file, its first ones."""
 
 

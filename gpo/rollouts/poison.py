@@ -72,6 +72,7 @@ def _draw_alone(pool: Pool, job: Job, request: Any) -> Any:
 
 def _scores_alone(pool: Pool, job: Job, shard: Shard, rows: Any) -> bool:
     for _ in range(TRIES):
+        pool.scorers()
         worker = pool.workers("scorer")[0]
         if _survives(pool, worker, job.try_one(worker.actor, shard, rows)):
             return True

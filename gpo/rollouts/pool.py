@@ -46,6 +46,8 @@ class Worker:
     loaded: Weights | None = None
     work: dict[Any, Any] = field(default_factory=dict)
     """Result reference -> what it is the result of."""
+    awake: bool = False
+    """A scorer that may have its models on the device."""
     quiet_since: float = 0.0
     """When it last gave a sign of life, or was given work while it had none."""
 
@@ -99,6 +101,7 @@ class Pool:
         StageError when that fails LARGEST_LOADS times.
         """
         self.notice_deaths()
+        self.rest_scorers()
         for tries in range(1, LARGEST_LOADS + 1):
             stale = [worker for worker in self.workers("sampler") if worker.loaded != weights]
             loads = self._send(stale, weights)
@@ -178,15 +181,28 @@ class Pool:
 
     def rest_samplers(self) -> None:
         """Colocated on GPUs: engines free them for who works next. Loading weights, as each use does, wakes them."""
+        loaded = [worker for worker in self._workers if worker.role == "sampler" and worker.loaded]
+        self._rest(loaded, "a sampler that frees its GPU")
+
+    def rest_scorers(self) -> None:
+        """The same for scorers, which open their models again when they are asked."""
+        awake = [worker for worker in self._workers if worker.role == "scorer" and worker.awake]
+        self._rest(awake, "a scorer that frees its GPU")
+
+    def rest(self) -> None:
+        """Somebody else works next on the devices."""
+        self.rest_samplers()
+        self.rest_scorers()
+
+    def _rest(self, workers: list[Worker], what: str) -> None:
         import ray
 
         if not self._engine.sleep_level:
             return
-        awake = [worker for worker in self._workers if worker.role == "sampler" and worker.loaded]
-        for worker, resting in [(worker, worker.actor.rest.remote()) for worker in awake]:
-            worker.loaded = None
+        for worker, resting in [(worker, worker.actor.rest.remote()) for worker in workers]:
+            worker.loaded, worker.awake = None, False
             try:
-                wait_for(resting, self.config.cluster.wait_seconds, "a sampler that frees its GPU")
+                wait_for(resting, self.config.cluster.wait_seconds, what)
             except (ray.exceptions.RayError, StageError) as error:
                 self.lose(worker, reason_of(error))
 
@@ -194,7 +210,10 @@ class Pool:
         """All scorers as actors; they work next, so samplers that share their devices rest."""
         self.notice_deaths()
         self.rest_samplers()
-        return [worker.actor for worker in self.workers("scorer")]
+        found = self.workers("scorer")
+        for worker in found:
+            worker.awake = True
+        return [worker.actor for worker in found]
 
     def notice_deaths(self) -> None:
         """Notice processes that died with nothing to do: nobody waits for an answer of theirs that would tell."""

@@ -92,6 +92,18 @@ class ShardScorer:
             )
         return self._sources[name]
 
+    def rest(self) -> None:
+        """Free the GPU for others: the models are forgotten, and opened again when next needed."""
+        if not cuda_devices_present():
+            return
+        import gc
+
+        import torch
+
+        self._sources.clear()
+        gc.collect()
+        torch.cuda.empty_cache()
+
     def score_shard(self, samples: list[SampledPrompt], path: str, parts: list[BaselinePart]) -> ShardSummary:
         """Score each prompt's K answers against the baseline, compute targets, write the shard whole."""
         started = time.perf_counter()

@@ -98,6 +98,8 @@ class Stream:
 
     def run(self) -> None:
         """Until nothing is left; raises StageError when it cannot go on."""
+        if self.job.weights:
+            self.pool.rest_scorers()
         while True:
             self._hand_out()
             busy = [worker for worker in self._all() if worker.work]
@@ -136,6 +138,8 @@ class Stream:
                 self.pool.rest_samplers()
             elif self._scoring and not scoring and not self._sampled:
                 self._scoring = False
+                if self._more():
+                    self.pool.rest_scorers()
         if (self._split or not self._scoring) and not self._isolate:
             self._hand_out_sampling()
         if self._split or self._scoring:
@@ -167,6 +171,7 @@ class Stream:
             # Two at most, so that the next shard is there when one is finished.
             while self._sampled and len(worker.work) < 2:
                 shard = self._sampled.popleft()
+                worker.awake = True
                 self._follow(worker, self.job.finish(worker.actor, shard), shard)
 
     def _follow(self, worker: Worker, reference: Any, shard: Shard | None) -> None:

@@ -28,6 +28,7 @@ def train(run: RunContext, iteration: int) -> dict[str, Any]:
     Raises StageError when the learners keep dying, training itself fails, or no step comes within the deadline.
     """
     started = time.monotonic()
+    run.pool.rest()
     task = make_task(run, iteration)
     Path(task.training).mkdir(parents=True, exist_ok=True)
     deliver(Path(task.start), Path(task.anchor), Path(task.metrics), *map(Path, task.shards))

@@ -1,7 +1,8 @@
 """Runs on a real Ray cluster of a head and three nodes, each a host of its own in a network namespace.
 
-The short form (a run, a submitted one, a cluster that is too small) is part of the default suite where namespaces can
-be made; `make cluster` adds a node's death in every stage and moving a run. Run: make cluster
+The short form (a run, a cluster that is too small, an address where none is) is part of the default suite where
+namespaces can be made; `make cluster` adds submitted runs, a node's death in every stage, moving a run, and nodes
+without a shared disk. Run: make cluster
 """
 
 import json
@@ -30,11 +31,8 @@ from tests.cluster.workplace import (
 )
 from tests.e2e.tiny_run import environment, journal
 
-pytestmark = [
-    pytest.mark.skipif(not namespaces_can_be_made(), reason="needs root and iproute2 for network namespaces"),
-    pytest.mark.long,  # five minutes on two cores: `make cluster`
-]
-STAGES = ["generate", "train", "publish", "evaluate"]
+pytestmark = pytest.mark.skipif(not namespaces_can_be_made(), reason="needs root and iproute2 for network namespaces")
+STAGES = ["baseline", "generate", "train", "publish", "evaluate"]
 CPUS = 3
 MOST_STARTS = 3
 
@@ -76,6 +74,7 @@ def test_a_run_has_its_samplers_scorer_and_learners_on_different_nodes(cluster, 
     assert set().union(*seen.values()) == workers, "every node has work, and the head none"
 
 
+@pytest.mark.long
 def test_a_submitted_run_ends_with_its_status_and_costs_little_more(cluster, config, folder, undisturbed):
     tokens, seconds, _ = undisturbed
     out = folder / "submitted"
@@ -94,6 +93,7 @@ def test_a_submitted_run_ends_with_its_status_and_costs_little_more(cluster, con
     assert overhead < 15 or overhead < 0.3 * seconds, "15 s on a machine that does nothing else"
 
 
+@pytest.mark.long
 def test_a_jobs_mistake_comes_back_as_status_two(cluster, config, folder):
     words = [sys.executable, "-m", "gpo", "submit", str(config), "policy.model=/not/there", "--wait"]
     done = cluster.run(cluster.head, [*words, "--address", cluster.dashboard, "--run-dir", str(folder / "no")], 120)
@@ -108,11 +108,14 @@ def test_too_small_a_cluster_is_told_within_ten_seconds_and_nothing_hangs(cluste
     )
     with (folder / "told").open("w+") as told:
         process = cluster.popen(cluster.head, words, stderr=told, stdout=subprocess.DEVNULL)
-        text = wait_for(lambda: "lacks" in (folder / "told").read_text(), "word of what is missing", 60)
-        assert text and process.wait(60) == 2
+        wait_for(lambda: journal(folder / "small"), "first line of the journal", 60)
+        started = time.monotonic()
+        wait_for(lambda: "lacks" in (folder / "told").read_text(), "word of what is missing", 60)
+        assert time.monotonic() - started < 10
+        assert process.wait(60) == 2
     lines = journal(folder / "small")
     message = (folder / "told").read_text()
-    assert [line["event"] for line in lines] == ["start"]
+    assert [line["event"] for line in lines] == ["start", "failed"], "no stage was begun"
     assert "20 samplers of 1 CPU each: the cluster has room for 9, and for 9 of them now" in message
     assert f"node {cluster.hosts[1].address}: {CPUS} of {CPUS} CPU free" in message
     assert "waiting up to 12 s more" in message and "lacks, after 12 s" in message
@@ -146,6 +149,7 @@ KILLS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", KILLS)
 def test_a_node_that_dies_costs_only_the_work_in_flight(cluster, config, folder, undisturbed, stage):
     title, moment = KILLS[stage]
@@ -169,6 +173,7 @@ def test_a_node_that_dies_costs_only_the_work_in_flight(cluster, config, folder,
         cluster.start(victim, CPUS)
 
 
+@pytest.mark.long
 def test_a_run_that_was_stopped_goes_on_elsewhere_with_other_pools(cluster, config, folder, undisturbed):
     out = folder / "moved"
     words = gpo_run(config, out, *PLACEMENT, f"cluster.address={cluster.address}")
@@ -190,6 +195,7 @@ def test_a_run_that_was_stopped_goes_on_elsewhere_with_other_pools(cluster, conf
     assert json.loads((out / "run.json").read_text())["status"] == "finished"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["interrupt", "job-stop"])
 def test_a_submitted_run_that_is_stopped_goes_on_with_the_same_command(cluster, config, folder, undisturbed, way):
     out = folder / f"stopped-{way}"
@@ -211,16 +217,19 @@ def test_a_submitted_run_that_is_stopped_goes_on_with_the_same_command(cluster, 
     assert finished_stages(out) == STAGES and answers(out) == undisturbed[0]
 
 
+@pytest.mark.long
 def test_nodes_without_a_shared_disk_get_their_files_through_the_object_store(folder, undisturbed):
-    """Each host but the head sees an empty folder of its own where the head has models, prompts and the run."""
+    """Each host but the head sees an empty folder of its own where the head has models, prompts and the run.
+
+    With a baseline of older policies, whose files one node writes and another reads.
+    """
     shared = folder / "apart"
     config = new_workplace(shared)
     out = shared / "out"
     storage = folder / "storage"
+    copied = ("baseline.kind=initial", f"cluster.storage=file://{storage}")
     with namespaced_cluster(folder, workers=3, cpus=CPUS, hidden=shared) as apart:
-        words = gpo_run(
-            config, out, *PLACEMENT, f"cluster.address={apart.address}", f"cluster.storage=file://{storage}"
-        )
+        words = gpo_run(config, out, *PLACEMENT, f"cluster.address={apart.address}", *copied)
         done = apart.run(apart.head, words, RUN_SECONDS)
         assert done.returncode == 0, done.stderr[-3000:]
         own = [host.temporary / "own-disk" for host in apart.hosts[1:]]
@@ -228,11 +237,13 @@ def test_nodes_without_a_shared_disk_get_their_files_through_the_object_store(fo
         assert not any((disk / "out/journal.jsonl").exists() for disk in own), "and the run was not shared after all"
         assert any((disk / "out/iterations/001/checkpoint").is_dir() for disk in own)
     assert finished_stages(out) == STAGES and answers(out) == undisturbed[0]
-    assert [line["step"] for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines())]
+    assert len(list((out / "iterations/001/baseline/000").glob("shard-*.parquet"))) == 8
+    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 9)), "sixteen prompts, two a step"
     # The copy at the URL is a run directory: elsewhere it is found, and finished.
     moved = folder / "elsewhere" / "out"
     found = subprocess.run(
-        gpo_run(config, moved, f"cluster.storage=file://{storage}"),
+        gpo_run(config, moved, *copied),
         env=environment(), cwd=folder, capture_output=True, text=True, timeout=RUN_SECONDS,
     )  # fmt: skip
     assert found.returncode == 0 and answers(moved) == undisturbed[0], found.stderr[-3000:]

@@ -21,6 +21,8 @@ ANSWER_BYTES = 1 << 20
 
 AWAKE, BESIDE_AN_ENGINE = "an-engine-is-awake", "scored-beside-an-engine"
 """Files: there while the sampler has its device; there once a scorer worked meanwhile."""
+SCORER_AWAKE, BESIDE_A_SCORER = "a-scorer-is-awake", "sampled-beside-a-scorer"
+"""The same the other way round."""
 
 
 def misbehave(folder: Path, text: str, role: str) -> None:
@@ -62,6 +64,8 @@ class FaultySampler:
     def sample(self, requests: list[SampleRequest], sampling: Sampling) -> tuple[list[SampledPrompt], SampleReport]:
         """Answers; the number of calls so far is on disk."""
         assert (self._folder / AWAKE).exists(), "an engine that rests is asked for answers"
+        if (self._folder / SCORER_AWAKE).exists():
+            (self._folder / BESIDE_A_SCORER).touch()
         for request in requests:
             misbehave(self._folder, request.prompt[0]["content"], "sampler")
         (self._folder / f"sampled-{time.monotonic_ns()}").touch()
@@ -98,6 +102,7 @@ class FaultyScorer:
 
     def finish(self, samples: list[SampledPrompt], path: str, pause: float) -> int:
         """Write the shard; notes how many sampled shards were waiting meanwhile, and whether an engine was awake."""
+        (self._folder / SCORER_AWAKE).touch()
         if (self._folder / AWAKE).exists():
             (self._folder / BESIDE_AN_ENGINE).touch()
         for sample in samples:
@@ -112,3 +117,7 @@ class FaultyScorer:
             if sample.prompt[0]["content"] == "refused alone":
                 raise ValueError("the judge is away")
             misbehave(self._folder, sample.prompt[0]["content"], "scorer")
+
+    def rest(self) -> None:
+        """Frees the device that it would have."""
+        (self._folder / SCORER_AWAKE).unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from gpo.rollouts.pool import LARGEST_LOADS, Pool, Weights
 from gpo.rollouts.stream import Job, Shard, Stream, shards_in_flight
 from rollout.engine import SampleRequest, Sampling
 from rollout.engine_settings import EngineSettings
-from tests.gpo.rollouts.faulty_actors import BESIDE_AN_ENGINE, FaultySampler, FaultyScorer
+from tests.gpo.rollouts.faulty_actors import AWAKE, BESIDE_A_SCORER, BESIDE_AN_ENGINE, FaultySampler, FaultyScorer
 from tests.gpo.small_runs import run_config
 
 SHARD = 4
@@ -231,10 +231,16 @@ def test_an_engine_that_fails_an_update_is_rebuilt_and_not_asked_again(tmp_path:
 
 
 @pytest.mark.parametrize("shape", ["colocated", "split"])
-def test_engines_that_share_their_devices_rest_while_scorers_work(tmp_path: Path, shape: str) -> None:
+def test_engines_and_scorers_that_share_their_devices_rest_while_the_others_work(tmp_path: Path, shape: str) -> None:
     done = Pass(tmp_path, [], prompts=SHARD * 6, shape=shape, waiting_shards=2).run()
     assert done.answers() == done.expected()
     assert (tmp_path / BESIDE_AN_ENGINE).exists() == (shape == "split")
+    assert (tmp_path / BESIDE_A_SCORER).exists() == (shape == "split")
+    done.pool.samplers(Weights(str(tmp_path), None))
+    done.pool.scorers()
+    done.pool.rest()
+    assert not (tmp_path / AWAKE).exists() or shape == "split", "learners find all devices free"
+    done.pool.close()
 
 
 def test_an_engine_holds_enough_shards_to_be_full_and_one_more(tmp_path: Path) -> None:
