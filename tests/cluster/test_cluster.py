@@ -1,8 +1,8 @@
 """Runs on a real Ray cluster of a head and three nodes, each a host of its own in a network namespace.
 
-The short form (a run, a cluster that is too small, an address where none is) is part of the default suite where
-namespaces can be made; `make cluster` adds submitted runs, a node's death in every stage, moving a run, and nodes
-without a shared disk. Run: make cluster
+The short form (a cluster that is too small, an address where none is) is part of the default suite where namespaces
+can be made; `make cluster` adds a run, submitted runs, a node's death in every stage, moving a run, and nodes without
+a shared disk. Run: make cluster
 """
 
 import json
@@ -67,6 +67,7 @@ def undisturbed(cluster, config, folder):
     return answers(out), time.monotonic() - started, watch.seen
 
 
+@pytest.mark.long
 def test_a_run_has_its_samplers_scorer_and_learners_on_different_nodes(cluster, undisturbed):
     _, _, seen = undisturbed
     workers = {host.address for host in cluster.hosts[1:]}
