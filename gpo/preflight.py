@@ -95,7 +95,7 @@ def prepare(config: RunConfig) -> Prepared:
     with faults.noted():
         _check_sharding(config)
     with faults.noted():
-        _check_offload(config)
+        _check_gpu_options(config)
     with faults.noted():
         train, heldout = _load(config, notes)
     # What follows imports transformers, which takes seconds: the mistakes above are told at once.
@@ -154,16 +154,25 @@ def _check_sharding(config: RunConfig) -> None:
         raise UserError(f"train.sharding = {sharding!r}: {obstacle}; or set train.sharding=none")
 
 
-def _check_offload(config: RunConfig) -> None:
-    if not config.train.activation_offload or config.cluster.address is not None:
+def _check_gpu_options(config: RunConfig) -> None:
+    offload, adapters = config.train.activation_offload, config.rollout.engine.adapters
+    if not (offload or adapters) or config.cluster.address is not None:
         return
     from reward.compute_type import device_here
 
-    if device_here() == "cpu":
+    if device_here() != "cpu":
+        return
+    if offload:
         raise UserError(
             "train.activation_offload = True moves activations off a GPU, and this machine has none; set "
             "train.activation_offload=false, or train.gradient_checkpointing=true for less memory"
         )
+    # vLLM 0.32: an adapter's part of the LM head has one row a sequence, the prompt's log-probabilities many.
+    raise UserError(
+        "rollout.engine.adapters = True needs a GPU, and this machine has none: vLLM on a CPU cannot tell the canary "
+        "the log-probabilities of a prompt under an adapter; set rollout.engine.adapters=false, which publishes merged "
+        "weights"
+    )
 
 
 def _warn_of_slow_type(config: RunConfig, notes: list[str]) -> None:

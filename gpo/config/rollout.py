@@ -24,7 +24,8 @@ class EngineConfig(Settings):
     weight_transfer: Literal["disk", "nccl"] = "disk"
     """How running engines get new weights. nccl: over the network, by vLLM, from a GPU of its own; needs GPUs."""
     adapters: bool = False
-    """With train.lora: engines keep the policy and take each version's adapter, a hundredth of the merged weights."""
+    """With train.lora, on GPUs: engines keep the policy and take each version's adapter, a hundredth of the merged
+    weights."""
     compile: bool = False
     """Compile the model: a minute more at start, some tens of per cent faster."""
 

@@ -93,12 +93,13 @@ def _is_timed(journal: list[dict[str, Any]], iteration: int) -> bool:
     """Every stage was begun once, so its seconds are all there; every shard has been seen to be made."""
     shards = _lines(journal, iteration, "shard")
     begun = [line["stage"] for line in _lines(journal, iteration, "begin")]
+    stages = {line["stage"]: line for line in _lines(journal, iteration, "stage")}
     return (
         len(begun) == len(set(begun))
         and sum(line.get("sample_seconds", 0.0) for line in shards) > 0
         and sum(line.get("score_seconds", 0.0) for line in shards) > 0
         and all("sample_seconds" in line for line in shards)
-        and all("train_seconds" in line for line in _lines(journal, iteration, "stage") if line["stage"] == "train")
+        and "train_seconds" in stages.get("train", {})
     )
 
 

@@ -141,6 +141,12 @@ def test_offloading_activations_from_a_gpu_that_is_not_there_is_refused(
     )
 
 
+def test_adapters_in_the_engine_are_refused_without_a_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    said = refusal(folder, train={"lora": {"rank": 4}}, rollout={"engine": {"adapters": True}})
+    assert "rollout.engine.adapters = True needs a GPU" in said
+
+
 def test_all_mistakes_are_told_at_once(folder: Path) -> None:
     (folder / "policy" / "chat_template.jinja").unlink()
     (folder / "prompts.jsonl").write_text('{"text": "no prompt here"}\n')

@@ -62,6 +62,10 @@ def difference(ours: Logps, theirs: Logps) -> float:
     return max(abs(a - b) for xs, ys in zip(ours, theirs, strict=True) for a, b in zip(xs, ys, strict=True))
 
 
+@pytest.mark.skipif(
+    not torch.cuda.is_available(),
+    reason="vLLM 0.32 on a CPU fails on a prompt's log-probabilities under an adapter; gpo refuses it there",
+)
 def test_an_engine_holds_what_was_trained_as_an_adapter_and_as_merged_weights(
     tmp_path: Path, call: Callable[..., Any]
 ) -> None:
