@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.frame import HERE, Claim, at_least, at_most, claim_lines, spread, write_report
+from benchmarks.frame import HERE, Claim, at_least, at_most, claim_lines, measured_dtype, spread, write_report
 
 STAGES = {
     "gpo": ("run",),
@@ -177,10 +177,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    if options.dtype == "auto":
-        from reward.compute_type import compute_type, device_here
-
-        options.dtype = compute_type("bfloat16", device_here())
+    options.dtype = measured_dtype(options.dtype)
     found = measure(options)
     print(markdown(found))
     write_report(found, claims_of(found), options.output)

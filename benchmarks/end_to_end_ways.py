@@ -11,6 +11,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks.training_ways import common_arguments
+
 GENERATE_PROMPTS = 32
 """Prompts a batch of transformers' `generate`, as in benchmarks/rollout_transformers.py."""
 PAIRS_A_PASS = 4
@@ -117,7 +119,7 @@ def trl_train(options: argparse.Namespace) -> None:
         AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32, attn_implementation="sdpa"),
         None,
         DPOConfig(
-            **training_arguments(options),
+            **common_arguments(options, str(options.work / "training")),
             loss_type="sppo_hard",
             beta=0.1,
             per_device_train_batch_size=PAIRS_A_PASS,
@@ -175,7 +177,11 @@ def limit_train(options: argparse.Namespace) -> None:
     scores = json.loads((options.work / "scores.json").read_text("utf-8"))
     trainer = GPOTrainer(
         AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32),
-        GPOConfig(**training_arguments(options), batch_prompts=options.step_prompts, batch_tokens=options.batch_tokens),
+        GPOConfig(
+            **common_arguments(options, str(options.work / "training")),
+            batch_prompts=options.step_prompts,
+            batch_tokens=options.batch_tokens,
+        ),
         Dataset.from_list(
             [
                 {"prompt_id": str(place), "prompt_ids": rows[place], "completion_ids": ids, "target": target}
@@ -187,23 +193,6 @@ def limit_train(options: argparse.Namespace) -> None:
     )
     trainer.train()
     trainer.save_model(str(options.work / "checkpoint"))
-
-
-def training_arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """The same for both trainers."""
-    return {
-        "output_dir": str(options.work / "training"),
-        "learning_rate": 5e-7,
-        "optim": "rmsprop",
-        "num_train_epochs": 1,
-        "gradient_checkpointing": False,
-        "save_strategy": "no",
-        "report_to": [],
-        "disable_tqdm": True,
-        "bf16": options.dtype == "bfloat16",
-        "use_cpu": True,
-        "max_length": None,
-    }
 
 
 PROGRAMS = {

@@ -92,6 +92,13 @@ def claim_lines(claims: Sequence[Claim]) -> list[str]:
     return lines
 
 
+def measured_dtype(asked: str) -> str:
+    """What all ways compute in: `auto` is bfloat16, but float32 where this machine would emulate that."""
+    from reward.compute_type import compute_type, device_here
+
+    return compute_type("bfloat16", device_here()) if asked == "auto" else asked
+
+
 def machine() -> dict[str, Any]:
     """Processor, cores this process may use, memory, load now and system."""
     info = Path("/proc/cpuinfo").read_text()

@@ -30,7 +30,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from benchmarks.frame import WORDS, Claim, at_least, at_most, claim_lines, write_report  # noqa: E402
+from benchmarks.frame import WORDS, Claim, at_least, at_most, claim_lines, measured_dtype, write_report  # noqa: E402
 
 WAYS = (("plain", "sdpa"), ("plain", "eager"), ("ours", "-"), ("trl", "sdpa"), ("trl", "eager"))
 
@@ -282,10 +282,7 @@ def main() -> None:
     parser.add_argument("--way", choices=("plain", "ours", "trl"), help=argparse.SUPPRESS)
     parser.add_argument("--attention", default="sdpa", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.dtype == "auto":
-        from reward.compute_type import compute_type, device_here
-
-        options.dtype = compute_type("bfloat16", device_here())
+    options.dtype = measured_dtype(options.dtype)
     if options.way:
         run_role(options)
         return

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.frame import measured_dtype
 from benchmarks.rollout_parts import requests_for
-from reward.compute_type import compute_type, device_here
 
 BATCH_PROMPTS = 32
 
@@ -22,7 +22,7 @@ def main() -> None:
     model_path, prompts, samples, longest = Path(sys.argv[1]), *(int(word) for word in sys.argv[2:5])
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     # As the engine does: never in bfloat16 that is emulated.
-    dtype = getattr(torch, compute_type("bfloat16", device_here()))
+    dtype = getattr(torch, measured_dtype("auto"))
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype).eval()
     requests = requests_for(model_path, prompts)
     torch.manual_seed(0)

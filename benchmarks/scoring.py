@@ -25,7 +25,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from benchmarks.frame import WORDS, Claim, at_least, at_most, claim_lines, spread, write_report  # noqa: E402
+from benchmarks.frame import WORDS, Claim, at_least, at_most, claim_lines, measured_dtype, spread, write_report  # noqa: E402
 
 WAYS = ("card", "transformers", "vllm", "limit")
 
@@ -171,10 +171,7 @@ def main() -> None:
         parser.error(
             f"--model {options.model} has no config.json; `python scripts/smollm2.py {options.model}` makes it"
         )
-    if options.dtype == "auto":
-        from reward.compute_type import compute_type, device_here
-
-        options.dtype = compute_type("bfloat16", device_here())
+    options.dtype = measured_dtype(options.dtype)
     report = measure(options)
     print(markdown(report))
     write_report(report, claims_of(report), options.output)

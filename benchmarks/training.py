@@ -31,8 +31,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from benchmarks.frame import Claim, at_least, at_most, claim_lines, write_report  # noqa: E402
-from reward.compute_type import compute_type, device_here  # noqa: E402
+from benchmarks.frame import Claim, at_least, at_most, claim_lines, measured_dtype, write_report  # noqa: E402
 
 TRL_TRIES = [(1, "eager"), (2, "eager"), (4, "eager"), (8, "eager"), (4, "sdpa")]
 LAYOUTS = ("packed", "shared")
@@ -134,8 +133,7 @@ def main() -> None:
     parser.add_argument("--attention", default="eager", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, default=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.dtype == "auto":
-        args.dtype = compute_type("bfloat16", device_here())
+    args.dtype = measured_dtype(args.dtype)
     if args.way:
         part_main(args)
         return
