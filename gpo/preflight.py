@@ -95,7 +95,9 @@ def prepare(config: RunConfig) -> Prepared:
     with faults.noted():
         _check_sharding(config)
     with faults.noted():
-        _check_gpu_options(config)
+        _check_offload(config)
+    with faults.noted():
+        _check_adapters(config)
     with faults.noted():
         train, heldout = _load(config, notes)
     # What follows imports transformers, which takes seconds: the mistakes above are told at once.
@@ -154,25 +156,29 @@ def _check_sharding(config: RunConfig) -> None:
         raise UserError(f"train.sharding = {sharding!r}: {obstacle}; or set train.sharding=none")
 
 
-def _check_gpu_options(config: RunConfig) -> None:
-    offload, adapters = config.train.activation_offload, config.rollout.engine.adapters
-    if not (offload or adapters) or config.cluster.address is not None:
-        return
-    from reward.compute_type import device_here
-
-    if device_here() != "cpu":
-        return
-    if offload:
+def _check_offload(config: RunConfig) -> None:
+    if config.train.activation_offload and _is_without_gpu(config):
         raise UserError(
             "train.activation_offload = True moves activations off a GPU, and this machine has none; set "
             "train.activation_offload=false, or train.gradient_checkpointing=true for less memory"
         )
+
+
+def _check_adapters(config: RunConfig) -> None:
     # vLLM 0.32: an adapter's part of the LM head has one row a sequence, the prompt's log-probabilities many.
-    raise UserError(
-        "rollout.engine.adapters = True needs a GPU, and this machine has none: vLLM on a CPU cannot tell the canary "
-        "the log-probabilities of a prompt under an adapter; set rollout.engine.adapters=false, which publishes merged "
-        "weights"
-    )
+    if config.rollout.engine.adapters and _is_without_gpu(config):
+        raise UserError(
+            "rollout.engine.adapters = True needs a GPU, and this machine has none: vLLM on a CPU cannot tell the "
+            "canary the log-probabilities of a prompt under an adapter; set rollout.engine.adapters=false, which "
+            "publishes merged weights"
+        )
+
+
+def _is_without_gpu(config: RunConfig) -> bool:
+    """Of a run on this machine; what a cluster has is not known here."""
+    from reward.compute_type import device_here
+
+    return config.cluster.address is None and device_here() == "cpu"
 
 
 def _warn_of_slow_type(config: RunConfig, notes: list[str]) -> None:

@@ -65,7 +65,7 @@ def measured_rates(run: Path) -> Rates:
     if not timed:
         why = "every one was interrupted and lacks timings" if finished else "none is finished"
         raise UserError(f"--rates {run}: no iteration of this run has rates, {why}; let it finish one, or give another")
-    stages = {line["stage"]: line for line in _lines(journal, timed[0], "stage")}
+    stages = _stages(journal, timed[0])
     shards = _lines(journal, timed[0], "shard")
     generate, train = stages["generate"], stages["train"]
     answers, length = generate["answers"], generate["mean_length_tokens"]
@@ -89,17 +89,21 @@ def _lines(journal: list[dict[str, Any]], iteration: int, event: str) -> list[di
     return [line for line in journal if line.get("event") == event and line.get("iteration") == iteration]
 
 
+def _stages(journal: list[dict[str, Any]], iteration: int) -> dict[str, dict[str, Any]]:
+    """Each stage's line, the last one that tells of it."""
+    return {line["stage"]: line for line in _lines(journal, iteration, "stage")}
+
+
 def _is_timed(journal: list[dict[str, Any]], iteration: int) -> bool:
     """Every stage was begun once, so its seconds are all there; every shard has been seen to be made."""
     shards = _lines(journal, iteration, "shard")
     begun = [line["stage"] for line in _lines(journal, iteration, "begin")]
-    stages = {line["stage"]: line for line in _lines(journal, iteration, "stage")}
     return (
         len(begun) == len(set(begun))
         and sum(line.get("sample_seconds", 0.0) for line in shards) > 0
         and sum(line.get("score_seconds", 0.0) for line in shards) > 0
         and all("sample_seconds" in line for line in shards)
-        and "train_seconds" in stages.get("train", {})
+        and "train_seconds" in _stages(journal, iteration).get("train", {})
     )
 
 
