@@ -40,9 +40,9 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
     from reward import GeneralPreferenceModel
     from reward.settings import RewardSettings
 
-    rows = options.prompts_file.read_text("utf-8").splitlines()[: options.prompts]
+    *rows, other = options.prompts_file.read_text("utf-8").splitlines()[: options.prompts + 1]
     (folder / "prompts.jsonl").write_text("".join(row + "\n" for row in rows), "utf-8")
-    (folder / "heldout.jsonl").write_text(rows[0] + "\n", "utf-8")
+    (folder / "heldout.jsonl").write_text(other + "\n", "utf-8")
     settings = RewardSettings.published(6, gated=True)
     GeneralPreferenceModel.from_backbone(options.model, settings, seed=1).save_pretrained(folder / "judge")
     config = {
