@@ -1,11 +1,12 @@
 """What a tournament costs against the number of checkpoints: `gpo tournament` as a user starts it, on SmolLM2-135M.
 
-Run: nice python benchmarks/evaluation.py --output evaluation.json     (about eight minutes on two cores; --quick: two)
+Run: nice python benchmarks/evaluation.py --output evaluation.json    (about 20 minutes on two cores; --quick: four)
 
-805 prompts of 5 to 30 words, answers of 20 to 90 words drawn from a list (the cost depends on their number only), a GPM
-of width 6 on SmolLM2-135M. Each size starts with an empty cache and in a process of its own, so start-up
-counts. Beside it: one `gpo eval`, what each of the N(N-1)/2 pairs would cost by itself, and the limit, the bare
-embedding of one file.
+Prompts of 5 to 20 words, answers of 10 to 40 words drawn from a list (the cost depends on their number only; the quick
+start's are as long), a GPM of width 6 on SmolLM2-135M. The line is drawn through tournaments of a few prompts, each of
+them with an empty cache and in a process of its own, so start-up counts. Beside it: one `gpo eval`, what each of the
+N(N-1)/2 pairs would cost by itself, and the limit, the bare embedding of one file. Then one tournament as large as
+AlpacaEval: ten checkpoints' answers to 805 prompts.
 """
 
 import argparse
@@ -28,6 +29,7 @@ sys.path.insert(0, str(HERE.parent))
 from benchmarks.frame import WORDS, at_least, write_report  # noqa: E402
 
 SIZES, QUICK_SIZES = (2, 5, 10), (2, 3, 4)
+LINE_PROMPTS, QUICK_PROMPTS, LARGE_PROMPTS = 128, 32, 805
 
 
 def write_answers(folder: Path, checkpoints: int, prompts: int, seed: int = 8) -> list[Path]:
@@ -37,11 +39,11 @@ def write_answers(folder: Path, checkpoints: int, prompts: int, seed: int = 8) -
     def text(fewest: int, most: int) -> str:
         return " ".join(draw.choices(WORDS, k=draw.randint(fewest, most))).capitalize() + "."
 
-    questions = [f"{number}: {text(5, 30)}" for number in range(prompts)]
+    questions = [f"{number}: {text(5, 20)}" for number in range(prompts)]
     paths = []
     for number in range(checkpoints):
         rows = [
-            {"dataset": "words", "instruction": question, "output": text(20, 90), "generator": f"checkpoint-{number}"}
+            {"dataset": "words", "instruction": question, "output": text(10, 40), "generator": f"checkpoint-{number}"}
             for question in questions
         ]
         paths.append(folder / f"checkpoint-{number}.json")
@@ -89,8 +91,8 @@ def bare_embedding(gpm: Path, path: Path) -> tuple[float, int]:
     return seconds, sum(len(row.input_ids) for row in scorer.encoder.encode(talks))
 
 
-def measure(model: Path, prompts: int, sizes: Sequence[int]) -> dict[str, Any]:
-    """Every number."""
+def measure(model: Path, prompts: int, sizes: Sequence[int], large: bool) -> dict[str, Any]:
+    """Every number; `large`: the tournament of AlpacaEval's size as well."""
     with tempfile.TemporaryDirectory(prefix="evaluation-") as name:
         folder = Path(name)
         make_gpm(model, folder / "gpm")
@@ -102,6 +104,11 @@ def measure(model: Path, prompts: int, sizes: Sequence[int]) -> dict[str, Any]:
         again = timed("tournament", "--outputs", *files, *judge, "--output", folder / f"t{max(sizes)}")
         pair = timed("eval", "--outputs", files[1], "--baseline", files[0], *judge, "--output", folder / "pair")
         bare, tokens = bare_embedding(folder / "gpm", files[0])
+        whole = None
+        if large:
+            (folder / "large").mkdir()
+            answers = write_answers(folder / "large", max(sizes), LARGE_PROMPTS)
+            whole = round(timed("tournament", "--outputs", *answers, *judge, "--output", folder / "large" / "t"), 1)
     slope, intercept = statistics.linear_regression(sizes, seconds)
     return {
         "prompts": prompts,
@@ -114,6 +121,7 @@ def measure(model: Path, prompts: int, sizes: Sequence[int]) -> dict[str, Any]:
         "seconds_of_one_pair": round(pair, 2),
         "seconds_of_all_pairs_by_themselves": round(pair * max(sizes) * (max(sizes) - 1) / 2, 1),
         "seconds_of_the_bare_embedding": round(bare, 2),
+        "seconds_of_alpaca_evals_size": whole,
     }
 
 
@@ -133,6 +141,9 @@ def markdown(found: dict[str, Any]) -> str:
         f"{found['seconds_of_all_pairs_by_themselves']:.0f} s",
         f"limit, the bare embedding of one checkpoint's answers: {found['seconds_of_the_bare_embedding']:.2f} s",
     ]
+    if found["seconds_of_alpaca_evals_size"] is not None:
+        whole, most = found["seconds_of_alpaca_evals_size"], found["tournaments"][-1]["checkpoints"]
+        lines.append(f"{most} checkpoints x {LARGE_PROMPTS} prompts: {whole:.0f} s")
     return "\n".join(lines)
 
 
@@ -141,14 +152,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="JSON with every number, machine and versions")
     parser.add_argument("--model", type=Path, default=HERE.parent / "models" / "smollm2-135m-instruct")
-    parser.add_argument("--quick", action="store_true", help="64 prompts and up to 4 checkpoints")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_PROMPTS} prompts, up to 4 checkpoints")
     options = parser.parse_args()
     if not (options.model / "config.json").is_file():
         parser.error(
             f"--model {options.model} has no config.json; `python scripts/smollm2.py {options.model}` makes it"
         )
-    prompts, sizes = (64, QUICK_SIZES) if options.quick else (805, SIZES)
-    found = measure(options.model, prompts, sizes)
+    prompts, sizes = (QUICK_PROMPTS, QUICK_SIZES) if options.quick else (LINE_PROMPTS, SIZES)
+    found = measure(options.model, prompts, sizes, large=not options.quick)
     print(markdown(found))
     linear = at_least(
         "tournament: R^2 of a straight line through its times by number of checkpoints", found["r_squared"], 0.99

@@ -27,6 +27,7 @@ from gpo.journal import open_run
 from gpo.rollouts.pool import Pool
 from gpo.rollouts.scoring import ShardScorer
 from gpo.rollouts.stage import generate_and_score
+from gpo.training.forward_process import ForwardProcess
 from reward.source import ModelSource
 from rollout.engine import SampleRequest, Sampling
 from rollout.engine_settings import EngineSettings
@@ -139,7 +140,7 @@ def one_pass(count: int, folder: Path, shard_prompts: int) -> dict[str, Any]:
 
         def run(name: str, prompts: int) -> dict[str, Any]:
             directory = open_run(folder / name, config, fresh=False, versions={}, data={})
-            context = RunContext(config, directory, pool, [ManyPrompts(prompts)], [])  # type: ignore[list-item]
+            context = RunContext(config, directory, pool, ForwardProcess(config), [ManyPrompts(prompts)], [])  # type: ignore[list-item]
             return generate_and_score(context, 1)
 
         run("warm-up", 4 * shard_prompts)

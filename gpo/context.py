@@ -9,6 +9,7 @@ from gpo.cluster.runtime import deliver
 from gpo.config import RunConfig
 from gpo.journal import RunDirectory
 from gpo.rollouts.pool import Pool, Weights
+from gpo.training.forward_process import ForwardProcess
 from rollout.engine import SampleRequest, Sampling
 from rollout.prompts import Prompt
 from rollout.seeds import request_seed
@@ -31,6 +32,7 @@ class RunContext:
     config: RunConfig
     directory: RunDirectory
     pool: Pool
+    forward: ForwardProcess
     prompts: list[list[TokenizedPrompt]]
     """Of each iteration, the first at index 0."""
     heldout: list[TokenizedPrompt]

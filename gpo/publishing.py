@@ -7,11 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gpo.cluster.runtime import end_actor, make_actor, threads_for, wait_for
 from gpo.context import RunContext
 from gpo.errors import StageError
 from gpo.files import write_json
-from gpo.training.forward_actor import ForwardActor
 from rollout.canary import Gap, canary_rows, gap, judge, movement
 from rollout.weights import publish_adapter
 
@@ -27,8 +25,10 @@ def measure_noise_floor(run: RunContext, iteration: int) -> dict[str, Any]:
     """
     started = time.monotonic()
     logger.info("canary: starting the trainer's forward and the engines, about half a minute")
+    run.forward.start()
+    engines = _engine_logps(run, iteration)
     trainer = _start_logps(run)
-    floor = max((gap(trainer, engine) for engine in _engine_logps(run, iteration)), key=lambda one: one.mean)
+    floor = max((gap(trainer, engine) for engine in engines), key=lambda one: one.mean)
     limit = run.config.canary.largest_noise_nats
     if floor.mean > limit:
         raise StageError(
@@ -88,14 +88,10 @@ def _engine_logps(run: RunContext, iteration: int) -> list[list[list[float]]]:
 
 def _start_logps(run: RunContext) -> list[list[float]]:
     """The trainer's numbers for the policy before any training."""
-    threads = threads_for(run.config, 1)
-    actor = make_actor(ForwardActor, run.config.policy.model_dump(mode="json"), threads, threads=threads)
-    logps: list[list[float]] = wait_for(
-        actor.canary_logps.remote(run.weights_after(0).directory),
-        run.config.cluster.wait_seconds,
-        "the canary's own forward",
+    start = run.weights_after(0).directory
+    logps: list[list[float]] = run.forward.ask(
+        lambda actor: actor.canary_logps.remote(start), "the canary's own forward"
     )
-    end_actor(actor)
     return logps
 
 

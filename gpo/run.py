@@ -20,6 +20,7 @@ from gpo.printable import tell
 from gpo.report.terminal import closing_table, samples_before_and_after
 from gpo.rollouts.pool import Pool
 from gpo.trackers import Trackers
+from gpo.training.forward_process import ForwardProcess
 from rollout.engine_settings import EngineSettings
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,8 @@ def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool
         with Trackers(config, directory), ray_session(config, root):
             logs = str(directory.logs.absolute())
             pool = Pool(config, engine_settings(config, prepared), logs, record=directory.record)
-            self_play(RunContext(config, directory, pool, prepared.prompts, prepared.heldout))
+            forward = ForwardProcess(config, record=directory.record)
+            self_play(RunContext(config, directory, pool, forward, prepared.prompts, prepared.heldout))
     except KeyboardInterrupt:
         _close(directory, "interrupted", "interrupted; the same command goes on where this start stopped")
         raise

@@ -4,13 +4,14 @@ import itertools
 import logging
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpo.cards import write_policy_card
-from gpo.cluster.runtime import collect, deliver, end_actor, make_actor, threads_for, wait_for
+from gpo.cluster.runtime import collect, deliver, wait_for
 from gpo.context import RunContext
 from gpo.evaluation.choosing import choose_checkpoint, evaluations_so_far
 from gpo.evaluation.watch import against_length, paired_samples, watched
@@ -18,7 +19,6 @@ from gpo.evaluation.winrate import cyclic_share, kl_nats, win_rate
 from gpo.files import write_json
 from gpo.logs import Progress
 from gpo.rollouts.scoring import read_answers
-from gpo.training.forward_actor import ForwardActor
 from rollout.sampler import SampleReport
 
 logger = logging.getLogger(__name__)
@@ -119,14 +119,15 @@ def _lengths(run: RunContext, iteration: int) -> list[list[int]]:
 
 def _kl_to_start(run: RunContext, iteration: int) -> Any:
     """KL(policy || start) in nats an answer, estimated on the policy's own held-out answers."""
-    threads = threads_for(run.config, 1)
-    actor = make_actor(ForwardActor, run.config.policy.model_dump(mode="json"), threads, threads=threads)
     answers = str(run.directory.heldout(iteration).absolute())
     deliver(Path(answers))
     prompts = run.config.evaluation.kl_prompts
     logps = [
-        wait_for(actor.answer_logps.remote(model, answers, prompts), run.config.cluster.wait_seconds, "the KL estimate")
+        run.forward.ask(partial(_answer_logps, model=model, answers=answers, prompts=prompts), "the KL estimate")
         for model in (run.weights_after(iteration).directory, str(Path(run.config.policy.model).absolute()))
     ]
-    end_actor(actor)
     return kl_nats(*logps)
+
+
+def _answer_logps(actor: Any, model: str, answers: str, prompts: int) -> Any:
+    return actor.answer_logps.remote(model, answers, prompts)

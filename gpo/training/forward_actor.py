@@ -11,6 +11,8 @@ class ForwardActor:
     """Loads a model for each call and forgets it, so that it costs memory only while it works."""
 
     def __init__(self, policy: dict[str, Any], threads: int) -> None:
+        import gpo.training.forward  # noqa: F401  # its seconds pass while other processes start
+
         use_threads(threads)
         self._policy = PolicyConfig.model_validate(policy)
 

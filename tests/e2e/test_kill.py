@@ -50,7 +50,7 @@ def begun(stage, iteration):
     return moment
 
 
-SAMPLER, SCORER, LEARNER = "ray::LoggedSampler", "ray::ShardScorer", "RayTrainWorker"
+SAMPLER, SCORER, LEARNER, FORWARD = "ray::LoggedSampler", "ray::ShardScorer", "RayTrainWorker", "ray::ForwardActor"
 CASES = {
     "driver-canary": (None, begun("canary", 0)),
     "driver-answer": (None, begun("answer", 0)),
@@ -67,6 +67,8 @@ CASES = {
     "scorer-generate": (SCORER, after_a_shard),
     "scorer-evaluate": (SCORER, begun("evaluate", 1)),
     "learner-train": (LEARNER, learning),
+    "forward-canary": (FORWARD, begun("canary", 0)),
+    "forward-evaluate": (FORWARD, begun("evaluate", 1)),
 }
 
 

@@ -19,6 +19,7 @@ from gpo.journal import open_run
 from gpo.publishing import measure_noise_floor, publish
 from gpo.rollouts.pool import Pool
 from gpo.training.forward import load_policy, token_logps
+from gpo.training.forward_process import ForwardProcess
 from gpo.training.log_probs import add_log_prob_head
 from reward.checkpoint import load_tokenizer
 from rollout.canary import canary_rows
@@ -59,7 +60,7 @@ class Workplace:
         directory = open_run(folder / "run", config, fresh=False, versions={}, data={})
         settings = EngineSettings(max_model_len=256, dtype="float32", threads=1)
         pool = Pool(config, settings, str(folder / "logs"), sampler=SwitchedSampler)
-        self.run = RunContext(config, directory, pool, [], [])
+        self.run = RunContext(config, directory, pool, ForwardProcess(config), [], [])
 
     def switch(self, **how: Any) -> None:
         write_json(self.folder / "switch.json", how)

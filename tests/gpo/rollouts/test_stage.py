@@ -21,6 +21,6 @@ def test_targets_that_were_refused_are_refused_again_at_the_next_start(tmp_path:
     directory = plant_run(tmp_path, prompts=PROMPTS, iterations=1)
     nothing: Any = None  # The only shard is there already, so nothing is sampled.
     config = run_config(tmp_path, target={"beta": 1.0, "largest_nats": 0.001})
-    run = RunContext(config, directory, nothing, [[nothing] * PROMPTS], [])
+    run = RunContext(config, directory, nothing, nothing, [[nothing] * PROMPTS], [])
     with pytest.raises(StageError, match=r"targets reach .* nats.*target\.largest_nats = 0\.001.*--fresh"):
         generate_and_score(run, 1)
