@@ -30,11 +30,16 @@ Target = Callable[[Path, Path, Random], Prepared]
 def make_workplace(folder: Path) -> Path:
     """The good files: a tiny policy and GPM, prompts, pairs, a config, and a finished run's directory."""
     from tests.e2e.tiny_run import make_workplace as make_run_workplace
+    from tests.gpo.evaluation.small_evaluation import write_answers
+    from tests.gpo.report_runs import plant_run
     from tests.reward.batch_files import mixed, write
 
     folder.mkdir()
     make_run_workplace(folder)
     write(folder / "pairs.jsonl", mixed(9))
+    plant_run(folder / "run")
+    for name in ("new", "old"):
+        write_answers(folder, name)
     return folder
 
 
@@ -128,6 +133,34 @@ def policy(workplace: Path, folder: Path, draw: Random) -> Prepared:
     return Prepared([*words, f"policy.model={model}"], f"{path.name}: {mutated.done}", mutated.wrong)
 
 
+def outputs(workplace: Path, folder: Path, draw: Random) -> Prepared:
+    """One of two files of model outputs is damaged, then they are compared."""
+    damaged = draw.choice(("new", "old"))
+    mutated = _mutate_json_or_bytes((workplace / f"{damaged}.json").read_bytes(), ".json", draw)
+    path = _put(folder, f"{damaged}.json", mutated)
+    files = {name: str(workplace / f"{name}.json") for name in ("new", "old")} | {damaged: str(path)}
+    words = ["eval", "--outputs", files["new"], "--baseline", files["old"], "--judge", f"gpm:{workplace / 'gpm'}"]
+    return Prepared([*words, "--output", str(folder / "eval")], f"{damaged}: {mutated.done}", mutated.wrong)
+
+
+def run_directory(workplace: Path, folder: Path, draw: Random) -> Prepared:
+    """A file of a finished run is damaged, then the run is looked at; a shard that was cut is certainly wrong."""
+    run = _fresh(folder) / "run"
+    shutil.copytree(workplace / "run", run)
+    path = draw.choice(sorted(path for path in run.rglob("*") if path.is_file()))
+    mutated = _mutate_json_or_bytes(path.read_bytes(), path.suffix, draw)
+    cut = path.suffix == ".parquet" and len(mutated.content) < path.stat().st_size
+    path.write_bytes(mutated.content)
+    look = draw.choice(("overview", "prompts", "report"))
+    words = {
+        "overview": ["show", str(run)],
+        "prompts": ["show", str(run), "--search", "prompt"],
+        "report": ["report", str(run), "--output", str(folder / "report.html")],
+    }
+    done = f"{path.relative_to(run)}: {mutated.done}"
+    return Prepared(words[look], done, wrong=cut and look != "overview")
+
+
 def _mutate_json_or_bytes(content: bytes, suffix: str, draw: Random) -> Mutated:
     if suffix == ".json" and draw.random() < 0.6:
         value, done = mutate_value(json.loads(content), draw)
@@ -142,5 +175,6 @@ def _put(folder: Path, name: str, mutated: Mutated) -> Path:
 
 
 TARGETS: dict[str, Target] = {
-    target.__name__: target for target in (config_values, config_bytes, overrides, prompts, pairs, reward_model, policy)
+    target.__name__: target
+    for target in (config_values, config_bytes, overrides, prompts, pairs, reward_model, policy, outputs, run_directory)
 }
