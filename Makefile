@@ -51,11 +51,16 @@ kill: setup ## SIGKILL of every process in every stage of a small run, half an h
 	$(VENV)/bin/python -m pytest tests/e2e/test_kill.py tests/gpo/rewards/test_training.py \
 		tests/gpo/evaluation/test_cli_generate.py -m "long or not long"
 
-chaos: setup ## SIGKILL of sampler, scorer, driver and Ray node, one random moment of a small run each, about 8 minutes
+chaos: setup ## kills, damaged files, a full and a slow disk, clock jumps, signals: one moment each, about 20 minutes
 	$(VENV)/bin/python -m tests.proof.chaos --moments 1 --log runs/chaos.jsonl
+	$(VENV)/bin/python -m tests.proof.damage --cases 6 --log runs/damage.jsonl
+	$(VENV)/bin/python -m tests.proof.surroundings --moments 1 --log runs/surroundings.jsonl
 
-chaos-full: setup ## twenty moments each; goes on where it stopped
+chaos-full: setup ## more than 200 of them, hours; goes on where it stopped
 	$(VENV)/bin/python -m tests.proof.chaos --moments 20 --log runs/chaos-full.jsonl
+	$(VENV)/bin/python -m tests.proof.damage --cases 100 --log runs/damage-full.jsonl
+	$(VENV)/bin/python -m tests.proof.surroundings --moments 10 --log runs/surroundings-full.jsonl
+
 cluster: setup ## runs and node deaths on a Ray cluster in network namespaces (root, iproute2), about 20 minutes
 	@command -v ip >/dev/null || { echo "cluster: needs ip: apt-get update && apt-get install iproute2" >&2; exit 2; }
 	$(VENV)/bin/python -m pytest tests/cluster tests/e2e/test_sockets.py -m "long or not long"

@@ -1,0 +1,133 @@
+"""Damaged files in a run directory: each is planted in an interrupted run, which is then gone on with.
+
+The run must finish with the token ids of an undisturbed one, or end with status 1 or 2 and a message that names the
+file; never a traceback, never other samples. Files are drawn from all that an interrupted run holds, once while its
+first iteration is sampled and once while its second is trained, and are cut, flipped, emptied or doubled by the seed.
+Each case is a line of the log; a start with the same log goes on behind it.
+
+    python -m tests.proof.damage --cases 8 --log runs/damage.jsonl     (half a minute to two minutes a case)
+"""
+
+import argparse
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from gpo.files import append_json_line, read_json_lines
+from tests.e2e.tiny_run import command, environment, journal, make_workplace
+from tests.proof.chaos import SECONDS, answers
+from tests.proof.mutations import mutate_bytes
+
+MOMENTS = {"generate": 1, "train": 2}
+"""Stage in which the run is interrupted -> iteration."""
+NOT_READ_AGAIN = ("logs", "ray")
+"""Folders that a run writes for people, or for a process that is gone."""
+
+
+def at(out: Path, stage: str, iteration: int) -> bool:
+    """Whether the stage is at work, and in the middle where that shows."""
+    lines = [line for line in journal(out) if line.get("iteration") == iteration]
+    begun = any(line["event"] == "begin" and line["stage"] == stage for line in lines)
+    return begun and (stage != "generate" or any(line["event"] == "shard" for line in lines))
+
+
+def interrupted_run(config: Path, out: Path, stage: str) -> None:
+    """A run that got SIGINT in a stage."""
+    process = subprocess.Popen(
+        command(config, out), env=environment(), cwd=config.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    end = time.monotonic() + SECONDS
+    while not at(out, stage, MOMENTS[stage]):
+        assert process.poll() is None and time.monotonic() < end, f"no stage {stage}"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(SECONDS) == 130, "an interrupted run says so"
+
+
+def damage(run: Path, draw: Random) -> tuple[Path, str]:
+    """Damage one file; returns it and what was done."""
+    files = [path for path in run.rglob("*") if path.is_file() and path.stat().st_size]
+    files = [path for path in files if not set(path.relative_to(run).parts) & set(NOT_READ_AGAIN)]
+    # By kind first: else shards would be drawn nearly always.
+    kind = draw.choice(sorted({path.name.split("-")[0] for path in files}))
+    path = draw.choice(sorted(path for path in files if path.name.split("-")[0] == kind))
+    content = path.read_bytes()
+    if draw.random() < 0.2:
+        path.write_bytes(b"")
+        return path, "emptied"
+    mutated = mutate_bytes(content, draw)
+    path.write_bytes(mutated.content)
+    return path, mutated.done
+
+
+def one_case(config: Path, source: Path, out: Path, seed: int, expected: dict[str, Any]) -> dict[str, Any]:
+    """Damage a copy, go on with it, and judge how it ends."""
+    shutil.copytree(source, out)
+    path, done = damage(out, Random(f"{source.name}/{seed}"))
+    started = time.monotonic()
+    ended = subprocess.run(
+        command(config, out), env=environment(), cwd=config.parent, capture_output=True, text=True, timeout=SECONDS
+    )
+    named = path.name in ended.stderr
+    fault = None
+    if "Traceback (most recent call last)" in ended.stderr:
+        fault = "a traceback"
+    elif ended.returncode == 0 and answers(out) != expected:
+        fault = "finished with other samples"
+    elif ended.returncode in (1, 2) and not named:
+        fault = f"status {ended.returncode} does not name the file"
+    elif ended.returncode not in (0, 1, 2):
+        fault = f"status {ended.returncode}"
+    line = {
+        "moment": source.name,
+        "seed": seed,
+        "file": str(path.relative_to(out)),
+        "done": done,
+        "status": ended.returncode,
+        "fault": fault,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    shutil.rmtree(out)
+    return line | ({"printed": ended.stderr[-2000:]} if ended.returncode or fault else {})
+
+
+def main() -> int:
+    """All cases that the log does not have yet; status 1 when one has a fault."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=8, help="in all, shared out among the two moments")
+    parser.add_argument("--log", type=Path, default=Path("runs/damage.jsonl"))
+    options = parser.parse_args()
+    options.log.parent.mkdir(parents=True, exist_ok=True)
+    wanted = [(list(MOMENTS)[n % 2], n // 2) for n in range(options.cases)]
+    known = {(line["moment"], line["seed"]) for line in read_json_lines(options.log)}
+    left = [case for case in wanted if case not in known]
+    with tempfile.TemporaryDirectory(prefix="damage-") as name:
+        folder = Path(name)
+        config = make_workplace(folder)
+        for moment in dict.fromkeys(moment for moment, _ in left):
+            interrupted_run(config, folder / moment, moment)
+        if left:
+            done = subprocess.run(
+                command(config, folder / "undisturbed"), env=environment(), cwd=folder, stdout=subprocess.DEVNULL
+            )
+            assert done.returncode == 0
+        expected = answers(folder / "undisturbed")
+        for moment, seed in left:
+            line = one_case(config, folder / moment, folder / "case", seed, expected)
+            append_json_line(options.log, line)
+            print(json.dumps(line), flush=True)
+    lines = [line for line in read_json_lines(options.log) if (line["moment"], line["seed"]) in set(wanted)]
+    faults = [line for line in lines if line["fault"]]
+    print(f"{len(lines)} cases, {len(faults)} with a fault")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

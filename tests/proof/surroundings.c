@@ -1,0 +1,68 @@
+/* Preloaded by tests/proof/surroundings.py: a wall clock that jumps when a file appears, and writes that take long.
+
+   GPO_PROOF_CLOCK names the file; it holds the seconds to add. GPO_PROOF_WRITE_US is how long a write or fsync of a
+   file sleeps before. The monotonic clock is left alone, as a real jump leaves it. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static long jumped(void) {
+    static long offset = 0;
+    const char *path = getenv("GPO_PROOF_CLOCK");
+    if (offset == 0 && path != NULL && access(path, R_OK) == 0) {
+        FILE *file = fopen(path, "r");
+        if (file != NULL) {
+            if (fscanf(file, "%ld", &offset) != 1) offset = 0;
+            fclose(file);
+        }
+    }
+    return offset;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *) = NULL;
+    if (real == NULL) real = dlsym(RTLD_NEXT, "clock_gettime");
+    int result = real(clock, now);
+    if (result == 0 && clock == CLOCK_REALTIME) now->tv_sec += jumped();
+    return result;
+}
+
+int gettimeofday(struct timeval *restrict now, void *restrict zone) {
+    static int (*real)(struct timeval *, void *) = NULL;
+    if (real == NULL) real = dlsym(RTLD_NEXT, "gettimeofday");
+    int result = real(now, zone);
+    if (result == 0) now->tv_sec += jumped();
+    return result;
+}
+
+time_t time(time_t *where) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (where != NULL) *where = now.tv_sec;
+    return now.tv_sec;
+}
+
+static void dawdle(int file) {
+    const char *microseconds = getenv("GPO_PROOF_WRITE_US");
+    struct stat found;
+    if (microseconds != NULL && fstat(file, &found) == 0 && S_ISREG(found.st_mode)) usleep(atoi(microseconds));
+}
+
+ssize_t write(int file, const void *content, size_t size) {
+    static ssize_t (*real)(int, const void *, size_t) = NULL;
+    if (real == NULL) real = dlsym(RTLD_NEXT, "write");
+    dawdle(file);
+    return real(file, content, size);
+}
+
+int fsync(int file) {
+    static int (*real)(int) = NULL;
+    if (real == NULL) real = dlsym(RTLD_NEXT, "fsync");
+    dawdle(file);
+    return real(file);
+}
