@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import yaml
 from safetensors.torch import load_file
 
 from reward.scorer import PreferenceScorer
+from tests.gpo.command_line import gpo as gpo_here
 from tests.reward.training_data import ANSWERS, cycle, write_rows
 from tests.tiny import save_tiny_model
 
@@ -56,14 +58,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def environment(**more: str) -> dict[str, str]:
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, **QUIET, "PYTHONPATH": paths, **more}
+def environment(beside: Path | None = None, **more: str) -> dict[str, str]:
+    """Of a process that finds this code, and the packages in the folder `beside`."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", ""), str(beside or "")]
+    return {**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **more}
 
 
-def gpo(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+def gpo(folder: Path, *words: str, beside: Path | None = None) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "gpo", *words]
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, cwd=folder, env=environment(beside), capture_output=True, text=True, timeout=280)
 
 
 def losses(output: Path) -> list[float]:
@@ -85,12 +88,12 @@ def run_workers(folder: Path, world: int, *overrides: str, beside: Path | None =
     for rank in range(world):
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
         more = {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        if beside is not None:
-            more["PYTHONPATH"] = os.pathsep.join([environment()["PYTHONPATH"], str(beside)])
-        command = [sys.executable, "-m", "gpo.rewards.workers", "config.yaml", *overrides]
+        command = [sys.executable, "-m", "tests.gpo.rewards.watched_worker", "config.yaml", *overrides]
         with (folder / f"log-{rank}.txt").open("w") as log:
             processes.append(
-                subprocess.Popen(command, cwd=folder, env=environment(**more), stdout=log, stderr=subprocess.STDOUT)
+                subprocess.Popen(
+                    command, cwd=folder, env=environment(beside, **more), stdout=log, stderr=subprocess.STDOUT
+                )
             )
     try:
         codes = [process.wait(timeout=240) for process in processes]
@@ -121,22 +124,73 @@ def test_a_finished_training_says_so_and_another_config_is_refused(folder: Path,
     assert other.returncode == 2 and "another tau" in other.stderr and "--fresh" in other.stderr
 
 
-def test_two_workers_have_the_loss_curve_of_one(folder: Path, alone: Path) -> None:
-    run_workers(folder, 2, "output=two", "workers=2")
+def test_two_workers_of_ray_train_have_the_loss_curve_of_one(folder: Path, alone: Path) -> None:
+    done = gpo(folder, "reward", "train", "config.yaml", "output=two", "workers=2")
+    assert done.returncode == 0, done.stderr
     assert losses(folder / "two") == pytest.approx(losses(alone), abs=1e-5)
     one, two = (json.loads((path / "training_metrics.json").read_text()) for path in (alone, folder / "two"))
     assert two["best_step"] == one["best_step"] and two["workers"] == 2
 
 
+ADAPTER = ["tune=adapter"]
+PRECISE = ["dtype=bfloat16", "learn_tau=true"]
+"""Computed in bfloat16, while heads and tau stay float32."""
+
+
+@pytest.fixture(scope="module")
+def by_one(folder: Path) -> Callable[[list[str]], Path]:
+    """What one worker that torchrun started leaves; each set of overrides is trained once."""
+    made: dict[str, Path] = {}
+
+    def train(overrides: list[str]) -> Path:
+        name = "-".join(["by-one", *overrides]).replace("=", "-")
+        if name not in made:
+            run_workers(folder, 1, f"output={name}", *overrides)
+            made[name] = folder / name
+        return made[name]
+
+    return train
+
+
 @pytest.mark.long  # `make kill`
-@pytest.mark.parametrize("sharding", ["zero2", "zero3"])
-def test_zero_trains_the_same_model_and_saves_one_directory(folder: Path, alone: Path, sharding: str) -> None:
+@pytest.mark.parametrize(
+    ("sharding", "overrides"),
+    [("none", []), ("zero1", []), ("zero2", []), ("zero3", []), ("zero2", ADAPTER), ("zero3", ADAPTER)]
+    + [("zero2", PRECISE), ("zero3", PRECISE)],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_workers_that_torchrun_started_train_the_same_model_in_pieces_and_save_one_directory(
+    folder: Path, by_one: Callable[[list[str]], Path], sharding: str, overrides: list[str]
+) -> None:
     assert DEEPSPEED.is_dir(), "make setup puts it there"
-    run_workers(folder, 2, f"output={sharding}", "workers=2", f"sharding={sharding}", beside=DEEPSPEED)
-    assert losses(folder / sharding) == pytest.approx(losses(alone), rel=1e-3)
-    whole, found = (load_file(path / "model.safetensors") for path in (alone, folder / sharding))
+    alone, name = by_one(overrides), "-".join(["by-two", sharding, *overrides]).replace("=", "-")
+    words = [f"output={name}", "workers=2", f"sharding={sharding}", *overrides]
+    run_workers(folder, 2, *words, beside=None if sharding == "none" else DEEPSPEED)
+    tolerance = 2e-2 if overrides == PRECISE else 1e-5 if sharding == "none" else 1e-3
+    assert losses(folder / name) == pytest.approx(losses(alone), abs=tolerance)
+    whole, found = (load_file(path / "model.safetensors") for path in (alone, folder / name))
     assert whole.keys() == found.keys()
-    assert all((whole[name] - found[name]).abs().max() < 1e-3 for name in whole)
+    assert all((whole[key].float() - found[key].float()).abs().max() < 10 * tolerance for key in whole)
+    held = [json.loads((folder / f"held-{rank}.json").read_text()) for rank in range(2)]
+    trained = held[0]["states"] + held[1]["states"]
+    if sharding != "none":
+        assert all(one["states"] <= 0.6 * trained for one in held)
+    if sharding == "zero3":
+        assert all(one["weights"] < 0.6 * sum(tensor.numel() for tensor in whole.values()) for one in held)
+    if overrides == PRECISE:
+        head, tau = found["value_head.weight"], PreferenceScorer.from_pretrained(folder / name).tau
+        assert head.dtype == torch.float32 and (head.bfloat16().float() != head).any()
+        assert tau != 0.1 and tau == pytest.approx(PreferenceScorer.from_pretrained(alone).tau, rel=1e-2)
+
+
+@pytest.mark.long  # `make kill`
+def test_workers_of_ray_train_save_one_directory_from_pieces(folder: Path, alone: Path) -> None:
+    words = ["config.yaml", "output=pieces", "workers=2", "sharding=zero3"]
+    done = gpo(folder, "reward", "train", *words, beside=DEEPSPEED)
+    assert done.returncode == 0, done.stderr
+    assert losses(folder / "pieces") == pytest.approx(losses(alone), abs=1e-3)
+    whole, found = (load_file(path / "model.safetensors") for path in (alone, folder / "pieces"))
+    assert whole.keys() == found.keys()
 
 
 def test_fresh_deletes_only_what_a_training_wrote(folder: Path) -> None:
@@ -148,23 +202,35 @@ def test_fresh_deletes_only_what_a_training_wrote(folder: Path) -> None:
 
 
 @pytest.mark.long  # `make kill`
-def test_a_killed_worker_is_started_again_and_ends_with_the_same_weights(folder: Path, alone: Path) -> None:
-    command = [sys.executable, "-m", "gpo", "reward", "train", "config.yaml", "output=killed"]
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_worker_is_started_again_with_the_others_and_ends_with_the_same_weights(
+    folder: Path, alone: Path, workers: int
+) -> None:
+    undisturbed = alone if workers == 1 else folder / "pair"
+    if workers == 2:
+        done = gpo(folder, "reward", "train", "config.yaml", "output=pair", "workers=2")
+        assert done.returncode == 0, done.stderr
+    output = folder / f"killed-{workers}"
+    command = [sys.executable, "-m", "gpo", "reward", "train", "config.yaml"]
+    command += [f"output={output.name}", f"workers={workers}"]
     driver = subprocess.Popen(command, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True)
     try:
-        steps = folder / "killed/training/steps"
         until = time.monotonic() + 120
-        while not list(steps.glob("checkpoint-*/whole.json")):
+        while not list((output / "training/steps").glob("checkpoint-*/whole.json")):
             assert driver.poll() is None and time.monotonic() < until
             time.sleep(0.02)
-        for process in psutil.Process(driver.pid).children(recursive=True):
-            if "TrainWorker" in " ".join(process.cmdline()):
-                os.kill(process.pid, signal.SIGKILL)
+        found = [one for one in psutil.Process(driver.pid).children(recursive=True) if is_worker(one)]
+        assert len(found) == workers
+        found[-1].send_signal(signal.SIGKILL)
         _, said = driver.communicate(timeout=240)
     finally:
         driver.kill()
     assert driver.returncode == 0, said
-    assert same_weights(folder / "killed", alone)
+    assert same_weights(output, undisturbed)
+
+
+def is_worker(process: psutil.Process) -> bool:
+    return "TrainWorker" in " ".join(process.cmdline())
 
 
 @pytest.mark.long  # `make kill`
@@ -188,6 +254,21 @@ def test_a_bad_row_is_told_before_anything_starts(folder: Path) -> None:
     done = gpo(folder, "reward", "train", "config.yaml", "train=bad.jsonl", "output=bad")
     assert done.returncode == 2 and "row 4" in done.stderr and "Traceback" not in done.stderr
     assert time.monotonic() - started < 60 and not (folder / "bad").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("trackers=[mlflow]", "'mlflow'"),
+        ("heldout=null", "heldout is not; there is nothing to measure on"),
+        ("tune=heads", "evaluate_steps, save_steps: not with tune = heads"),
+        ("best_metric=cyclic_accuracy", "no held-out pair has labels that go in circles"),
+    ],
+)
+def test_settings_that_would_have_no_effect_are_refused(folder: Path, override: str, told: str) -> None:
+    write_rows(folder / "plain.jsonl", cycle("Show!")[:1])
+    done = gpo_here(folder, "reward", "train", "config.yaml", "output=none", "heldout=plain.jsonl", override)
+    assert done.status == 2 and told in done.said, done.said
 
 
 def test_bench_writes_rows_and_sections(folder: Path, alone: Path) -> None:
