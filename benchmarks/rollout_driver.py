@@ -140,7 +140,9 @@ def one_pass(count: int, folder: Path, shard_prompts: int) -> dict[str, Any]:
 
         def run(name: str, prompts: int) -> dict[str, Any]:
             directory = open_run(folder / name, config, fresh=False, versions={}, data={})
-            context = RunContext(config, directory, pool, ForwardProcess(config), [ManyPrompts(prompts)], [])  # type: ignore[list-item]
+            context = RunContext(
+                config, directory, pool, ForwardProcess(config, str(folder / "logs")), [ManyPrompts(prompts)], []
+            )  # type: ignore[list-item]
             return generate_and_score(context, 1)
 
         run("warm-up", 4 * shard_prompts)

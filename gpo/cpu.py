@@ -13,6 +13,9 @@ from pathlib import Path
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """glibc's malloc.h."""
 TOP_PAD_BYTES = 1 << 28
+SLEEPING_THREADS = {"OMP_WAIT_POLICY": "passive"}
+"""OpenMP's threads by themselves spin while they wait, which takes the cores from the actor beside, as from a scorer
+while the engine samples."""
 
 
 def use_threads(threads: int) -> None:
@@ -36,10 +39,9 @@ def keep_freed_memory() -> bool:
 def actor_environment() -> dict[str, str]:
     """Environment of an actor process that computes on the CPU.
 
-    Ray's jemalloc, told to keep what is freed, where Ray has one. And OpenMP threads that sleep while they wait: by
-    themselves they spin, which takes the cores from the actor beside, as from a scorer while the engine samples.
+    Ray's jemalloc, told to keep what is freed, where Ray has one, and threads that sleep while they wait.
     """
-    environment = {"OMP_WAIT_POLICY": "passive"}
+    environment = dict(SLEEPING_THREADS)
     spec = importlib.util.find_spec("ray")
     folder = Path(spec.origin).parent if spec is not None and spec.origin else Path()
     library = folder / "core" / "libjemalloc.so"

@@ -6,8 +6,6 @@ Reads prompts, tokenizer, model and reward-model headers; starts no engine and n
 import importlib.util
 import logging
 from array import array
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,10 @@ from typing import Any
 from gpo.config import RunConfig
 from gpo.context import TokenizedPrompt
 from gpo.errors import UserError
+from gpo.faults import Faults
 from gpo.modelfiles import context_length, has_chat_template, parameter_count, read_model_config
 from gpo.provenance import data_hashes, installed_versions
 from gpo.training.workers import sharding_obstacle
-from reward.errors import RewardInputError
 from rollout.canary import canary_rows
 from rollout.errors import RolloutInputError
 from rollout.prompts import (
@@ -49,33 +47,6 @@ class Prepared:
     """Sentences for the log: counts of duplicates, over-long prompts and the like."""
 
 
-class Faults:
-    """The caller's mistakes so far: every check is made, and all that was found is said at once."""
-
-    def __init__(self) -> None:
-        self._messages: list[str] = []
-
-    @contextmanager
-    def noted(self, field: str = "") -> Iterator[None]:
-        """A mistake found inside is kept, and what stands behind the block goes on.
-
-        What is said without the name of the field gets it in front.
-        """
-        try:
-            yield
-        except (UserError, RolloutInputError, RewardInputError) as error:
-            said = str(error)
-            self._messages.append(said if said.startswith(field) else f"{field}: {said}")
-
-    def raise_found(self) -> None:
-        """Raises UserError with all of them."""
-        if len(self._messages) == 1:
-            raise UserError(self._messages[0])
-        if self._messages:
-            listed = "\n".join(f"  - {message}" for message in self._messages)
-            raise UserError(f"{len(self._messages)} mistakes:\n{listed}")
-
-
 def prepare(config: RunConfig) -> Prepared:
     """Check everything that the config names; raises UserError with every mistake that can be told at once."""
     from reward.source_check import check_source
@@ -98,10 +69,14 @@ def prepare(config: RunConfig) -> Prepared:
         _check_offload(config)
     with faults.noted():
         _check_adapters(config)
-    with faults.noted():
-        train, heldout = _load(config, notes)
-    # What follows imports transformers, which takes seconds: the mistakes above are told at once.
+    read: dict[str, list[Prompt]] = {}
+    for field in ("train", "heldout"):
+        if getattr(config.prompts, field) is not None:
+            with faults.noted():
+                read[field] = _read(config, field, notes)
     faults.raise_found()
+    # What follows imports transformers, which takes seconds: the mistakes above are told at once.
+    train, heldout = _set_apart(config, read, notes)
     from reward.checkpoint import load_config, load_tokenizer
 
     with faults.noted("policy.model"):
@@ -203,11 +178,11 @@ def _split(config: RunConfig, items: list[TokenizedPrompt]) -> list[list[Tokeniz
     return [[known[prompt.prompt_id] for prompt in prompts] for prompts in split]
 
 
-def _load(config: RunConfig, notes: list[str]) -> tuple[list[Prompt], list[Prompt]]:
-    train = _read(config, config.prompts.train, "prompts.train", notes)
-    count = config.prompts.heldout_count
-    if config.prompts.heldout is not None:
-        heldout = _read(config, config.prompts.heldout, "prompts.heldout", notes)[:count]
+def _set_apart(config: RunConfig, read: dict[str, list[Prompt]], notes: list[str]) -> tuple[list[Prompt], list[Prompt]]:
+    """Training and held-out prompts, none of them in both; raises UserError when too few are left."""
+    train, count = read["train"], config.prompts.heldout_count
+    if "heldout" in read:
+        heldout = read["heldout"][:count]
         ids = {prompt.prompt_id for prompt in heldout}
         kept = [prompt for prompt in train if prompt.prompt_id not in ids]
         if not kept:
@@ -226,8 +201,9 @@ def _load(config: RunConfig, notes: list[str]) -> tuple[list[Prompt], list[Promp
     return train[:-count], train[-count:]
 
 
-def _read(config: RunConfig, source: str, field: str, notes: list[str]) -> list[Prompt]:
-    answers = config.baseline.column if config.baseline.kind == "answers" and field == "prompts.train" else None
+def _read(config: RunConfig, which: str, notes: list[str]) -> list[Prompt]:
+    source, field = getattr(config.prompts, which), f"prompts.{which}"
+    answers = config.baseline.column if config.baseline.kind == "answers" and which == "train" else None
     try:
         loaded: LoadedPrompts = load_prompts(
             source, column=config.prompts.column, answers=answers, skip_empty=config.prompts.empty == "skip"

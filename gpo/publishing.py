@@ -36,7 +36,7 @@ def measure_noise_floor(run: RunContext, iteration: int) -> dict[str, Any]:
             f"canary.largest_noise_nats = {limit:g}; try policy.attention=eager or policy.dtype=float32"
         )
     write_json(run.directory.iteration(iteration) / FLOOR_FILE, {"floor": asdict(floor), "answer_logps": trainer})
-    logger.info("canary: the noise floor is %.4f nats a token (largest %.3f)", floor.mean, floor.largest)
+    logger.info("canary: the noise floor is %.2g nats a token (largest %.2g)", floor.mean, floor.largest)
     return {"seconds": round(time.monotonic() - started, 3), "floor": asdict(floor)}
 
 

@@ -45,7 +45,7 @@ def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool
         with Trackers(config, directory), ray_session(config, root):
             logs = str(directory.logs.absolute())
             pool = Pool(config, engine_settings(config, prepared), logs, record=directory.record)
-            forward = ForwardProcess(config, record=directory.record)
+            forward = ForwardProcess(config, logs, record=directory.record)
             self_play(RunContext(config, directory, pool, forward, prepared.prompts, prepared.heldout))
     except KeyboardInterrupt:
         _close(directory, "interrupted", "interrupted; the same command goes on where this start stopped")

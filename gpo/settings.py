@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from gpo.errors import UserError
 
@@ -29,6 +29,14 @@ class Settings(BaseModel):
         allow_inf_nan=False,
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Pydantic would take `true` for 1."""
+        if isinstance(value, bool) and not _takes_bool(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError(f"found {str(value).lower()}; this setting is no switch")
+        return value
+
 
 SomeSettings = TypeVar("SomeSettings", bound=Settings)
 
@@ -36,13 +44,23 @@ SomeSettings = TypeVar("SomeSettings", bound=Settings)
 def read_settings(kind: type[SomeSettings], path: Path | None, overrides: Sequence[str] = ()) -> SomeSettings:
     """Settings of a YAML file (None: defaults) with dotted overrides; raises UserError with all faults at once."""
     values = {} if path is None else _read_yaml(path)
+    mistaken = []
     for override in overrides:
-        _apply_override(values, override)
+        try:
+            _apply_override(values, override)
+        except UserError as error:
+            mistaken.append(str(error))
+    if mistaken:
+        raise UserError("\n".join(mistaken))
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         faults = "\n".join(f"  - {_describe(kind, fault)}" for fault in error.errors())
         raise UserError(f"{path or kind.__name__}: {error.error_count()} fault(s) in the settings:\n{faults}") from None
+
+
+def _takes_bool(annotation: Any) -> bool:
+    return annotation in (bool, Any) or any(map(_takes_bool, typing.get_args(annotation)))
 
 
 class NoKeyTwice(yaml.SafeLoader):

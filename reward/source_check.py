@@ -47,6 +47,8 @@ def _check_function(file: Path, function: str) -> None:
         raise RewardInputError(f"{file}: no such file, expected Python with a function {function!r}")
     try:
         names = _top_level_names(ast.parse(file.read_text("utf-8")))
+    except OSError as error:
+        raise RewardInputError(f"{file} cannot be read ({error.strerror}), expected Python") from None
     except (SyntaxError, ValueError) as error:
         raise RewardInputError(f"{file} is not Python ({error}), expected a function {function!r}") from error
     if function not in names and "*" not in names:

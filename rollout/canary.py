@@ -112,11 +112,11 @@ class Verdict:
     def sentence(self) -> str:
         """For the log."""
         text = (
-            f"canary: trainer and engine differ by {self.gap.mean:.4f} nats a token (largest {self.gap.largest:.3f}); "
-            f"the noise floor is {self.floor.mean:.4f} ({self.floor.largest:.3f})"
+            f"canary: trainer and engine differ by {self.gap.mean:.2g} nats a token (largest {self.gap.largest:.2g}); "
+            f"the noise floor is {self.floor.mean:.2g} ({self.floor.largest:.2g})"
         )
         if self.update is not None:
-            text += f"; the update moved them by {self.update.mean:.4f}"
+            text += f"; the update moved them by {self.update.mean:.2g}"
             text += ", which is below the noise" if self.below_noise else ""
         if self.movement is not None and not self.below_noise:
             text += f"; the engine shows {self.movement.share:.0%} of it"

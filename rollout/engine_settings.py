@@ -52,6 +52,7 @@ def vllm_arguments(model: Path, settings: EngineSettings, *, on_cpu: bool) -> tu
         "enforce_eager": not settings.compile,
         "trust_remote_code": settings.trust_remote_code,
         "load_format": "safetensors",
+        "use_tqdm_on_load": False,
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(PREFILL_TOKENS, settings.max_model_len),
         # The model's generation_config.json must not change the sampling that the run's config states.

@@ -135,6 +135,8 @@ def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise RolloutInputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        raise RolloutInputError(f"{path} cannot be read ({error.strerror}); expected a readable file") from None
     if text.lstrip().startswith("["):
         rows = _parsed(text, path, first_line=1)
         yield from (_as_mapping(row, f"{path}, row {n}") for n, row in enumerate(rows, start=1))

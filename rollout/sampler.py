@@ -26,8 +26,6 @@ class SampleReport:
     prompts: int
     answers: int
     tokens: int
-    ended: int
-    """Answers that the policy ended itself."""
     size_bytes: int
     """About what the rows take on their way to the scorer."""
     seconds: float
@@ -146,7 +144,6 @@ def report_of(rows: list[SampledPrompt], seconds: float) -> SampleReport:
         prompts=len(rows),
         answers=sum(len(row.completion) for row in rows),
         tokens=tokens,
-        ended=sum(reason == "stop" for row in rows for reason in row.finish_reason),
         size_bytes=4 * tokens + text + sum(4 * len(row.prompt_ids) for row in rows),
         seconds=seconds,
     )

@@ -22,6 +22,8 @@ QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TQDM_DISABLE": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
+    "PYTHONWARNINGS": "ignore",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 """Everything is local, and each step draws its own progress line."""
 
@@ -30,9 +32,14 @@ def step(*command: str) -> None:
     """Run a command in its own process; ends this program with its status when it fails."""
     print(f"\n$ {shlex.join(command)}", flush=True)
     words = {"python": [sys.executable], "gpo": [sys.executable, "-m", "gpo"]}[command[0]]
-    finished = subprocess.run([*words, *command[1:]], env={**os.environ, **QUIET})
-    if finished.returncode:
-        sys.exit(finished.returncode)
+    process = subprocess.Popen([*words, *command[1:]], env={**os.environ, **QUIET})
+    while process.returncode is None:
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            continue  # Ctrl-C reached the step as well, which says itself how to go on.
+    if process.returncode:
+        sys.exit(process.returncode)
 
 
 def reward_table() -> str:

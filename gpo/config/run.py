@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,34 +43,39 @@ class RunConfig(Settings):
     hub: HubConfig = HubConfig()
 
     @model_validator(mode="after")
-    def _methods_agree(self) -> "RunConfig":
+    def _settings_agree(self) -> "RunConfig":
+        found = list(self._disagreements())
+        if found:
+            raise ValueError("; ".join(found))
+        return self
+
+    def _disagreements(self) -> Iterator[str]:
+        """A sentence for each pair of settings that cannot go together."""
         reference = self.target.method.endswith("-reference")
         if reference and self.target.log_z not in (None, "zero"):
-            raise ValueError(f"target.log_z = {self.target.log_z!r}: the -reference methods never centre; use zero")
+            yield f"target.log_z = {self.target.log_z!r}: the -reference methods never centre; use zero"
         if self.baseline.kind != "self" and not reference and self.target.log_z == "zero":
-            raise ValueError(
+            yield (
                 f"target.log_z = 'zero' with baseline.kind = {self.baseline.kind!r}: such targets do not average to 0, "
                 "and mass would go to answers that nobody sampled; leave target.log_z out"
             )
         if self.rollout.engine.adapters and self.train.lora is None:
-            raise ValueError("rollout.engine.adapters needs adapters: set train.lora, or leave it out")
+            yield "rollout.engine.adapters needs adapters: set train.lora, or leave it out"
+        if self.rollout.engine.weight_transfer == "nccl" and self.cluster.shape == "colocated":
+            yield (
+                "rollout.engine.weight_transfer = 'nccl' needs cluster.shape = 'split': who sends the weights wants a "
+                "GPU of its own while the engines hold theirs; use disk"
+            )
         if self.target.exclude_self and self.baseline.kind != "self":
-            raise ValueError(f"target.exclude_self needs baseline.kind = 'self', found {self.baseline.kind!r}")
+            yield f"target.exclude_self needs baseline.kind = 'self', found {self.baseline.kind!r}"
         if self.train.select == "top-and-bottom" and 2 * self.train.select_n > self.rollout.samples:
-            raise ValueError(
+            yield (
                 f"train.select_n = {self.train.select_n} at each end of rollout.samples = {self.rollout.samples} "
                 "answers; expected at most half of them"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _chooser_judges(self) -> "RunConfig":
         judges = self.preference.judge_names()
         if self.evaluation.choose_by not in (None, *judges):
-            raise ValueError(
-                f"evaluation.choose_by = {self.evaluation.choose_by!r}: not among the judges ({', '.join(judges)})"
-            )
-        return self
+            yield f"evaluation.choose_by = {self.evaluation.choose_by!r}: not among the judges ({', '.join(judges)})"
 
 
 PLACEMENT = (

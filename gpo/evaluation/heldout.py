@@ -25,13 +25,21 @@ logger = logging.getLogger(__name__)
 
 
 def answer_heldout(run: RunContext, iteration: int) -> dict[str, Any]:
-    """Draw and keep the held-out answers of a checkpoint (0 = the start)."""
-    return run.pool.in_spite_of_deaths(lambda: _answer_heldout(run, iteration), "held-out answers")
-
-
-def _answer_heldout(run: RunContext, iteration: int) -> dict[str, Any]:
+    """Draw and keep the held-out answers of a checkpoint (0 = the start), unless an earlier start did."""
     started = time.monotonic()
     path = run.directory.heldout(iteration)
+    if not path.exists():
+        run.pool.in_spite_of_deaths(lambda: _draw_heldout(run, iteration, path), "held-out answers")
+    rows = read_answers(str(path))
+    lengths = [len(ids) for row in rows for ids in row.completion_ids]
+    return {
+        "seconds": round(time.monotonic() - started, 3),
+        "length_tokens": sum(lengths) / len(lengths),
+        "ended_share": sum(reason == "stop" for row in rows for reason in row.finish_reason) / len(lengths),
+    }
+
+
+def _draw_heldout(run: RunContext, iteration: int, path: Path) -> None:
     seconds = run.config.cluster.wait_seconds
     samplers = run.pool.samplers(run.weights_after(iteration))
     requests = run.requests(run.heldout, iteration, "heldout")
@@ -43,19 +51,14 @@ def _answer_heldout(run: RunContext, iteration: int) -> dict[str, Any]:
         for part, sampler in zip(parts, itertools.cycle(samplers), strict=False)
     ]
     progress = Progress(f"iteration {iteration}: held-out answers", len(requests), "prompts")
-    reports: list[SampleReport] = []
+    progress.update(answered := 0)
     for _, reported in asked:
-        reports.append(wait_for(reported, seconds, "a sampler that answers held-out prompts"))
-        progress.update(sum(report.prompts for report in reports))
+        report: SampleReport = wait_for(reported, seconds, "a sampler that answers held-out prompts")
+        answered += report.prompts
+        progress.update(answered)
     kept = run.pool.scorers()[0].keep_answers.remote(str(path.absolute()), *(rows for rows, _ in asked))
     wait_for(kept, seconds, "a scorer that keeps held-out answers")
     collect(path)
-    answers = sum(report.answers for report in reports)
-    return {
-        "seconds": round(time.monotonic() - started, 3),
-        "length_tokens": sum(report.tokens for report in reports) / answers,
-        "ended_share": sum(report.ended for report in reports) / answers,
-    }
 
 
 def evaluate(run: RunContext, iteration: int) -> dict[str, Any]:
@@ -64,6 +67,7 @@ def evaluate(run: RunContext, iteration: int) -> dict[str, Any]:
     judges = run.config.preference.judge_names()
     answered = answer_heldout(run, iteration)
     progress = Progress(f"iteration {iteration}: judge held-out answers", len(judges) + 1, "parts")
+    progress.update(0)
     verdicts: dict[str, Any] = {}
     shares: dict[str, float | None] = {}
     for number, judge in enumerate(judges):

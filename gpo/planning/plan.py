@@ -56,8 +56,9 @@ class Plan:
 
     @property
     def peak_gib(self) -> float:
-        """All processes that are alive together on one machine."""
-        return sum(self.memory_gib.values())
+        """All that is there at one moment on one machine: the forward has its model only while no learner is there."""
+        resting = sum(memory.weights for memory in self.processes if memory.process == "forward")
+        return sum(self.memory_gib.values()) - resting
 
 
 def make_plan(config: RunConfig) -> Plan:
@@ -65,7 +66,7 @@ def make_plan(config: RunConfig) -> Plan:
     parameters = parameter_count(Path(config.policy.model))
     weights = parameters * BYTES[config.policy.dtype] / GIB
     trained = _trained_parameters(config, parameters) * 4 / GIB
-    sampler, scorer, learner = processes = (
+    sampler, scorer, learner, forward = processes = (
         Memory(
             process="sampler",
             base=ENGINE_BASE_GIB,
@@ -84,12 +85,14 @@ def make_plan(config: RunConfig) -> Plan:
             / _pieces(config, "zero1", "zero2", "zero3", "fsdp"),
             activations=_activations(config),
         ),
+        Memory(process="forward", base=BASE_GIB, weights=parameters * 4 / GIB),
     )
     memory = {
         "driver and Ray": DRIVER_GIB,
         "samplers": config.cluster.samplers * sampler.total,
         "scorers": config.cluster.scorers * scorer.total,
         "learner": config.train.workers * learner.total,
+        "forward": forward.total,
     }
     states = 2 + OPTIMIZER_STATES[config.train.optimizer]
     kept_on_disk = config.iterations * weights + 2 * trained + (2 * states * trained if config.train.save_steps else 0)

@@ -139,7 +139,8 @@ def write_card(config: RewardTrainConfig) -> None:
         metrics = {name: metrics[name] for name in ("train", "heldout")}
     conventions = saved_settings(Path(config.output))
     write_text(Path(config.output) / CARD, reward_card(config.model_dump(mode="json"), metrics, conventions))
-    logger.info("%s: conventions %s", relative(Path(config.output)), conventions.described)
+    if conventions.card_compatible:  # Where it is not, saving has said so.
+        logger.info("%s: conventions %s", relative(Path(config.output)), conventions.described)
 
 
 def _train_whole(config: RewardTrainConfig, fresh: bool) -> int:

@@ -60,6 +60,7 @@ def generate_and_score(run: RunContext, iteration: int) -> dict[str, Any]:
     deliver(run.directory.iteration(iteration) / "baseline")
     totals = _found_totals(run, iteration)
     progress = Progress(f"iteration {iteration}: generate and score", len(run.prompts[iteration - 1]), "prompts")
+    progress.update(totals.prompts)
     begun = time.monotonic()
 
     def shards() -> Iterator[Shard]:

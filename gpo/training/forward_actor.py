@@ -1,19 +1,24 @@
 """A process that runs the trainer's forward outside training: canary of the start, KL of held-out answers."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 from gpo.config import PolicyConfig
-from gpo.cpu import use_threads
+from gpo.logs import log_to_file
 
 
 class ForwardActor:
     """Loads a model for each call and forgets it, so that it costs memory only while it works."""
 
-    def __init__(self, policy: dict[str, Any], threads: int) -> None:
+    def __init__(self, policy: dict[str, Any], logs: str, threads: int) -> None:
+        log_to_file(Path(logs), f"forward-{os.getpid()}")
+        import torch
+
         import gpo.training.forward  # noqa: F401  # its seconds pass while other processes start
 
-        use_threads(threads)
+        # Freed memory goes back to the system here: between two questions others need it.
+        torch.set_num_threads(threads)
         self._policy = PolicyConfig.model_validate(policy)
 
     def canary_logps(self, model: str) -> list[list[float]]:

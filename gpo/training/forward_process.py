@@ -6,7 +6,7 @@ from typing import Any
 
 from gpo.cluster.runtime import end_actor, make_actor, threads_for, wait_for
 from gpo.config import RunConfig
-from gpo.cpu import actor_environment
+from gpo.cpu import SLEEPING_THREADS
 from gpo.errors import StageError, reason_of
 from gpo.training.forward_actor import ForwardActor
 
@@ -19,9 +19,10 @@ LARGEST_LOSSES = 3
 class ForwardProcess:
     """Kept over a run, because its imports take longer than most of what it is asked."""
 
-    def __init__(self, config: RunConfig, record: Callable[..., None] | None = None) -> None:
+    def __init__(self, config: RunConfig, logs: str, record: Callable[..., None] | None = None) -> None:
         """`record` writes a line of the journal for each process that is lost."""
         self._config = config
+        self._logs = logs
         self._record = record
         self._actor: Any = None
 
@@ -30,8 +31,9 @@ class ForwardProcess:
         if self._actor is None:
             threads = threads_for(self._config, 1)
             policy = self._config.policy.model_dump(mode="json")
-            environment = actor_environment()
-            self._actor = make_actor(ForwardActor, policy, threads, threads=threads, environment=environment)
+            self._actor = make_actor(
+                ForwardActor, policy, self._logs, threads, threads=threads, environment=SLEEPING_THREADS
+            )
 
     def ask(self, call: Callable[[Any], Any], what: str) -> Any:
         """The answer to `call(actor)`; raises StageError when LARGEST_LOSSES processes are lost over it."""

@@ -1,6 +1,7 @@
 """The training stage as the driver sees it: start learners with Ray Train, follow their steps, bound the wait."""
 
 import json
+import logging
 import shutil
 import time
 from dataclasses import asdict
@@ -14,6 +15,8 @@ from gpo.cpu import actor_environment
 from gpo.errors import StageError
 from gpo.files import read_json_lines
 from gpo.training.learner import LearnerTask, train_worker
+
+logger = logging.getLogger(__name__)
 
 LARGEST_WORKER_DEATHS = 2
 COLLECT_EVERY_SECONDS = 10.0
@@ -31,6 +34,7 @@ def train(run: RunContext, iteration: int) -> dict[str, Any]:
     run.pool.rest()
     task = make_task(run, iteration)
     Path(task.training).mkdir(parents=True, exist_ok=True)
+    logger.info("iteration %d: starting the learners; the reference's log-probabilities come first", iteration)
     deliver(Path(task.start), Path(task.anchor), Path(task.metrics), *map(Path, task.shards))
     try:
         _fit(run, task)

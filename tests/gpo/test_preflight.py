@@ -15,6 +15,8 @@ from gpo.errors import UserError
 from gpo.preflight import Prepared, prepare
 from reward.model import GeneralPreferenceModel
 from reward.settings import RewardSettings
+from rollout.errors import RolloutInputError
+from rollout.prompts import read_rows
 from tests.gpo.small_runs import run_config
 from tests.tiny import GEMMA_TEMPLATE, save_tiny_model
 
@@ -154,3 +156,17 @@ def test_all_mistakes_are_told_at_once(folder: Path) -> None:
     said = refusal(folder)
     assert said.startswith("3 mistakes:\n  - ")
     assert "no chat template" in said and "row 1" in said and "preference.sources." in said
+
+
+def test_two_files_of_prompts_that_are_not_there_are_told_at_once(folder: Path) -> None:
+    message = refusal(folder, prompts={"train": "nowhere.jsonl", "heldout": "neither.jsonl", "heldout_count": 1})
+    assert "nowhere.jsonl" in message and "neither.jsonl" in message
+
+
+def test_a_file_that_cannot_be_read_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(RolloutInputError, match=r"prompts\.jsonl cannot be read \(Permission denied\)"):
+        list(read_rows(str(folder / "prompts.jsonl")))

@@ -60,7 +60,7 @@ class Workplace:
         directory = open_run(folder / "run", config, fresh=False, versions={}, data={})
         settings = EngineSettings(max_model_len=256, dtype="float32", threads=1)
         pool = Pool(config, settings, str(folder / "logs"), sampler=SwitchedSampler)
-        self.run = RunContext(config, directory, pool, ForwardProcess(config), [], [])
+        self.run = RunContext(config, directory, pool, ForwardProcess(config, str(folder / "logs")), [], [])
 
     def switch(self, **how: Any) -> None:
         write_json(self.folder / "switch.json", how)

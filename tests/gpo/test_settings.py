@@ -155,6 +155,25 @@ def test_an_override_below_a_plain_value_or_of_bad_yaml_is_refused(tmp_path: Pat
         assert "the value is not valid YAML" in refusal(tmp_path, f"name={value}")
 
 
+def test_all_mistaken_overrides_are_told_at_once(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "iterations", "name.deeper=1")
+    assert "'iterations': expected key=value" in message and "name holds" in message
+
+
+@pytest.mark.parametrize("override", ["iterations=true", "target.beta=yes", "rollout.samples=false"])
+def test_true_is_no_number(tmp_path: Path, override: str) -> None:
+    assert "this setting is no switch" in refusal(tmp_path, override)
+
+
+def test_settings_that_disagree_are_told_at_once(tmp_path: Path) -> None:
+    message = refusal(
+        tmp_path, "target.exclude_self=true", "baseline.kind=initial", "evaluation.choose_by=nobody",
+        "rollout.engine.weight_transfer=nccl",
+    )  # fmt: skip
+    for word in ("target.exclude_self", "evaluation.choose_by = 'nobody'", "cluster.shape = 'split'"):
+        assert word in message
+
+
 def test_a_section_that_is_left_empty_takes_overrides(tmp_path: Path) -> None:
     path = write_yaml(tmp_path / "run.yaml", {**run_values(), "train": None})
     assert read_settings(RunConfig, path, ["train.workers=2"]).train.workers == 2

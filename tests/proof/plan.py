@@ -30,7 +30,7 @@ from tests.e2e.tiny_run import REPOSITORY, command, environment, journal
 MOST_OFF = 0.2
 SECONDS_BETWEEN_LOOKS = 1.0
 KINDS = {"LoggedSampler": "samplers", "ShardScorer": "scorers", "RayTrainWorker": "learner", "ForwardActor": "forward"}
-"""Word in a process's title -> line of the plan; the forward has none, it works when no learner does."""
+"""Word in a process's title -> line of the plan."""
 
 
 def make_workplace(folder: Path, model: Path) -> Path:

@@ -67,13 +67,15 @@ def test_an_update_smaller_than_the_noise_is_named() -> None:
     assert small.below_noise and "below the noise" in small.sentence()
     large = judge(Gap(0.01, 0.1), FLOOR, Gap(0.02, 0.02), 4.0)
     assert not large.below_noise and "below the noise" not in large.sentence()
-    assert "moved them by 0.0200" in large.sentence()
+    assert "moved them by 0.02" in large.sentence()
 
 
 def test_without_an_update_the_sentence_speaks_of_the_gap_alone() -> None:
     verdict = judge(Gap(0.0123, 0.2), FLOOR, None, 4.0)
     assert not verdict.below_noise
-    assert "0.0123" in verdict.sentence() and "0.0100" in verdict.sentence() and "update" not in verdict.sentence()
+    assert (
+        "0.012 nats" in verdict.sentence() and "is 0.01 (" in verdict.sentence() and "update" not in verdict.sentence()
+    )
 
 
 def test_the_fixed_texts_become_prompt_and_answer_ids_without_a_second_start_token() -> None:

@@ -83,7 +83,7 @@ class FaultySampler:
             for request in requests
         ]
         answers = len(rows) * sampling.samples
-        return rows, SampleReport(len(rows), answers, answers, answers, ANSWER_BYTES, 0.0)
+        return rows, SampleReport(len(rows), answers, answers, ANSWER_BYTES, 0.0)
 
     def rest(self) -> None:
         """Frees the device that it would have."""
