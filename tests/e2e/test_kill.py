@@ -1,9 +1,12 @@
-"""SIGKILL of each process in the middle of its stage; then the same command until it ends well."""
+"""Each process killed, and the run interrupted, in the middle of a stage; then the same command until it ends well."""
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
 import time
+from contextlib import closing
 
 import psutil
 import pytest
@@ -36,8 +39,8 @@ def after_a_shard(out):
     return shard_lines(out)
 
 
-def learning(out):
-    return list((out / "logs").glob("learner-*.log"))
+def learning(out, starts=1):
+    return len(list((out / "logs").glob("learner-*.log"))) >= starts
 
 
 def begun(stage, iteration):
@@ -79,16 +82,27 @@ class KilledRun:
         self.config, self.out = config, out
         self.written = {}
         self.below = []
+        self.said = out.with_name("said.txt")
         self.start()
 
     def start(self):
-        self.process = subprocess.Popen(
-            command(self.config, self.out, "iterations=1"),
-            env=environment(),
-            cwd=self.config.parent,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        with self.said.open("w") as said:
+            self.process = subprocess.Popen(
+                command(self.config, self.out, "iterations=1"),
+                env=environment(),
+                cwd=self.config.parent,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+            )
+
+    def close(self):
+        """Leave nothing running when an assertion has failed."""
+        if self.process.poll() is None:
+            self.below += psutil.Process(self.process.pid).children(recursive=True)
+            self.process.kill()
+        for process in self.below:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def kill(self, title, moment):
         """SIGKILL the process with a title, the driver where it is None, once `moment` is there."""
@@ -100,6 +114,18 @@ class KilledRun:
             self.written.setdefault(path, path.stat().st_mtime_ns)
         if title is None:
             self.process.wait(timeout=DEADLINE_SECONDS)
+
+    def interrupt(self, number, moment):
+        """Send a signal to the driver once `moment` is there: it ends by itself, resumable, and takes all with it."""
+        wait_until(lambda: moment(self.out), self.process, "the moment to interrupt")
+        below = psutil.Process(self.process.pid).children(recursive=True)
+        self.below += below
+        self.process.send_signal(number)
+        assert self.process.wait(timeout=60) == 128 + number
+        said = self.said.read_text()
+        assert "the same command goes on" in said and "Traceback" not in said
+        assert json.loads((self.out / "run.json").read_text())["status"] == "interrupted"
+        assert all(gone(child) for child in below), "processes are left running"
 
     def one_more_shard(self, out):
         return len(shard_lines(out)) > len(self.written)
@@ -124,32 +150,37 @@ class KilledRun:
         assert all(gone(child) for child in self.below), "processes of an earlier start are left running"
 
 
-def test_one_run_survives_the_death_of_each_of_its_processes(finished, tmp_path):
+def test_one_run_survives_the_death_of_each_of_its_processes_and_both_signals(finished, tmp_path):
     config, undisturbed, _ = finished
-    run = KilledRun(config, tmp_path / "out")
-    run.kill(SAMPLER, after_a_shard)
-    run.kill(SCORER, run.one_more_shard)
-    run.kill(None, run.one_more_shard)
-    run.start()
-    run.kill(LEARNER, learning)
-    run.kill(None, begun("publish", 1))
-    run.start()
-    run.finish()
-    run.check_against(undisturbed)
+    with closing(KilledRun(config, tmp_path / "out")) as run:
+        run.kill(FORWARD, begun("canary", 0))
+        run.kill(SAMPLER, after_a_shard)
+        run.kill(SCORER, run.one_more_shard)
+        run.interrupt(signal.SIGTERM, run.one_more_shard)
+        run.start()
+        run.kill(LEARNER, learning)
+        run.interrupt(signal.SIGINT, lambda out: learning(out, starts=2))
+        run.start()
+        run.kill(None, begun("publish", 1))
+        run.start()
+        run.finish()
+        run.check_against(undisturbed)
     lines = journal(run.out)
     lost = {line["process"] for line in lines if line["event"] == "lost"}
-    assert {"scorer", "learner"} <= lost, "the journal tells the story; a sampler is missed when it is needed again"
-    assert len([line for line in lines if line["event"] == "restart"]) >= 2
+    assert {"forward", "scorer", "learner"} <= lost, "the journal tells it; a sampler is missed when it is needed again"
+    assert [line["event"] for line in lines if line["event"] in ("interrupted", "restart")] == [
+        "interrupted", "restart", "interrupted", "restart", "restart",
+    ]  # fmt: skip
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_a_killed_process_costs_only_the_work_in_flight(finished, tmp_path, case):
     config, undisturbed, _ = finished
-    run = KilledRun(config, tmp_path / "out")
-    run.kill(*CASES[case])
-    starts = run.finish()
-    run.check_against(undisturbed)
+    with closing(KilledRun(config, tmp_path / "out")) as run:
+        run.kill(*CASES[case])
+        starts = run.finish()
+        run.check_against(undisturbed)
     if starts == 1:
         (role,) = {line["process"] for line in journal(run.out) if line["event"] == "lost"}
         assert case.startswith(role), "the start that lost it says so"
