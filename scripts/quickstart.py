@@ -15,7 +15,7 @@ from pathlib import Path
 MODELS = Path("models")
 CONFIG = "configs/quickstart.yaml"
 REWARD = "configs/quickstart_reward.yaml"
-GPM, BT = MODELS / "quickstart-gpm", MODELS / "quickstart-bt"
+PREFERENCES, GPM, BT = (MODELS / f"quickstart-{name}" for name in ("preferences", "gpm", "bt"))
 METRICS = "training_metrics.json"
 QUIET = {
     "HF_HUB_OFFLINE": "1",
@@ -40,6 +40,12 @@ def step(*command: str) -> None:
             continue  # Ctrl-C reached the step as well, which says itself how to go on.
     if process.returncode:
         sys.exit(process.returncode)
+
+
+def trained(model: Path) -> bool:
+    """Whether a reward model is there and no older than the pairs that it learns from."""
+    metrics = model / METRICS
+    return metrics.is_file() and metrics.stat().st_mtime >= (PREFERENCES / "cycles.json").stat().st_mtime
 
 
 def reward_table() -> str:
@@ -67,11 +73,12 @@ def main() -> None:
     """All steps in order."""
     started = time.monotonic()
     step("python", "scripts/smollm2.py", str(MODELS / "smollm2-135m-instruct"))
-    step("python", "scripts/quickstart_preferences.py", CONFIG, str(MODELS / "quickstart-preferences"))
-    if not (GPM / METRICS).is_file():
+    step("python", "scripts/quickstart_preferences.py", CONFIG, str(PREFERENCES))
+    if not trained(GPM):
         step("gpo", "reward", "train", REWARD)
-    if not (BT / METRICS).is_file():
-        step("gpo", "reward", "train", REWARD, "head=bt", "value_head_dim=1", "gated=false", f"output={BT}")
+    if not trained(BT):
+        bt = ("head=bt", "value_head_dim=1", "gated=false", f"output={BT}")
+        step("gpo", "reward", "train", REWARD, *bt)
     step("gpo", "run", CONFIG, *sys.argv[1:])
     print(f"\n{reward_table()}")
     print(f"\nquick start: {time.monotonic() - started:.0f} s")

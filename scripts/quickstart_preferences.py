@@ -6,6 +6,7 @@ Writes train.jsonl and heldout.jsonl (one pair a line) and cycles.json (the shar
 """
 
 import argparse
+import hashlib
 import importlib.util
 import itertools
 import json
@@ -19,6 +20,17 @@ ANSWERS = 4
 """A prompt; every pair of them is compared."""
 PROMPTS = {"train": 160, "heldout": 32}
 """Of each file, its first ones."""
+
+
+ORACLE = Path("configs/quickstart_oracle.py")
+
+
+def fingerprint(config: Any) -> str:
+    """Of all that the pairs are made from: with other prompts, another oracle or other sampling they are others."""
+    values = [config.policy.model, config.seed, config.prompts.system, config.rollout.max_tokens, config.rollout.top_k]
+    files = [Path(config.prompts.train), Path(config.prompts.heldout), ORACLE, Path(__file__)]
+    content = [json.dumps(values).encode(), *(path.read_bytes() for path in files)]
+    return hashlib.sha256(b"\0".join(content)).hexdigest()
 
 
 def load_oracle(path: Path) -> Any:
@@ -110,23 +122,25 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("target", type=Path)
     options = parser.parse_args()
-    if (options.target / "cycles.json").is_file():
-        print(f"{options.target} is there already")
-        return
     from gpo.config import RunConfig
     from gpo.files import write_json, write_text
     from gpo.modelfiles import with_compute_dtype
     from gpo.settings import read_settings
 
-    config = with_compute_dtype(read_settings(RunConfig, options.config), [])
-    oracle = load_oracle(Path("configs/quickstart_oracle.py"))
-    counts = {}
+    config = read_settings(RunConfig, options.config)
+    made_from, written = fingerprint(config), options.target / "cycles.json"
+    if written.is_file() and json.loads(written.read_text("utf-8")).get("made_from") == made_from:
+        print(f"{options.target} is there already")
+        return
+    config = with_compute_dtype(config, [])
+    oracle = load_oracle(ORACLE)
+    counts: dict[str, Any] = {"made_from": made_from}
     for split, samples in sample_answers(config).items():
         pairs, decided, cyclic = label_all(oracle, samples)
         write_text(options.target / f"{split}.jsonl", "".join(lines(pairs)))
         counts[split] = {"pairs": len(pairs), "decided_triples": decided, "cyclic_triples": cyclic}
         print(f"{split}: {len(pairs)} pairs; {cyclic} of {decided} decided triples are cycles ({cyclic / decided:.1%})")
-    write_json(options.target / "cycles.json", counts)
+    write_json(written, counts)
 
 
 if __name__ == "__main__":
