@@ -59,7 +59,8 @@ def main() -> None:
     answers = options.output / "answers"
     gpo("generate", "--model", *models, "--name", *names, "--prompts", config["prompts"]["heldout"], "--system", system,
         "--max-tokens", str(rollout["max_tokens"]), "--top-k", str(rollout["top_k"]),
-        "--output", str(answers))  # fmt: skip
+        # Answers of an earlier quick start are replaced; those of these very checkpoints stay.
+        "--overwrite", "--output", str(answers))  # fmt: skip
     files = [str(answers / f"{name}.json") for name in names]
     gpo("tournament", "--outputs", *files, "--judge", JUDGE, "--system", system,
         "--output", str(options.output / "tournament"))  # fmt: skip
