@@ -115,7 +115,11 @@ def read_answer(answer: Any) -> dict[str, Any]:
     content = (choice.get("logprobs") or {}).get("content")
     if not content:
         raise ValueError("the answer has no log-probabilities, which the weighted preference needs")
-    top = {entry["token"]: float(entry["logprob"]) for entry in content[0]["top_logprobs"]}
+    found = {entry["token"]: float(entry["logprob"]) for entry in content[0]["top_logprobs"]}
+    # Servers in Python say NaN and -Infinity: the former is no answer, the latter says what leaving the name out says.
+    if not all(logprob < math.inf for logprob in found.values()):
+        raise ValueError("a log-probability in the answer is not a number")
+    top = {token: logprob for token, logprob in found.items() if math.isfinite(logprob)}
     return {"first_preferred": first_preferred(top), "top_logprobs": top, **usage_of(answer)}
 
 

@@ -30,9 +30,14 @@ class Reply:
 
 def good(first_preferred: float, **changes: Any) -> Reply:
     """An answer whose log-probabilities give this preference for the first answer."""
+    return answered(math.log(0.8 * first_preferred), math.log(0.8 * (1 - first_preferred)), **changes)
+
+
+def answered(first: float, second: float, **changes: Any) -> Reply:
+    """An answer with these log-probabilities of the two names."""
     top = [
-        {"token": "m", "logprob": math.log(0.8 * first_preferred)},
-        {"token": "M", "logprob": math.log(0.8 * (1 - first_preferred))},
+        {"token": "m", "logprob": first},
+        {"token": "M", "logprob": second},
         {"token": "the", "logprob": math.log(0.1)},
     ]
     choice = {
