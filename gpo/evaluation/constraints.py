@@ -16,12 +16,12 @@ from gpo.evaluation.constraint_rows import Constraint, read_constraints
 from gpo.evaluation.folders import make_folder
 from gpo.evaluation.outputs import NAMED, Output, OutputFile, pair_rows, read_outputs
 from gpo.evaluation.prompt_forms import read_evaluation_prompts
+from gpo.evaluation.row_numbers import named_rows
 from gpo.files import write_json
 from gpo.printable import tell
 from rollout.errors import RolloutInputError
 
 FORMAT_VERSION = 1
-ROWS_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def check_constraints(outputs: Path, constraints: Path, output: Path) -> int:
     write_json(output / "ifeval.json", record)
     if failures:
         count = sum(map(len, failures.values()))
-        told = "; ".join(f"{reason} in {_named(rows)}" for reason, rows in list(failures.items())[:NAMED])
+        told = "; ".join(f"{reason} in {named_rows(rows)}" for reason, rows in list(failures.items())[:NAMED])
         raise StageError(
             f"{count} of {record['checks']} constraints could not be checked ({told}), so there is no accuracy; all "
             f"rows of {constraints} that could not, and the kinds that could, are in {relative(output / 'ifeval.json')}"
@@ -108,12 +108,6 @@ def not_checked(found: list[list[Checked]]) -> dict[str, list[int]]:
             if one.failure:
                 rows.setdefault(one.failure, []).append(number)
     return dict(sorted(rows.items(), key=lambda item: -len(item[1])))
-
-
-def _named(rows: list[int]) -> str:
-    numbers = ", ".join(map(str, rows[:ROWS_NAMED]))
-    more = f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else ""
-    return f"row{'s' if len(rows) > 1 else ''} {numbers}{more}"
 
 
 def _prompts(path: Path) -> list[Output]:

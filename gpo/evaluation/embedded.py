@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from gpo.errors import StageError
 from gpo.evaluation.folders import make_folder
 from gpo.evaluation.outputs import OutputFile
+from gpo.evaluation.row_numbers import named_rows
 from gpo.logs import Progress
 from gpo.rewards.scoring import longest_conversation
 from reward.part_file import Line, PartFile
@@ -93,7 +94,7 @@ class EmbeddingReader:
     def read(self, file: OutputFile) -> EmbeddedFile:
         """Embeddings of a file, from disk where they are complete.
 
-        Raises UserError when the cache folder cannot be made, StageError naming a row whose embedding is not finite.
+        Raises UserError when the cache folder cannot be made, StageError naming the rows whose embedding is not finite.
         """
         made_from = self.made_from(file)
         key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
@@ -110,28 +111,30 @@ class EmbeddingReader:
                 logger.info("%s: going on after %d answers of an earlier start", file.path.name, done)
             progress = Progress(f"{file.generator}: read by the GPM", len(file.rows), "answers")
             size = self._settings.batch_rows
+            bad: list[int] = []
             # Rounding depends on what is computed together, so a chunk that was begun is computed whole again.
             for start in range(done - done % size, len(file.rows), size):
                 lines = self._lines(file, start)
-                part.append(lines[max(done - start, 0) :])
+                bad += [number for number, line in enumerate(lines, start=start + 1) if not _is_finite(line)]
+                # Behind a bad row nothing can be kept; the rest is read so that all bad ones are told at once.
+                if not bad:
+                    part.append(lines[max(done - start, 0) :])
                 progress.update(min(start + size, len(file.rows)))
+            if bad:
+                raise StageError(
+                    f"{file.path}, {named_rows(bad)}: {self._settings.model} gives an embedding that is not finite; "
+                    "try --dtype float32, or another model. What was read before is kept"
+                )
             part.finish()
 
     def _lines(self, file: OutputFile, start: int) -> list[Line]:
         rows = file.rows[start : start + self._settings.batch_rows]
         found = self._open().embed([row.conversation(self._settings.system) for row in rows])
         gates = [None] * len(rows) if found.gate_NL is None else found.gate_NL.tolist()
-        lines: list[Line] = [
+        return [
             {"v": v, "gate": gate, "truncated": truncated}
             for v, gate, truncated in zip(found.v_ND.tolist(), gates, found.truncated_N.tolist(), strict=True)
         ]
-        for number, line in enumerate(lines, start=start + 1):
-            if not all(map(math.isfinite, [*line["v"], *(line["gate"] or [])])):
-                raise StageError(
-                    f"{file.path}, row {number}: {self._settings.model} gives an embedding that is not finite; try "
-                    "--dtype float32, or another model. What was read before is kept"
-                )
-        return lines
 
     def _open(self) -> "PreferenceScorer":
         if self._scorer is None:
@@ -144,6 +147,10 @@ class EmbeddingReader:
                 settings.model, settings.backend, settings.dtype, self._max_length
             )
         return self._scorer
+
+
+def _is_finite(line: Line) -> bool:
+    return all(map(math.isfinite, [*line["v"], *(line["gate"] or [])]))
 
 
 def _load(path: Path) -> EmbeddedFile:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from gpo.errors import UserError
+from gpo.evaluation.row_numbers import named_rows
 from rollout.errors import RolloutInputError
 from rollout.prompts import Message, read_rows
 
 NAMED = 3
 """Failures that a message names with their reasons; the rest is counted."""
 MISSING_NAMED = 10
-"""Missing instructions that a message names; the rest is counted."""
+"""Missing instructions that a message quotes; all are named by their rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +116,9 @@ def pair_rows(first: OutputFile, second: OutputFile) -> list[tuple[int, int]]:
     """
     places = {key: place for place, key in enumerate(_keys(second))}
     keys = _keys(first)
-    _refuse_missing(second, [key[0] for key in keys if key not in places], first)
+    _refuse_missing(second, [place for place, key in enumerate(keys) if key not in places], first)
     known = set(keys)
-    _refuse_missing(first, [key[0] for key in places if key not in known], second)
+    _refuse_missing(first, [place for key, place in places.items() if key not in known], second)
     pairs = [(place, places[key]) for place, key in enumerate(keys)]
     for one, other in pairs:
         if first.rows[one].messages != second.rows[other].messages:
@@ -138,12 +139,14 @@ def _keys(file: OutputFile) -> list[tuple[str, int]]:
     return keys
 
 
-def _refuse_missing(file: OutputFile, missing: Sequence[str], other: OutputFile) -> None:
+def _refuse_missing(file: OutputFile, missing: Sequence[int], other: OutputFile) -> None:
+    """Raises UserError where `file` lacks rows of `other`, given by their places there."""
     if not missing:
         return
-    named = "; ".join(repr(text[:60]) for text in missing[:MISSING_NAMED])
+    named = "; ".join(repr(other.rows[place].instruction[:60]) for place in missing[:MISSING_NAMED])
     named += f"; and {len(missing) - MISSING_NAMED} more" if len(missing) > MISSING_NAMED else ""
     raise UserError(
-        f"{file.path}: {len(missing)} of the {len(other.rows)} instructions of {other.path} are missing: {named}. "
-        "Generate the missing answers (`gpo generate` with the same prompts), or give files over the same prompts"
+        f"{file.path}: {len(missing)} of the {len(other.rows)} instructions of {other.path} are missing: {named} "
+        f"({named_rows(place + 1 for place in missing)} there). Generate the missing answers (`gpo generate` with the "
+        "same prompts), or give files over the same prompts"
     )

@@ -38,7 +38,7 @@ def test_the_weights_are_hashed_once_for_all_files(gpm: Path, tmp_path: Path, mo
     assert hashed.count(".safetensors") == len(list(gpm.glob("*.safetensors")))
 
 
-def test_an_embedding_that_is_not_finite_is_a_failure_that_names_its_row(
+def test_embeddings_that_are_not_finite_are_a_failure_that_names_all_their_rows(
     gpm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from reward import PreferenceScorer
@@ -52,12 +52,12 @@ def test_an_embedding_that_is_not_finite_is_a_failure_that_names_its_row(
         found = embed(self, conversations)
         v_ND = found.v_ND.clone()
         for place, turns in enumerate(conversations):
-            v_ND[place] /= 0.0 if turns[0]["content"].endswith("number 6.") else 1.0
+            v_ND[place] /= 0.0 if turns[0]["content"].endswith(("number 2.", "number 6.", "number 7.")) else 1.0
         return replace(found, v_ND=v_ND)
 
     monkeypatch.setattr(PreferenceScorer, "embed", poisoned)
     found = gpo(tmp_path, *words, "--batch-rows", "4")
-    assert found.status == 1 and "one.json, row 7: " in found.said and "not finite" in found.said, found
+    assert found.status == 1 and "one.json, rows 3, 7-8: " in found.said and "not finite" in found.said, found
     assert not (tmp_path / "out" / "tournament.json").exists(), "old numbers do not outlive a start that fails"
 
 

@@ -81,12 +81,14 @@ def test_a_missing_row_of_either_file_is_named(tmp_path: Path) -> None:
         assert str(e.value).count("'Say something") == 5 and "gpo generate" in str(e.value)
 
 
-def test_up_to_ten_missing_rows_are_named_and_the_others_counted(tmp_path: Path) -> None:
+def test_ten_missing_rows_are_quoted_and_all_are_named(tmp_path: Path) -> None:
     whole = read_outputs(write_answers(tmp_path, "one", answers("one", 20)))
-    short = read_outputs(write_answers(tmp_path, "two", answers("two", 20)[13:]))
+    rows = answers("two", 20)
+    short = read_outputs(write_answers(tmp_path, "two", [rows[1], *rows[14:]]))
     with pytest.raises(UserError, match=r"two.json: 13 of the 20 instructions of .* are missing: ") as e:
         pair_rows(whole, short)
-    assert str(e.value).count("'Say something") == 10 and "; and 3 more. " in str(e.value)
+    assert str(e.value).count("'Say something") == 10
+    assert "; and 3 more (rows 1, 3-14 there). " in str(e.value)
 
 
 def test_the_same_instruction_with_other_turns_is_refused(tmp_path: Path) -> None:
