@@ -9,10 +9,11 @@ import numpy as np
 from gpo.cluster.runtime import relative
 from gpo.errors import StageError, UserError
 from gpo.evaluation.annotations import annotation_rows, write_leaderboard
+from gpo.evaluation.file_record import file_record
 from gpo.evaluation.folders import make_folder
 from gpo.evaluation.judges import Judge, Verdict
 from gpo.evaluation.length_control import FOLDS, FloatArray, GamedRows, LengthControl, length_controlled
-from gpo.evaluation.length_files import file_record, read_difficulties, read_gamed
+from gpo.evaluation.length_files import read_difficulties, read_gamed
 from gpo.evaluation.outputs import NAMED, OutputFile, pair_rows, read_outputs
 from gpo.evaluation.pair_numbers import PairNumbers, by_length, pair_numbers
 from gpo.evaluation.winrate import win_rate

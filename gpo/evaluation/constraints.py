@@ -1,7 +1,8 @@
 """IFEval: constraints that a program can verify, as an extra check of one file of answers.
 
-The checkers are Google's, from the package `if-verifiable` (the extra `ifeval`). Strict is the answer as it stands;
-loose also passes if it does so without its first or last line or without asterisks, as published.
+The checkers are Google's, from the package `if-verifiable` (the extra `ifeval`). Strict is the answer as it stands, but
+for what the package cuts off first: white space at both ends, and all up to a `</think>`. Loose also passes if it does
+so without its first or last line or without asterisks, as published.
 """
 
 from collections import Counter
@@ -13,6 +14,7 @@ from typing import Any
 from gpo.cluster.runtime import relative
 from gpo.errors import StageError, UserError
 from gpo.evaluation.constraint_rows import Constraint, read_constraints
+from gpo.evaluation.file_record import file_record, package_versions
 from gpo.evaluation.folders import make_folder
 from gpo.evaluation.outputs import NAMED, Output, OutputFile, pair_rows, read_outputs
 from gpo.evaluation.prompt_forms import read_evaluation_prompts
@@ -22,6 +24,10 @@ from gpo.printable import tell
 from rollout.errors import RolloutInputError
 
 FORMAT_VERSION = 1
+LANGUAGE_SEED = 0
+"""Of langdetect, which guesses the language of a short text by random draws."""
+CHECKERS = ("if-verifiable", "langdetect", "nltk")
+"""Packages that decide the numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,7 @@ def check_constraints(outputs: Path, constraints: Path, output: Path) -> int:
     make_folder("--output", output)
     # What an earlier start wrote must not outlive a start that fails.
     (output / "ifeval.json").unlink(missing_ok=True)
+    _seed_the_language_detector()
     found = [
         [_check(one, prompts.rows[row].instruction, answered.rows[other].output) for one in asked[row]]
         for row, other in pairs
@@ -57,7 +64,9 @@ def check_constraints(outputs: Path, constraints: Path, output: Path) -> int:
     record = {
         "format_version": FORMAT_VERSION,
         "outputs": {"file": str(answered.path), "sha256": answered.sha256, "generator": answered.generator},
-        "constraints": str(constraints),
+        "constraints": file_record(constraints),
+        "checkers": package_versions(CHECKERS),
+        "language_seed": LANGUAGE_SEED,
         "prompts": len(found),
         "checks": sum(map(len, found)),
         "not_checked": failures,
@@ -116,6 +125,13 @@ def _prompts(path: Path) -> list[Output]:
     except RolloutInputError as error:
         raise UserError(f"--constraints: {error}") from None
     return [Output(row.instruction, "", row.dataset, row.prompt.messages) for row in rows]
+
+
+def _seed_the_language_detector() -> None:
+    """Without a seed the same answers would have another accuracy at the next start."""
+    from langdetect import DetectorFactory
+
+    DetectorFactory.seed = LANGUAGE_SEED
 
 
 def _check(constraint: Constraint, prompt: str, answer: str) -> Checked:

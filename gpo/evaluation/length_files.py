@@ -6,7 +6,6 @@
 """
 
 import csv
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +57,6 @@ def read_gamed(path: Path) -> GamedRows:
         difficulty_G=columns[DIFFICULTY],
         not_gamed_G=columns["not_gamed_baseline"].astype(bool),
     )
-
-
-def file_record(path: Path | None) -> dict[str, str] | None:
-    """Name and content of a file, for the record of a number."""
-    return None if path is None else {"file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -3,7 +3,9 @@
 Run: python -m pytest tests/gpo/evaluation/test_constraints.py
 """
 
+import hashlib
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,37 @@ def test_strict_and_loose_accuracies_count_prompts_and_constraints(
     assert found["instruction_strict"] == pytest.approx(2 / 4) and found["instruction_loose"] == pytest.approx(3 / 4)
     assert found["strict_by_kind"]["startend:end_checker"] == {"n": 1, "strict": 0.0}
     assert "prompt strict             33.33%" in capsys.readouterr().out
+
+
+def test_the_same_answers_have_the_same_accuracy_at_every_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from langdetect import DetectorFactory
+
+    # Without a seed about half of all starts take it for English, others for Catalan or Tagalog.
+    text = "ALL IN CAPITALS"
+    row = {"prompt": "In capitals.", "instruction_id_list": ["change_case:english_capital"], "kwargs": [{}]}
+    found = []
+    for _ in range(8):
+        monkeypatch.setattr(DetectorFactory, "seed", None)
+        assert check_constraints(*place(tmp_path, text, rows=[row]), tmp_path / "out") == 0
+        found.append(read(tmp_path / "out" / "ifeval.json"))
+    assert found == found[:1] * 8 and found[0]["language_seed"] == DetectorFactory.seed == 0
+
+
+def test_the_record_says_what_the_accuracies_were_made_from(tmp_path: Path) -> None:
+    answers, constraints = place(tmp_path, "one two three four", "ALL", "Amen.")
+    assert check_constraints(answers, constraints, tmp_path / "out") == 0
+    found = read(tmp_path / "out" / "ifeval.json")
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (answers, constraints)]
+    assert [found[name]["sha256"] for name in ("outputs", "constraints")] == digests
+    assert found["checkers"]["if-verifiable"] == version("if-verifiable") and "langdetect" in found["checkers"]
+
+
+def test_what_stands_before_the_end_of_thinking_is_not_checked(tmp_path: Path) -> None:
+    answers = ("Well, well, </think>one two three four", "", "<think> Amen.")
+    assert check_constraints(*place(tmp_path, *answers), tmp_path / "out") == 0
+    assert read(tmp_path / "out" / "ifeval.json")["prompt_strict"] == pytest.approx(1 / 3)
 
 
 def test_a_missing_answer_and_an_unknown_constraint_are_named(tmp_path: Path) -> None:
