@@ -47,8 +47,14 @@ def annotation_rows(
     return rows
 
 
-def write_leaderboard(path: Path, outputs: OutputFile, numbers: PairNumbers, length: LengthControl | None) -> None:
-    """One row, with AlpacaEval's columns; the length-controlled ones are empty where there is no such number."""
+def write_leaderboard(
+    path: Path, outputs: OutputFile, numbers: PairNumbers, length: LengthControl | None, remark: str
+) -> None:
+    """One row, with AlpacaEval's columns and a last one of ours.
+
+    The length-controlled ones are empty where there is no such number. `remark` says what went into it: AlpacaEval has
+    one name for a fit with difficulties and for one without.
+    """
     values: dict[str, Any] = {
         "win_rate": numbers.win_rate * 100,
         "standard_error": _percent(numbers.standard_error),
@@ -61,6 +67,7 @@ def write_leaderboard(path: Path, outputs: OutputFile, numbers: PairNumbers, len
         "avg_length": int(outputs.average_length),
         "length_controlled_winrate": None if length is None else length.win_rate * 100,
         "lc_standard_error": None if length is None else _percent(length.standard_error),
+        "length_control": remark,
     }
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

@@ -16,12 +16,14 @@ from gpo.evaluation.length_control import FOLDS, FloatArray, GamedRows, LengthCo
 from gpo.evaluation.length_files import read_difficulties, read_gamed
 from gpo.evaluation.outputs import NAMED, OutputFile, pair_rows, read_outputs
 from gpo.evaluation.pair_numbers import PairNumbers, by_length, pair_numbers
-from gpo.evaluation.winrate import win_rate
+from gpo.evaluation.winrate import RESAMPLES, win_rate
 from gpo.files import write_json
 from gpo.printable import tell
 from reward.errors import RewardInputError
 
 FORMAT_VERSION = 1
+BOOTSTRAP_SEED = 0
+"""Also what `gpo tournament` takes unless told otherwise, so that both give the same interval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +93,7 @@ def evaluate_pair(request: EvalRequest, comparison: Comparison, judge: Judge) ->
     numbers = pair_numbers(win_N)
     length, remark = _length_control(comparison, win_N)
     write_json(request.output / "metrics.json", made | _numbers(comparison, win_N, numbers, length, remark))
-    write_leaderboard(leaderboard, outputs, numbers, length)
+    write_leaderboard(leaderboard, outputs, numbers, length, remark)
     tell(_summary(comparison, judge, numbers, length, remark))
     tell(f"annotations, leaderboard, metrics: {relative(request.output)}")
     return 0
@@ -151,7 +153,8 @@ def _numbers(
         "n_judged": numbers.n,
         "win_rate": numbers.win_rate,
         "standard_error": numbers.standard_error,
-        "ci95": list(win_rate(win_N[:, None, None]).ci95),
+        "ci95": list(win_rate(win_N[:, None, None], seed=BOOTSTRAP_SEED).ci95),
+        "bootstrap": {"draws": RESAMPLES, "seed": BOOTSTRAP_SEED},
         "discrete_win_rate": numbers.discrete_win_rate,
         "n_wins": numbers.n_wins,
         "n_wins_base": numbers.n_wins_base,

@@ -13,6 +13,7 @@ from gpo.evaluation.folders import make_folder
 from gpo.evaluation.outputs import OutputFile, pair_rows, read_outputs
 from gpo.evaluation.tournament import FloatArray, Tournament, tournament
 from gpo.evaluation.tournament_picture import picture
+from gpo.evaluation.winrate import RESAMPLES
 from gpo.files import write_json, write_text
 from gpo.printable import tell
 from reward.errors import RewardInputError
@@ -45,11 +46,16 @@ def hold_tournament(request: TournamentRequest, settings: ReaderSettings, cache:
     try:
         reader = EmbeddingReader(settings, cache)
         embedded = [reader.read(file) for file in files]
-        tau = reader.tau
+        judge = _judge_record(reader, settings, files[0])
     except RewardInputError as error:
         raise UserError(str(error)) from None
-    result = tournament(win_table(embedded, rows, tau), request.seed)
-    record = _record(files, names, result, settings, tau, [file.truncated for file in embedded])
+    result = tournament(win_table(embedded, rows, judge["tau"]), request.seed)
+    record = {
+        "format_version": FORMAT_VERSION,
+        "judge": judge,
+        "bootstrap": {"draws": RESAMPLES, "seed": request.seed},
+        **_numbers(files, names, result, [file.truncated for file in embedded]),
+    }
     write_json(request.output / "tournament.json", record)
     write_text(request.output / "tournament.svg", picture(names, result))
     tell(summary(names, result))
@@ -80,18 +86,15 @@ def _names(files: list[OutputFile]) -> list[str]:
     return names
 
 
-def _record(
-    files: list[OutputFile],
-    names: list[str],
-    result: Tournament,
-    settings: ReaderSettings,
-    tau: float,
-    truncated: list[int],
-) -> dict[str, Any]:
-    judge = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
+def _judge_record(reader: EmbeddingReader, settings: ReaderSettings, file: OutputFile) -> dict[str, Any]:
+    """The reward model by name and content, and how it read; each file's own content stands with its checkpoint."""
+    named = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
+    made_from = {key: value for key, value in reader.made_from(file).items() if key != "data"}
+    return {"kind": "gpm", **named, "tau": reader.tau, "made_from": made_from}
+
+
+def _numbers(files: list[OutputFile], names: list[str], result: Tournament, truncated: list[int]) -> dict[str, Any]:
     return {
-        "format_version": FORMAT_VERSION,
-        "judge": {"kind": "gpm", **judge, "tau": tau},
         "prompts": len(files[0].rows),
         "checkpoints": [
             {

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpo.evaluation.length_control import FOLDS, FloatArray, length_controlled
 
+LENGTH_CONTROL = "of sample k against sample k, lengths in tokens, without instruction difficulties"
 LARGEST_CORRELATION = 0.5
 LARGEST_POINTS = 0.05
 """Differences of win rates beyond this are told."""
@@ -37,13 +38,16 @@ def length_correlation(win_N: FloatArray, delta_len_N: FloatArray) -> float | No
     return float(np.corrcoef(win_N, -delta_len_N)[0, 1])
 
 
-def against_length(win_N: FloatArray, delta_len_N: FloatArray) -> dict[str, float | None]:
+def against_length(win_N: FloatArray, delta_len_N: FloatArray) -> dict[str, Any]:
     """Win rate against the start over these pairs, raw and length-controlled, and its correlation with length."""
-    controlled = length_controlled(win_N, delta_len_N).win_rate if len(win_N) >= FOLDS else None
+    enough = len(win_N) >= FOLDS
+    controlled = length_controlled(win_N, delta_len_N).win_rate if enough else None
+    remark = LENGTH_CONTROL if enough else f"none: {len(win_N)} pairs, and the fit needs at least {FOLDS}"
     return {
         # Over all K x M pairs of a prompt the rate is another; only that of the same pairs can be compared.
         "paired_win_rate": float(win_N.mean()),
         "length_controlled_win_rate": controlled,
+        "length_control": remark,
         "length_correlation": length_correlation(win_N, delta_len_N),
     }
 

@@ -66,6 +66,7 @@ def test_the_package_reads_our_files_and_finds_our_win_rate(folder: Path, ours: 
     assert [found["raw"][name] for name in ("n_wins", "n_wins_base", "n_draws")] == [
         own[name] for name in ("n_wins", "n_wins_base", "n_draws")
     ]
+    assert found["leaderboard"]["length_control"].endswith("as AlpacaEval 2's length_controlled_v1"), "our own column"
     rate, error = found["controlled"]["length_controlled_v1"]
     print(f"length-controlled: alpaca-eval {rate:.6f} %, gpo {100 * own['length_controlled_win_rate']:.6f} %")
     assert rate == pytest.approx(100 * own["length_controlled_win_rate"], abs=1e-3)

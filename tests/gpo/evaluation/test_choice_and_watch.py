@@ -77,6 +77,7 @@ def test_a_judge_that_follows_length_is_told() -> None:
     delta_N = rng.normal(-20, 15, 200)
     win_N = 1 / (1 + np.exp(delta_N / 10))
     found = against_length(win_N, delta_N)
+    assert found["length_control"].endswith("without instruction difficulties")
     assert found["length_correlation"] > 0.9 and win_N.mean() - found["length_controlled_win_rate"] > 0.2
     told = signs(evaluated([float(win_N.mean())], **found), "gpm")
     assert "gpm prefers the longer answer: correlation +0." in told[0]
@@ -88,7 +89,9 @@ def test_a_judge_that_does_not_is_not_told() -> None:
     win_N, delta_N = rng.random(200), rng.normal(0, 15, 200)
     assert signs(evaluated([float(win_N.mean())], **against_length(win_N, delta_N)), "gpm") == []
     assert length_correlation(np.full(9, 0.5), np.arange(9.0)) is None
-    assert against_length(np.array([0.5, 0.6]), np.array([1.0, 2.0]))["length_controlled_win_rate"] is None
+    few = against_length(np.array([0.5, 0.6]), np.array([1.0, 2.0]))
+    assert few["length_controlled_win_rate"] is None
+    assert few["length_control"] == "none: 2 pairs, and the fit needs at least 5"
 
 
 def test_the_length_controlled_rate_is_compared_with_that_of_the_same_pairs() -> None:

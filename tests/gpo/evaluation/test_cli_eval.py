@@ -64,6 +64,8 @@ def test_the_files_have_the_fields_of_alpaca_eval(place: Path, judged: dict[str,
     assert float(board["win_rate"]) == pytest.approx(100 * mean, abs=1e-9)
     assert judged["win_rate"] == pytest.approx(mean, abs=1e-12)
     assert float(board["length_controlled_winrate"]) == pytest.approx(100 * judged["length_controlled_win_rate"])
+    assert board["length_control"] == judged["length_control"]
+    assert board["length_control"] == "without instruction difficulties and gamed rows (none were given)"
 
 
 def test_the_preference_is_that_of_the_scorer_alone(place: Path, judged: dict[str, Any]) -> None:
@@ -88,11 +90,15 @@ def test_swapping_the_files_gives_one_minus_the_win_rate(place: Path, judged: di
     assert all(one[key] + other[key] == pytest.approx(1, abs=1e-9) for key in one)
 
 
-def test_the_numbers_say_how_they_were_made(judged: dict[str, Any]) -> None:
+def test_the_numbers_say_how_they_were_made(judged: dict[str, Any], tournament: dict[str, Any]) -> None:
     assert (judged["n_asked"], judged["n_judged"]) == (70, 70)
     assert judged["difficulties"] is None and judged["gamed"] is None
     assert judged["judge"]["kind"] == "gpm" and len(judged["judge"]["made_from"]["outputs"]["model"]) == 64
     assert sum(bucket["n"] for bucket in judged["by_length_ratio"]) == 70
+    made_from = judged["judge"]["made_from"]["outputs"]
+    assert tournament["judge"]["made_from"] == {key: value for key, value in made_from.items() if key != "data"}
+    assert tournament["checkpoints"][NAMES.index("second")]["sha256"] == made_from["data"]
+    assert tournament["bootstrap"] == judged["bootstrap"] == {"draws": 2000, "seed": 0}
     assert judged["average_length"]["baseline"] == pytest.approx(
         sum(len(row["output"]) for row in answers("start", 70)) / 70
     )
