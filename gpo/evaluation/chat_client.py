@@ -56,7 +56,7 @@ class ChatSettings:
 
 def check_chat_settings(settings: ChatSettings) -> None:
     """Raises UserError for settings that no server could make good."""
-    if settings.timeout_seconds <= 0:
+    if not 0 < settings.timeout_seconds < float("inf"):
         raise UserError(f"--timeout {settings.timeout_seconds:g}: expected seconds above 0")
     if not _is_address(settings.url):
         raise UserError(f"--base-url {settings.shown_url}: expected an address such as http://127.0.0.1:8000/v1")

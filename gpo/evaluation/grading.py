@@ -2,10 +2,9 @@
 
 The judge's prompts are FastChat's `judge_prompts.jsonl`, given by file: `single-v1`, and `single-math-v1` with the
 reference answer for questions that need one. A rating is read as FastChat does, `[[5]]` or else `[5]`. Second turns are
-not graded: `gpo generate` answers first turns.
+not graded: `gpo generate` answers first turns. So the mean is not MT-Bench's published score, and the record says so.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -18,10 +17,12 @@ import numpy as np
 from gpo.cluster.runtime import relative
 from gpo.errors import StageError, UserError
 from gpo.evaluation.chat_client import ChatSettings
+from gpo.evaluation.file_record import file_record
 from gpo.evaluation.folders import make_folder
 from gpo.evaluation.judgement_cache import question_key
 from gpo.evaluation.outputs import NAMED, Output, OutputFile, pair_rows, read_outputs
 from gpo.evaluation.pair_numbers import standard_error
+from gpo.evaluation.prices import Prices, bill
 from gpo.evaluation.prompt_forms import read_evaluation_prompts
 from gpo.evaluation.questions import Asked, Question, ask_all, usage_of
 from gpo.files import write_json
@@ -34,6 +35,7 @@ PLAIN, WITH_REFERENCE = "single-v1", "single-math-v1"
 NEED_REFERENCE = ("math", "reasoning", "coding")
 """Categories that FastChat grades with a reference answer."""
 REQUEST: dict[str, Any] = {"temperature": 0.0, "max_tokens": 2048}
+REMARK = "first turns only: not MT-Bench's published score, which is over two turns"
 _RATINGS = (re.compile(r"\[\[(\d+\.?\d*)\]\]"), re.compile(r"\[(\d+\.?\d*)\]"))
 
 
@@ -51,7 +53,7 @@ class GradeRequest:
     output: Path
 
 
-def grade(request: GradeRequest, chat: ChatSettings, cache: Path) -> int:
+def grade(request: GradeRequest, chat: ChatSettings, prices: Prices, cache: Path) -> int:
     """Grade, write `grades.json`, print the means; returns the exit status.
 
     Raises UserError for files that do not fit, StageError with the questions that got no rating.
@@ -79,11 +81,11 @@ def grade(request: GradeRequest, chat: ChatSettings, cache: Path) -> int:
         }
         for (row, _), result in zip(pairs, asked.results, strict=True)
     ]
-    record = _record(request, answered, chat, asked, grades)
+    record = _made(request, answered, chat, asked) | bill(asked, prices) | _numbers(grades)
     write_json(request.output / "grades.json", record)
     _refuse_failed(request, grades)
     tell(f"{answered.generator}, MT-Bench first turns, graded by {chat.model}: {len(grades)} of {len(grades)} answers")
-    tell(f"  mean rating   {record['mean']:.2f}" + _error(record["standard_error"]))
+    tell(f"  mean rating   {record['mean']:.2f}" + _error(record["standard_error"]) + f" ({REMARK})")
     for category, numbers in record["by_category"].items():
         tell(f"  {category:<14}{numbers['mean']:.2f} ({numbers['n']})")
     return 0
@@ -172,25 +174,33 @@ def _instructions(path: Path) -> list[Output]:
     return [Output(row.instruction, "", row.dataset, row.prompt.messages) for row in rows]
 
 
-def _record(
-    request: GradeRequest, answered: OutputFile, chat: ChatSettings, asked: Asked, grades: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _made(request: GradeRequest, answered: OutputFile, chat: ChatSettings, asked: Asked) -> dict[str, Any]:
+    """How the grades were made."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "turns": 1,
+        "remark": REMARK,
+        "outputs": {"file": str(answered.path), "sha256": answered.sha256, "generator": answered.generator},
+        "judge": {"model": chat.model, "models_that_answered": asked.models(), "base_url": chat.shown_url, **REQUEST},
+        "judge_prompts": file_record(request.grade),
+        "questions": file_record(request.questions),
+        "references": file_record(request.references),
+        "questions_known_from_the_cache": asked.known,
+        "requests_sent": asked.counts.requests,
+        "faults": dict(asked.counts.faults),
+    }
+
+
+def _numbers(grades: list[dict[str, Any]]) -> dict[str, Any]:
+    """No mean where an answer has no rating."""
     failed = any(one["rating"] is None for one in grades)
     ratings = np.array([one["rating"] for one in grades if one["rating"] is not None], dtype=np.float64)
     return {
-        "format_version": FORMAT_VERSION,
-        "outputs": {"file": str(answered.path), "sha256": answered.sha256, "generator": answered.generator},
-        "judge": {"model": chat.model, "models_that_answered": asked.models(), "base_url": chat.shown_url, **REQUEST},
-        "judge_prompts_sha256": hashlib.sha256(request.grade.read_bytes()).hexdigest(),
         "n_asked": len(grades),
         "n_judged": len(ratings),
         "mean": None if failed else float(ratings.mean()),
         "standard_error": None if failed else standard_error(ratings),
         "by_category": {} if failed else _by_category(grades),
-        "tokens": asked.tokens,
-        "tokens_of_this_start": dict(asked.counts.tokens),
-        "requests_sent": asked.counts.requests,
-        "faults": dict(asked.counts.faults),
         "grades": grades,
     }
 

@@ -8,7 +8,8 @@ from gpo.evaluation.chat_client import ChatSettings, check_chat_settings
 from gpo.evaluation.embedded import ReaderSettings
 from gpo.evaluation.judge_template import read_template
 from gpo.evaluation.judges import GpmJudge, Judge
-from gpo.evaluation.openai_judge import OpenAIJudge, Prices
+from gpo.evaluation.openai_judge import OpenAIJudge
+from gpo.evaluation.prices import Prices
 from reward.errors import RewardInputError
 
 KINDS = "gpm:DIR (a GPM or Bradley-Terry model) or openai:MODEL (a chat model, with --base-url for other servers)"
@@ -45,12 +46,17 @@ def open_judge(options: argparse.Namespace) -> Judge:
         return OpenAIJudge(
             chat_settings(options, rest),
             read_template(options.template),
-            Prices(prompt=options.price_prompt, completion=options.price_completion),
+            prices(options),
             cache_folder(options),
             options.top_logprobs,
         )
     except RewardInputError as error:
         raise UserError(f"--judge {options.judge}: {error}") from None
+
+
+def prices(options: argparse.Namespace) -> Prices:
+    """What the caller says that a chat model's tokens cost."""
+    return Prices(prompt=options.price_prompt, completion=options.price_completion)
 
 
 def chat_settings(options: argparse.Namespace, model: str) -> ChatSettings:

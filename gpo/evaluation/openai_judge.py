@@ -7,7 +7,6 @@ preferences are averaged, so that a liking for the first place cancels.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,11 @@ from gpo.evaluation.judge_template import JudgeTemplate
 from gpo.evaluation.judgement_cache import question_key
 from gpo.evaluation.judges import Verdict
 from gpo.evaluation.outputs import OutputFile
+from gpo.evaluation.prices import Prices, bill
 from gpo.evaluation.questions import Answers, Asked, Question, ask_all, usage_of
 
 FIRST, SECOND = "m", "M"
 """The template's names of the first and the second answer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prices:
-    """US dollars a million tokens; None: unknown."""
-
-    prompt: float | None = None
-    completion: float | None = None
-
-    def of(self, tokens: Mapping[str, int]) -> float | None:
-        """Of a question's tokens."""
-        if self.prompt is None or self.completion is None:
-            return None
-        return (tokens["prompt"] * self.prompt + tokens["completion"] * self.completion) / 1e6
 
 
 class OpenAIJudge:
@@ -87,8 +73,6 @@ class OpenAIJudge:
         )
 
     def _made(self, asked: Asked, questions: int) -> dict[str, Any]:
-        # Of the two, the first is what the numbers took in all, the second what this command added to the bill.
-        tokens, now = asked.tokens, dict(asked.counts.tokens)
         return {
             "kind": "openai",
             "model": self._chat.model,
@@ -97,11 +81,7 @@ class OpenAIJudge:
             "template": {"name": self._template.name, "sha256": self._template.sha256},
             "request": self._body,
             "orders": 2,
-            "tokens": tokens,
-            "tokens_of_this_start": now,
-            "prices_usd_per_million_tokens": asdict(self._prices),
-            "price_usd": self._prices.of(tokens),
-            "price_usd_of_this_start": self._prices.of(now),
+            **bill(asked, self._prices),
             "questions": questions,
             "questions_known_from_the_cache": asked.known,
             "requests_sent": asked.counts.requests,

@@ -170,6 +170,9 @@ def test_mistakes_are_status_2_and_name_what_to_mend(place: Path, tmp_path: Path
     )
     refused(gpo(place, "eval", *start, "--baseline", place / "first.json", "--judge", "gpm:x"), "x", "config.json")
     refused(evaluate(place, "first", "start", out, "--gamed", place / "start.json"), "--gamed", "need --difficulties")
+    refused(
+        evaluate(place, "first", "start", out, "--price-prompt", "1"), "--price-prompt: without effect with --judge"
+    )
     refused(gpo(place, "tournament", *start, "--judge", f"gpm:{place / 'gpm'}"), "--outputs: one file")
     assert not (tmp_path / "none").exists()
 

@@ -3,6 +3,7 @@
 Run: python -m pytest tests/gpo/evaluation/test_grading.py
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -61,16 +62,21 @@ def test_every_first_turn_is_graded_with_the_prompt_of_its_category(tmp_path: Pa
     with serve(lambda before, question: rated("Good. [[9]]" if "Rain." in question else "Rating: [5.5]")) as served:
         found = grade(tmp_path, served.url)
         assert found.status == 0, found
-        assert grade(tmp_path, served.url).status == 0
+        assert grade(tmp_path, served.url, "--price-prompt", "10", "--price-completion", "30").status == 0
         assert sum(served.asked.values()) == 2, "a second start asks nobody"
     assert set(served.asked) == {"Q: Write a line.\nA: Rain.", "Q: Two and two?\nR: Four.\nA: 4 {question}"}
     assert {body["messages"][0]["content"] for body in served.bodies} == {"Judge.", "Check."}
     record = read(tmp_path / "out" / "grades.json")
     assert [one["rating"] for one in record["grades"]] == [9.0, 5.5] and record["mean"] == 7.25
     assert record["by_category"]["math"] == {"n": 1, "mean": 5.5} and record["n_judged"] == record["n_asked"] == 2
-    assert "mean rating   7.25 +- 1.75" in found.printed
+    assert "mean rating   7.25 +- 1.75 (first turns only" in found.printed
+    assert record["turns"] == 1 and "not MT-Bench's published score" in record["remark"]
     assert record["tokens"] == {"prompt": 200, "completion": 2}
     assert record["tokens_of_this_start"] == {"prompt": 0, "completion": 0}, "the record is the second start's"
+    assert record["price_usd"] == pytest.approx((200 * 10 + 2 * 30) / 1e6) and record["price_usd_of_this_start"] == 0
+    for name, file in (("judge_prompts", "prompts"), ("questions", "questions"), ("references", "references")):
+        content = (tmp_path / f"{file}.jsonl").read_bytes()
+        assert record[name]["sha256"] == hashlib.sha256(content).hexdigest()
     with serve(lambda before, question: Reply(401)) as refusing:
         assert grade(tmp_path, refusing.url).status == 2
     assert not (tmp_path / "out" / "grades.json").exists(), "an old mean does not outlive a start that is refused"
@@ -97,6 +103,7 @@ def test_mistakes_are_status_2(tmp_path: Path) -> None:
             (grade(tmp_path, served.url, questions=[{**QUESTIONS[0], "turns": [" "]}]), "row 1: the prompt is empty"),
             (grade(tmp_path, served.url, questions=[{**QUESTIONS[0], "turns": [1]}]), "row 1: expected `question_id`"),
             (grade(tmp_path, served.url, "--judge", "gpm:x"), "--grade: expected --judge openai:MODEL"),
+            (grade(tmp_path, served.url, "--top-logprobs", "7"), "--top-logprobs: without effect with --grade"),
             (grade(tmp_path, served.url, "--grade", tmp_path / "questions.jsonl"), "no judge prompt 'single-v1'"),
             (grade(tmp_path, served.url, "--questions", tmp_path / "prompts.jsonl"), "row 1: expected `question_id`"),
         ):

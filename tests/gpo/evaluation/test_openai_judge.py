@@ -255,6 +255,7 @@ def test_mistakes_are_status_2_and_nobody_is_asked(place: Path) -> None:
     with serve(likes(place)) as served:
         refused(evaluate(place, "localhost:8000"), "--base-url localhost:8000: expected an address such as http://")
         refused(evaluate(place, served.url, "--timeout", "0"), "--timeout 0: expected seconds above 0")
+        refused(evaluate(place, served.url, "--timeout", "nan"), "--timeout nan: expected seconds above 0")
         refused(evaluate(place, served.url, "--template", place / "none.txt"), "none.txt: cannot be read")
         (place / "bad.txt").write_text("{instruction} {output_1}")
         refused(evaluate(place, served.url, "--template", place / "bad.txt"), "no {output_2}; expected {instruction}")
