@@ -40,10 +40,10 @@ class OpenAIJudge:
         """A verdict a pair; raises UserError when the server refuses key or model."""
         groups = []
         for one, other in pairs:
-            instruction, base, evaluated = baseline.rows[one].instruction, baseline.rows[one], outputs.rows[other]
+            base, evaluated = baseline.rows[one], outputs.rows[other]
             groups.append([
-                self._question(instruction, base.output, evaluated.output),
-                self._question(instruction, evaluated.output, base.output),
+                self._question(base.asked, base.output, evaluated.output),
+                self._question(base.asked, evaluated.output, base.output),
             ])  # fmt: skip
         asked = ask_all(self._chat, groups, read_answer, self._cache, "pairs")
         self._record = self._made(asked, sum(map(len, groups)))

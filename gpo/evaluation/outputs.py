@@ -31,6 +31,13 @@ class Output:
     messages: tuple[tuple[str, str], ...]
     """(role, content) of the prompt's turns, for a judge that renders them itself."""
 
+    @property
+    def asked(self) -> str:
+        """The prompt as one text, for a judge that reads one: with roles where it is more than one user turn."""
+        if [role for role, _ in self.messages] == ["user"]:
+            return self.instruction
+        return "\n\n".join(f"[{role}]\n{content}" for role, content in self.messages)
+
     def conversation(self, system: str | None = None) -> list[Message]:
         """Prompt and answer; `system` goes before a prompt that has no system message."""
         turns = list(self.messages)

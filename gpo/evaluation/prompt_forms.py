@@ -13,6 +13,9 @@ from typing import Any
 from rollout.errors import RolloutInputError
 from rollout.prompts import Message, Prompt, prompt_of_row, read_rows
 
+ARENA_HARD_2 = ("hard_prompt", "creative_writing")
+"""Categories of Arena-Hard 2.0; 0.1 has its own name there."""
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationPrompt:
@@ -51,9 +54,10 @@ def dataset_of_row(row: Mapping[str, Any]) -> str | None:
     """The set a row says or shows that it belongs to; None where it does neither."""
     if isinstance(row.get("dataset"), str):
         return str(row["dataset"])
-    if str(row.get("category", "")).startswith("arena-hard"):
+    category = str(row.get("category", ""))
+    if category.startswith("arena-hard") or ("uid" in row and category in ARENA_HARD_2):
         return "arena_hard"
-    if "turns" in row and "question_id" in row:
+    if ("turns" in row and "question_id" in row) or ("prompt_id" in row and _is_texts(row.get("prompt"))):
         return "mt_bench"
     if "constraints" in row or "instruction_id_list" in row:
         return "ifeval"
@@ -70,11 +74,14 @@ def _with_prompt(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
     So it does where `prompt` is a list of texts, as in MT-Bench's form on the hub.
     """
-    prompt = row.get("prompt")
-    if isinstance(prompt, list) and prompt and all(isinstance(turn, str) for turn in prompt):
-        return {**row, "prompt": prompt[0]}
+    if _is_texts(row.get("prompt")):
+        return {**row, "prompt": row["prompt"][0]}
     turns = row.get("turns")
     if not isinstance(turns, list) or not turns or any(row.get(name) is not None for name in ("messages", "prompt")):
         return row
     first = turns[0]
     return {**row, "prompt": first.get("content") if isinstance(first, Mapping) else first}
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(turn, str) for turn in value)

@@ -84,6 +84,18 @@ def test_the_preference_is_the_mean_of_both_orders(place: Path) -> None:
     assert served.bodies[0]["max_tokens"] == 1 and served.bodies[0]["model"] == "scripted"
 
 
+def test_the_judge_is_told_the_whole_conversation(place: Path) -> None:
+    turns = [("user", "A line."), ("assistant", "Rain."), ("user", "Shorter.")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    for name in ("start", "first"):
+        rows = [{**row, "messages": messages} for row in answers(name, 1)]
+        write_answers(place, name, rows)
+    with serve(lambda before, question: good(0.5)) as served:
+        assert evaluate(place, served.url).status == 0
+    assert len(served.asked) == 2
+    assert all('"""[user]\nA line.\n\n[assistant]\nRain.\n\n[user]\nShorter."""' in asked for asked in served.asked)
+
+
 def test_the_same_evaluation_again_asks_nobody(place: Path) -> None:
     with serve(likes(place)) as served:
         assert evaluate(place, served.url).status == 0

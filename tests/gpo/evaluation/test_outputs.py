@@ -27,6 +27,13 @@ def test_a_file_of_alpaca_eval_is_read_as_it_is(tmp_path: Path) -> None:
     assert file.rows[0].conversation("Be brief.")[0] == {"role": "system", "content": "Be brief."}
 
 
+def test_a_prompt_of_several_turns_is_one_text_with_roles_for_a_judge_that_reads_one(tmp_path: Path) -> None:
+    turns = [{"role": role, "content": text} for role, text in (("system", "Be brief."), ("user", "Hi."))]
+    row = {"instruction": "Hi.", "output": "b"}
+    plain, whole = read_outputs(write(tmp_path, row, {**row, "messages": turns})).rows
+    assert (plain.asked, whole.asked) == ("Hi.", "[system]\nBe brief.\n\n[user]\nHi.")
+
+
 def test_a_missing_generator_is_the_files_name_and_an_input_belongs_to_the_instruction(tmp_path: Path) -> None:
     path = write(tmp_path, {"instruction": "Add.", "input": "1 1", "output": "2"}, name="adder.json")
     file = read_outputs(path)

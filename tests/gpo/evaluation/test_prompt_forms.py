@@ -34,12 +34,35 @@ def write(folder: Path, *rows: Any) -> str:
         ({"key": 1, "prompt": "No commas.", "instruction_id_list": ["punctuation:no_comma"]}, "ifeval", "No commas."),
         ({"prompt": "No commas.", "constraints": [{"class_path": "a.NoComma"}]}, "ifeval", "No commas."),
         ({"prompt": "Any."}, "my_set", "Any."),
-        ({"prompt_id": 81, "category": "writing", "prompt": ["One.", "Two."], "reference": []}, "my_set", "One."),
+        ({"prompt_id": 81, "category": "writing", "prompt": ["One.", "Two."], "reference": []}, "mt_bench", "One."),
+        ({"uid": "2", "category": "hard_prompt", "subcategory": "coding", "prompt": "Two."}, "arena_hard", "Two."),
+        ({"uid": "3", "category": "creative_writing", "prompt": "A poem."}, "arena_hard", "A poem."),
+        ({"category": "creative_writing", "prompt": "A poem."}, "my_set", "A poem."),
+        ({"prompt": ["One.", "Two."]}, "my_set", "One."),
     ],
 )
 def test_the_forms_of_evaluation_sets_are_recognised(tmp_path: Path, row: Any, dataset: str, instruction: str) -> None:
     (found,) = read_evaluation_prompts(write(tmp_path, row))
     assert (found.dataset, found.instruction, found.messages) == (dataset, instruction, None)
+
+
+def test_a_hub_set_is_read_from_a_folder_as_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "mt_bench_prompts"
+    folder.mkdir()
+    rows = [
+        {"prompt_id": 81, "category": "writing", "prompt": ["One.", "Two."], "reference": []},
+        {"prompt_id": 111, "category": "math", "prompt": ["Three.", "Four."], "reference": ["3", "4"]},
+    ]
+    for split in ("train", "test"):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        rows = rows[1:]
+    found = read_evaluation_prompts(f"hub:{folder}")
+    assert [(one.dataset, one.instruction) for one in found] == [("mt_bench", "One."), ("mt_bench", "Three.")]
+    (other,) = read_evaluation_prompts(f"hub:{folder}:test")
+    assert other.instruction == "Three."
 
 
 def test_more_than_one_user_turn_keeps_its_messages(tmp_path: Path) -> None:
