@@ -69,6 +69,36 @@ def test_the_evaluation_has_the_form_of_the_design(finished):
         assert {"length_tokens", "kl_nats_per_answer", "cyclic_share"} <= set(found)
 
 
+def test_the_evaluation_watches_for_reward_hacking(finished):
+    _, out, _ = finished
+    for iteration in (1, 2):
+        found = json.loads((out / f"iterations/00{iteration}/evaluation.json").read_text())
+        assert found["watch_off"] is None, "the run trains on one of its judges"
+        assert all(isinstance(sign, str) for sign in found["warnings"])
+        for verdict in found["judges"].values():
+            start = verdict["vs_start"]
+            assert 0 <= start["paired_win_rate"] <= 1 and 0 <= start["length_controlled_win_rate"] <= 1
+            assert start["length_control"].endswith("lengths in tokens, without instruction difficulties")
+            assert start["length_correlation"] is None or -1 <= start["length_correlation"] <= 1
+            assert not {"paired_win_rate", "length_correlation"} & {
+                key for rate in verdict["vs"].values() for key in rate
+            }
+
+
+def test_the_chosen_checkpoint_is_named_and_there(finished):
+    _, out, done = finished
+    chosen = json.loads((out / "chosen.json").read_text())
+    assert (chosen["iteration"], chosen["rule"], chosen["judge"]) == (2, "last", "gpm"), (
+        "what the config says by default"
+    )
+    assert verify_published(out.parent / chosen["checkpoint"]).version
+    assert (out.parent / chosen["checkpoint"]).samefile(out / "iterations/002/checkpoint")
+    assert len(chosen["nash_weights"]) == 3 and sum(chosen["nash_weights"]) == pytest.approx(1)
+    last = json.loads((out / "iterations/002/evaluation.json").read_text())
+    assert chosen["win_rate_vs_start"] == last["judges"]["gpm"]["vs_start"]["win_rate"]
+    assert "chosen by rule 'last' and judge gpm: iteration 2 (" in done.stdout
+
+
 def test_the_canary_stands_at_the_noise_floor_and_the_update_is_above_it(finished):
     _, out, _ = finished
     lines = journal(out)
