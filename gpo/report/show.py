@@ -59,8 +59,7 @@ def overview(directory: RunDirectory) -> RenderableType:
         parts += [Text(""), Text("reward-hacking watch: beyond a limit, read samples")]
     for sign in signs:
         word = "look" if sign.beyond else "fine"
-        line = f"  {word}  {printable(sign.name)}: {sign.value} (without remark: {sign.limit})"
-        parts.append(Text(line, style="bold" if sign.beyond else ""))
+        parts.append(Text(f"  {word}  {printable(sign.sentence())}", style="bold" if sign.beyond else ""))
     where = printable(str(directory.root))
     parts += [Text(""), Text(f"prompts: gpo show {where} --iteration 1   one prompt: gpo show {where} --prompt ID")]
     return Group(*parts)

@@ -16,13 +16,20 @@ KL_NATS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """One number of an iteration, and whether it is beyond its limit."""
+    """One number of an iteration, and whether it is beyond its limit.
+
+    What the run itself warned of is a sentence with its numbers in it: a name without value and limit.
+    """
 
     iteration: int
     name: str
     value: str
     limit: str
     beyond: bool
+
+    def sentence(self) -> str:
+        """All of it on one line."""
+        return f"{self.name}: {self.value} (without remark: {self.limit})" if self.limit else self.name
 
 
 def watch(story: dict[str, Any]) -> list[Sign]:
@@ -83,4 +90,6 @@ def _of_evaluation(evaluation: dict[str, Any], trained_on: str | None) -> list[S
             signs.append(
                 Sign(number, name, f"{100 * gap:+.1f} points", f"up to {100 * JUDGE_GAP:.0f} points", gap > JUDGE_GAP)
             )
-    return signs
+    # The run looks at more than stands here: length control, and judges that part ways over iterations.
+    told = [*evaluation.get("warnings", []), evaluation.get("watch_off")]
+    return signs + [Sign(number, text, "", "", True) for text in told if text is not None]

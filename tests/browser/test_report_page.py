@@ -66,6 +66,7 @@ def test_every_chart_is_drawn_with_marks_in_it(seen: Seen) -> None:
         ).count()
         assert marks > 3, title
     assert seen.page.locator("#signs tbody tr").count() >= 5
+    assert "prefers the longer answer: correlation +0.61" in texts(seen.page, "#signs tr.beyond td:nth-child(2)")[-1]
 
 
 def test_a_search_finds_a_prompt_by_its_words_and_by_those_of_its_answers(seen: Seen) -> None:

@@ -80,6 +80,8 @@ def plant_evaluation(directory: RunDirectory, iteration: int, judges: tuple[str,
             "ended_share": 0.6,
             "kl_nats_per_answer": 1.5 * iteration,
             "cyclic_share": 0.1,
+            "warnings": [f"{judges[-1]} prefers the longer answer: correlation +0.61 of preference and length"],
+            "watch_off": None,
         },
     )
     for stage, seconds in {"generate": 20.0, "train": 40.0, "publish": 5.0, "evaluate": 10.0}.items():

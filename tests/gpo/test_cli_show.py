@@ -50,6 +50,8 @@ def test_the_overview_has_table_tournament_signs_and_the_way_on(run: Path) -> No
     text = shown(run)
     assert "62.0% [57.0%, 66.0%]" in text and "win rate of row against column, by gpm" in text
     assert "look  answers cut at the token limit: 33%" in text
+    warning = f"look  {ATTACK} prefers the longer answer: correlation +0.61 of preference and length"
+    assert f"{warning}\n" in text, "what the run itself warned of, whole and without a limit"
     assert f"gpo show {run} --prompt ID" in text
 
 

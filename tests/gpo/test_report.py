@@ -177,6 +177,17 @@ def test_signs_point_at_length_twins_cuts_and_judges_that_part_ways() -> None:
     assert "+40.0 points" in [sign.value for sign in found]
 
 
+def test_what_the_run_itself_warned_of_and_that_it_did_not_look_are_signs() -> None:
+    off = "no watch for reward hacking: the run trains on gpm, which judges no held-out answers"
+    judges = {"oracle": {"vs_start": {"win_rate": 0.6}}}
+    evaluation = {"iteration": 1, "judges": judges, "kl_nats_per_answer": 1.0, "warnings": ["odd", "odder"]}
+    story: dict[str, Any] = {"rollouts": {"iterations": []}, "run": {"trained_on": "gpm"}}
+    kl, *told = watch(story | {"evaluations": [evaluation | {"watch_off": off}]})
+    assert not kl.beyond and all(sign.beyond for sign in told)
+    assert [sign.sentence() for sign in told] == ["odd", "odder", off]
+    assert watch(story | {"evaluations": [evaluation | {"warnings": [], "watch_off": None}]}) == [kl]
+
+
 def test_nothing_a_model_says_is_in_the_file_as_it_stands(directory: RunDirectory, tmp_path: Path) -> None:
     story = tell(plant_run(tmp_path, name=ATTACK))
     page = render(story, select_prompts(directory, 100))
