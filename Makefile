@@ -137,7 +137,7 @@ nash: setup ## self-play to the Nash policy: exact games and their figure, then 
 	$(VENV)/bin/python benchmarks/nash.py --output runs/nash.json --figure docs/nash.svg \
 		--chart ../shared/data/cyclic/pokemon_gen6_typechart.json
 
-browser: setup ## the report in headless Chromium (Debian's package): drawn, searched, walked by keys, attacked, timed
+browser: setup ## reports, of runs/quickstart too where it is, in headless Chromium: drawn, searched, by keys, attacked, timed
 	@command -v chromium >/dev/null || { echo "browser: no chromium; apt-get install chromium" >&2; exit 2; }
 	GPO_BROWSER=1 $(VENV)/bin/python -m pytest tests/browser -rP
 

@@ -20,11 +20,12 @@ def shared_edges(groups: Sequence[FloatArray], bins: int = BINS) -> FloatArray:
 
 
 def histogram(values_N: FloatArray, edges: FloatArray) -> dict[str, Any]:
-    """Counts between the edges, with mean, standard deviation and quantiles of the values themselves."""
+    """Counts between the edges, with number, mean, standard deviation and quantiles of the values themselves."""
     counts, _ = np.histogram(values_N, edges)
     quantiles = np.quantile(values_N, [0.05, 0.5, 0.95]) if len(values_N) else [0.0, 0.0, 0.0]
     return {
         "counts": counts.tolist(),
+        "values": len(values_N),
         "mean": float(values_N.mean()) if len(values_N) else 0.0,
         "deviation": float(values_N.std()) if len(values_N) else 0.0,
         "p5": float(quantiles[0]),

@@ -30,7 +30,7 @@ DIGITS = 5
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer; score and target only where it was trained on."""
+    """One answer; a score only in training, a target only where it is not left out."""
 
     text: str
     finish: str
@@ -38,7 +38,7 @@ class Answer:
     score: float | None = None
     target: float | None = None
     left_out: str = ""
-    """Why it was not trained on."""
+    """Why it is not trained on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +173,7 @@ def _trained_on(row: dict[str, Any], iteration: int) -> Appearance:
         iteration=iteration,
         version=row["weight_version"],
         answers=[
-            Answer(text, finish, tokens, _short(score), _short(target), left_out)
+            Answer(text, finish, tokens, _short(score), None if left_out else _short(target), left_out)
             for text, finish, tokens, score, target, left_out in zip(*columns, strict=True)
         ],
         table=[[_short(value) for value in line] for line in row["table"]],

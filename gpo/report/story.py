@@ -42,11 +42,29 @@ def _run(directory: RunDirectory) -> dict[str, Any]:
     state = read_json(directory.root / "run.json")
     config = directory.root / "config.yaml"
     kept = ("name", "status", "seed", "started", "updated", "versions")
+    settings = state.get("config", {})
     return {name: state.get(name) for name in kept} | {
-        "iterations": state.get("config", {}).get("iterations"),
-        "trained_on": state.get("config", {}).get("preference", {}).get("train_on"),
+        "iterations": settings.get("iterations"),
+        "trained_on": settings.get("preference", {}).get("train_on"),
+        "trained_part": trained_part(settings.get("train", {})),
         "config": config.read_text(encoding="utf-8") if config.is_file() else "",
     }
+
+
+def trained_part(train: dict[str, Any]) -> str:
+    """What training takes of the sampled answers whose scores and targets are shown, in sentences."""
+    select, nats, ends = train.get("select", "all"), train.get("standardise"), train.get("select_n", 1)
+    part = {
+        "best-and-worst": "of each prompt only the best and the worst answer",
+        "top-and-bottom": f"of each prompt only the {ends} best and the {ends} worst answers",
+    }.get(select, "all of these answers")
+    said = f"Training takes {part} (train.select: {select}), without those left out."
+    if nats is not None:
+        said += (
+            f" It scales their targets to a root mean square of {nats:g} nats (train.standardise: {nats:g}); shown is"
+        )
+        said += " what they were before."
+    return said
 
 
 def read_evaluations(directory: RunDirectory) -> list[dict[str, Any]]:
@@ -83,8 +101,11 @@ def _rollouts(directory: RunDirectory) -> dict[str, Any]:
 
 
 def _answers(directory: RunDirectory, iteration: int) -> dict[str, Any]:
-    """Columns over all answers of an iteration: prompt number, length, score, target, cut, word for word a twin."""
-    names = ["completion", "completion_ids", "finish_reason", "score", "target"]
+    """Columns over all answers of an iteration: prompt number, length, score, cut, word for word a twin.
+
+    `target` is over those that were not left out of training.
+    """
+    names = ["completion", "completion_ids", "finish_reason", "score", "target", "left_out"]
     found: dict[str, list[Any]] = {name: [] for name in ("prompt", "length", "score", "target", "cut", "twin")}
     prompts = 0
     for path in shard_files(directory, iteration):
@@ -95,11 +116,18 @@ def _answers(directory: RunDirectory, iteration: int) -> dict[str, Any]:
             prompts += 1
         for texts in table["completion"].to_pylist():
             found["twin"] += [texts.count(text) > 1 for text in texts]
-        for name in ("score", "target"):
-            found[name] += table[name].combine_chunks().flatten().to_pylist()
-        found["cut"] += [reason != "stop" for reason in table["finish_reason"].combine_chunks().flatten().to_pylist()]
+        score, target, left_out = (_flat(table[name]) for name in ("score", "target", "left_out"))
+        found["score"] += score
+        # Nobody trains on an answer that is left out, so its target is none.
+        found["target"] += [value for value, why in zip(target, left_out, strict=True) if not why]
+        found["cut"] += [reason != "stop" for reason in _flat(table["finish_reason"])]
     kinds: dict[str, Any] = {"prompt": np.int64}
     return {name: np.array(values, dtype=kinds.get(name, np.float64)) for name, values in found.items()}
+
+
+def _flat(column: Any) -> list[Any]:
+    found: list[Any] = column.combine_chunks().flatten().to_pylist()
+    return found
 
 
 def _stages(directory: RunDirectory) -> list[dict[str, Any]]:

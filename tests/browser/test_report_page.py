@@ -13,7 +13,7 @@ import pytest
 from gpo.report.page import write_report
 from rollout.records import write_shard
 from tests.browser.pages import Seen, browser, opened
-from tests.gpo.report_runs import ATTACK, plant_evaluation, plant_run, rollout_row, skew
+from tests.gpo.report_runs import ATTACK, STAGE_SECONDS, plant_evaluation, plant_run, rollout_row, skew
 
 ATTACKING = "9e3779b100000001"
 """The prompt whose words and answers are attacks."""
@@ -65,8 +65,16 @@ def test_every_chart_is_drawn_with_marks_in_it(seen: Seen) -> None:
             f"figure:has(figcaption strong:text-is('{title}')) svg :is(path, rect, circle, line)"
         ).count()
         assert marks > 3, title
+    assert "(train.select: best-and-worst)" in seen.page.inner_text("#trained-part")
     assert seen.page.locator("#signs tbody tr").count() >= 5
     assert "prefers the longer answer: correlation +0.61" in texts(seen.page, "#signs tr.beyond td:nth-child(2)")[-1]
+
+
+def test_each_of_the_stages_of_a_run_has_a_colour_of_its_own(seen: Seen) -> None:
+    bars = seen.page.locator("figure:has(figcaption strong:text-is('Stages')) svg g[aria-label='bar'] rect")
+    found = bars.evaluate_all("found => found.map(rect => getComputedStyle(rect).fill)")
+    stages = 2 + 2 * len(STAGE_SECONDS)
+    assert len(found) == stages and len(set(found)) == 2 + len(STAGE_SECONDS)
 
 
 def test_a_search_finds_a_prompt_by_its_words_and_by_those_of_its_answers(seen: Seen) -> None:
@@ -97,7 +105,7 @@ def test_the_heat_map_of_a_cyclic_prompt_shows_its_cycle(seen: Seen) -> None:
     assert "A beats B beats C beats A" in page.inner_text(".pictures")
     facts = texts(page, ".card .facts")
     assert "ended by itself" in facts[0] and "score" in facts[0] and "target" in facts[0] and "cut (length)" in facts[1]
-    assert "not trained on (loop)" in facts[2]
+    assert "not trained on (loop)" in facts[2] and "target" not in facts[2]
 
 
 def test_the_same_prompt_stands_across_iterations(seen: Seen) -> None:

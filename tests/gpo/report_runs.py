@@ -16,6 +16,8 @@ CYCLE = [[0.0, 0.8, -0.6], [-0.8, 0.0, 0.7], [0.6, -0.7, 0.0]]
 """A over B, B over C, C over A."""
 WORDS = "river bread clock honey paper train garden letter winter lamp stone music harbour window bridge orange".split()
 SHARD_PROMPTS = 256
+STAGE_SECONDS = {"baseline": 1.0, "generate": 20.0, "train": 40.0, "publish": 5.0, "evaluate": 10.0}
+"""Of each iteration; `canary` and `answer` come before the first."""
 
 
 def skew(rng: random.Random, answers: int) -> list[list[float]]:
@@ -57,12 +59,20 @@ def rollout_row(prompt_id: str, prompt: str, answers: list[str], table: list[lis
 def plant_start(root: Path, iterations: int, name: str) -> RunDirectory:
     """run.json, config.yaml and the first journal line, with the fields `gpo.journal` writes."""
     directory = RunDirectory(root)
-    config = {"iterations": iterations, "preference": {"train_on": "gpm"}}
+    train = {"select": "best-and-worst", "standardise": 2.0}
+    config = {"iterations": iterations, "preference": {"train_on": "gpm"}, "train": train}
     state = {"name": name, "status": "finished", "seed": 5, "config": config, "versions": {"torch": "2.13.0"}}
     write_json(root / "run.json", {"format_version": FORMAT_VERSION, "started": 1.7e9, "updated": 1.7e9, **state})
     write_text(root / "config.yaml", f"name: tiny\niterations: {iterations}\n")
     directory.record("start", placement={})
+    plant_stages(directory, 0, {"canary": 8.0, "answer": 6.0})
     return directory
+
+
+def plant_stages(directory: RunDirectory, iteration: int, seconds: dict[str, float]) -> None:
+    for stage, took in seconds.items():
+        directory.record("begin", stage=stage, iteration=iteration)
+        directory.record("stage", stage=stage, iteration=iteration, seconds=took)
 
 
 def plant_evaluation(directory: RunDirectory, iteration: int, judges: tuple[str, ...] = ("gpm", "oracle")) -> None:
@@ -84,9 +94,7 @@ def plant_evaluation(directory: RunDirectory, iteration: int, judges: tuple[str,
             "watch_off": None,
         },
     )
-    for stage, seconds in {"generate": 20.0, "train": 40.0, "publish": 5.0, "evaluate": 10.0}.items():
-        directory.record("begin", stage=stage, iteration=iteration)
-        directory.record("stage", stage=stage, iteration=iteration, seconds=seconds)
+    plant_stages(directory, iteration, STAGE_SECONDS)
     for step in (1, 2, 3):
         loss = 4.0 / (iteration + step)
         append_json_line(directory.metrics, {"iteration": iteration, "step": step, "steps": 3, "loss": loss})

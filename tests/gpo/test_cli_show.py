@@ -65,7 +65,7 @@ def test_prompts_are_listed_searched_and_filtered(run: Path) -> None:
 def test_one_prompt_shows_answers_table_and_cycle(run: Path) -> None:
     text = shown(run, "--prompt", "00000000")
     assert "answer B: cut (length), 1 token, score -0.0333, target -0.333 nats\nscissors" in text
-    assert "answer C: ended by itself, 1 token, score -0.0333, target -0.333 nats, not trained on (loop)" in text
+    assert "answer C: ended by itself, 1 token, score -0.0333, not trained on (loop)" in text
     assert "a cycle: A beats B beats C beats A, each by 0.6 or more" in text
     table = [line.split() for line in text.splitlines() if line.strip()[:1] in ("A", "B", "C") and "answer" not in line]
     assert ["A", "0", "0.8", "-0.6"] in table

@@ -10,7 +10,7 @@ import itertools
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from gpo.config.train import TrainConfig
 from gpo.errors import UserError
 from gpo.journal import RunDirectory
 from gpo.report import samples
@@ -26,9 +27,10 @@ from gpo.report.distributions import correlation_within, histogram, shared_edges
 from gpo.report.page import ASSETS, LAST_SCRIPTS, LIVE_SCRIPT, SCRIPTS, content_policy, render
 from gpo.report.samples import prompt_ids, read_prompts, select_prompts
 from gpo.report.signs import watch
-from gpo.report.story import open_for_reading, tell
+from gpo.report.story import open_for_reading, tell, trained_part
 from tests.gpo.report_runs import ATTACK, CYCLE, plant_run
 
+ROOT = Path(__file__).parents[2]
 VENDORED = {
     "d3.min.js": "912111098ea99503a6f4967361d2bbdc9dbf58cf9c678c8e27e5b02d1a07f0c1",
     "plot.umd.min.js": "4358086467740777dd788d6b27a95cebdbaefdd50c730a3060117073bd7134cb",
@@ -89,12 +91,25 @@ def test_the_story_has_evaluations_rollouts_stages_steps_and_tournaments(directo
     assert first["prompts"] == second["prompts"] == 15 and first["answers"] == 45
     assert first["cut_share"] == pytest.approx(1 / 3)
     assert sum(first["score"]["counts"]) == 45
+    assert sum(first["target"]["counts"]) == first["target"]["values"] == 44, "one answer is left out of training"
     assert [step["total"] for step in story["steps"]] == list(range(1, 7))
-    assert {stage["stage"] for stage in story["stages"]} == {"generate", "train", "publish", "evaluate"}
+    stages = [stage["stage"] for stage in story["stages"]]
+    assert stages == re.findall(r'once\(run, "(\w+)"', (ROOT / "gpo/loop.py").read_text("utf-8")) + stages[2:7]
     tournament = story["tournaments"][0]
     assert tournament["names"] == ["start", "iteration 1", "iteration 2"]
     rate = np.array(tournament["rate"])
     assert np.allclose(rate + rate.T, 1) and rate[1, 0] == pytest.approx(0.56)
+
+
+def test_it_is_said_what_training_takes_of_what_was_sampled(directory: RunDirectory) -> None:
+    assert tell(directory)["run"]["trained_part"] == (
+        "Training takes of each prompt only the best and the worst answer (train.select: best-and-worst), without "
+        "those left out. It scales their targets to a root mean square of 2 nats (train.standardise: 2); shown is what "
+        "they were before."
+    )
+    assert trained_part({}) == "Training takes all of these answers (train.select: all), without those left out."
+    for select in get_args(TrainConfig.model_fields["select"].annotation):
+        assert f"(train.select: {select})" in trained_part({"select": select})
 
 
 def test_a_stage_that_is_still_open_stands_in_the_story(directory: RunDirectory, tmp_path: Path) -> None:

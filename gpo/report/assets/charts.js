@@ -1,8 +1,8 @@
 "use strict";
 // The charts of the overview, each a function from the story to a figure. Colours are CSS variables, so that light and
-// dark need no second drawing.
+// dark need no second drawing; one for each of a run's seven stages.
 
-gpo.series = ["var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)", "var(--c5)", "var(--c6)"];
+gpo.series = ["var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)", "var(--c5)", "var(--c6)", "var(--c7)"];
 
 /** `least`: narrower than that it would not be readable, so there its figure scrolls sideways. */
 gpo.plot = ({ width = 560, least = 0, ...options }) => Plot.plot({
@@ -59,7 +59,7 @@ gpo.charts = {
   distribution(story, name, title, note, unit) {
     const { edges, iterations: rows } = story.rollouts;
     const bins = rows.flatMap((row) => row[name].counts.map((count, place) => ({
-      iteration: row.iteration, x1: edges[name][place], x2: edges[name][place + 1], share: count / row.answers })));
+      iteration: row.iteration, x1: edges[name][place], x2: edges[name][place + 1], share: count / row[name].values })));
     const chart = gpo.plot({
       height: 46 + 84 * rows.length, marginRight: 86,
       x: { label: unit }, y: { label: null, ticks: 2, tickFormat: "%", grid: true },

@@ -45,8 +45,9 @@ const overview = (story) => {
   gpo.fill(gpo.byId("signs"), ...signs(story));
   gpo.fill(gpo.byId("training"), ...(sampled.length ? [
     charts.distribution(story, "score", "Scores", "Mean score of an answer against its baseline; orange: the mean.", "score"),
-    charts.distribution(story, "target", "Targets", "Wanted log-ratio of policy and reference; orange: the mean.", "nats"),
+    charts.distribution(story, "target", "Targets", "Wanted log-ratio of policy and reference, of all sampled answers but those left out; orange: the mean.", "nats"),
     charts.steps(story)].filter(Boolean) : [none("rollouts")]));
+  gpo.byId("trained-part").textContent = sampled.length ? story.run.trained_part : "";
   gpo.fill(gpo.byId("time"), ...(story.stages.length ? [charts.timeline(story)] : [none("stage is finished")]));
   gpo.byId("rule").textContent = story.rule;
   gpo.byId("config").textContent = story.run.config;
