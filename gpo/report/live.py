@@ -14,7 +14,7 @@ from gpo.errors import UserError
 from gpo.journal import RunDirectory
 from gpo.printable import printable
 from gpo.report.page import render
-from gpo.report.samples import select_prompts
+from gpo.report.selection import select_prompts
 from gpo.report.story import tell
 
 LOOPBACK = "127.0.0.1"

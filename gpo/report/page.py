@@ -21,7 +21,9 @@ from gpo import __version__
 from gpo.errors import UserError
 from gpo.files import write_text
 from gpo.journal import RunDirectory
-from gpo.report.samples import Appearance, Selection, ShownPrompt, select_prompts
+from gpo.report.own_tables import NO_OWN_TABLE
+from gpo.report.samples import Appearance, ShownPrompt
+from gpo.report.selection import Selection, select_prompts
 from gpo.report.signs import watch
 from gpo.report.story import tell
 
@@ -57,7 +59,8 @@ def render(story: dict[str, Any], selection: Selection, *, live: str | None = No
     scripts = [(ASSETS / name).read_text(encoding="utf-8") for name in names]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     template = environment.from_string((ASSETS / "page.html").read_text(encoding="utf-8"))
-    overview = story | {"signs": [asdict(sign) for sign in watch(story)], "rule": selection.rule()}
+    signs = [asdict(sign) for sign in watch(story)]
+    overview = story | {"signs": signs, "rule": selection.rule(), "no_own_table": NO_OWN_TABLE}
     return template.render(
         name=story["run"]["name"] or "run",
         version=__version__,

@@ -1,7 +1,8 @@
 """Prompts with their answers as a person wants to see them, read from the shards and held-out files of a run.
 
-Only the columns that are shown are read: no embeddings, and of token ids only how many there are. A prompt stands
-once, with an *appearance* for each iteration that asked it, in training (`rollout`) or held out (`heldout`).
+Only the columns that are shown are read: embeddings only where the table among the answers follows from nothing else,
+and of token ids only how many there are. A prompt stands once, with an *appearance* for each iteration that asked it,
+in training (`rollout`) or held out (`heldout`).
 """
 
 import json
@@ -18,12 +19,13 @@ import pyarrow.parquet as pq
 from gpo.errors import UserError
 from gpo.journal import RunDirectory
 from gpo.report.cycles import strongest_cycle
+from gpo.report.own_tables import OWN_FIRST, from_embeddings, own_columns
 
 COLUMNS = (
     "prompt_id prompt weight_version completion completion_ids finish_reason score target left_out table baseline_kind"
 ).split()
-OWN_FIRST = ("self", "optimistic")
-"""Baselines whose first K columns are the answers themselves."""
+EMBEDDING = ["embedding", "gate"]
+"""Read where the answers' table among themselves is nowhere else."""
 DIGITS = 5
 """Significant digits of scores and targets that are shown."""
 
@@ -54,8 +56,14 @@ class Appearance:
     """[K][M] raw scores."""
     baseline: str | None = None
     """What the M columns are; `self`: the answers themselves."""
+    own_table: list[list[float]] | None = None
+    """[K][K] raw scores of the answers among themselves, where the table has only others and embeddings tell them."""
     cycle: tuple[int, int, int] | None = None
     """The strongest cycle among the answers, by index."""
+
+    def among_themselves(self) -> list[list[float]] | None:
+        """[K][K] raw scores of the answers among themselves; None where nothing tells them."""
+        return self.own_table or (own_columns(self.table, self.baseline) if self.table else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +73,6 @@ class ShownPrompt:
     prompt_id: str
     messages: list[dict[str, str]]
     appearances: list[Appearance] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """The prompts to show and how many there are."""
-
-    prompts: list[ShownPrompt]
-    total: int
-
-    def rule(self) -> str:
-        """One sentence on what is shown."""
-        if len(self.prompts) == self.total:
-            return f"All {self.total:,} prompts are shown."
-        return (
-            f"{len(self.prompts):,} of {self.total:,} prompts are shown: those with the smallest ids. An id is a hash "
-            "of the prompt, so this is a random sample, and the same one each time."
-        )
 
 
 def shard_files(directory: RunDirectory, iteration: int) -> list[Path]:
@@ -112,21 +103,25 @@ def token_counts(table: pa.Table) -> list[list[int]]:
     return [list(islice(lengths, answers)) for answers in pc.list_value_length(ids).to_pylist()]
 
 
-def select_prompts(directory: RunDirectory, limit: int) -> Selection:
-    """Prompts of a run for a sample browser, `limit` at most, each with all its appearances."""
-    found = prompt_ids(directory)
-    return Selection(read_prompts(directory, found[:limit]), len(found))
-
-
 def prompt_ids(directory: RunDirectory, iteration: int | None = None) -> list[str]:
     """Ids of all prompts of the run or of one iteration, training and held out, in order.
 
     Raises UserError naming a damaged file, as the readers below.
     """
-    found = {row["prompt_id"] for _, row in _heldout_rows(directory, iteration)}
+    return sorted(heldout_ids(directory, iteration) | training_ids(directory, iteration))
+
+
+def training_ids(directory: RunDirectory, iteration: int | None = None) -> set[str]:
+    """Those that were trained on."""
+    found: set[str] = set()
     for _, path in _shards(directory, iteration):
         found.update(read_table(path, ["prompt_id"])["prompt_id"].to_pylist())
-    return sorted(found)
+    return found
+
+
+def heldout_ids(directory: RunDirectory, iteration: int | None = None) -> set[str]:
+    """Those that were held out."""
+    return {row["prompt_id"] for _, row in _heldout_rows(directory, iteration)}
 
 
 def read_prompts(directory: RunDirectory, chosen: Collection[str], iteration: int | None = None) -> list[ShownPrompt]:
@@ -154,10 +149,12 @@ def _shards(directory: RunDirectory, iteration: int | None) -> Iterator[tuple[in
 def _rollouts(directory: RunDirectory, wanted: set[str], iteration: int | None) -> Iterator[Found]:
     ids = pa.array(sorted(wanted), pa.string())
     for number, path in _shards(directory, iteration):
-        # Ids are a small part of a shard: the rest is read only where one of them is wanted.
-        if not pc.any(pc.is_in(read_table(path, ["prompt_id"])["prompt_id"], ids)).as_py():
+        # These two are a small part of a shard: the rest is read only where one of the ids is wanted.
+        known = read_table(path, ["prompt_id", "baseline_kind"])
+        if not pc.any(pc.is_in(known["prompt_id"], ids)).as_py():
             continue
-        table = read_table(path, COLUMNS)
+        others_only = not set(known["baseline_kind"].unique().to_pylist()) <= set(OWN_FIRST)
+        table = read_table(path, COLUMNS + EMBEDDING * others_only)
         table = table.filter(pc.is_in(table["prompt_id"], ids))
         table = table.append_column("tokens", pa.array(token_counts(table))).drop_columns(["completion_ids"])
         for row in table.to_pylist():
@@ -166,8 +163,10 @@ def _rollouts(directory: RunDirectory, wanted: set[str], iteration: int | None) 
 
 def _trained_on(row: dict[str, Any], iteration: int) -> Appearance:
     columns = (row["completion"], row["finish_reason"], row["tokens"], row["score"], row["target"], row["left_out"])
-    own = own_columns(row["table"], row["baseline_kind"])
-    cycle = strongest_cycle(own) if own else None
+    in_table, told = own_columns(row["table"], row["baseline_kind"]), None
+    if in_table is None and row["embedding"] is not None:
+        told = from_embeddings(row["embedding"], row["gate"]).tolist()
+    cycle = strongest_cycle(in_table or told or [])
     return Appearance(
         kind="rollout",
         iteration=iteration,
@@ -178,13 +177,9 @@ def _trained_on(row: dict[str, Any], iteration: int) -> Appearance:
         ],
         table=[[_short(value) for value in line] for line in row["table"]],
         baseline=row["baseline_kind"],
+        own_table=None if told is None else [[_short(value) for value in line] for line in told],
         cycle=cycle.answers if cycle else None,
     )
-
-
-def own_columns(table: list[list[float]], baseline: str | None) -> list[list[float]] | None:
-    """The [K][K] part of a table that compares a prompt's answers with each other; None where there is none."""
-    return [line[: len(table)] for line in table] if baseline in OWN_FIRST else None
 
 
 def _heldout(directory: RunDirectory, wanted: set[str], iteration: int | None) -> Iterator[Found]:

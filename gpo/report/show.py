@@ -19,12 +19,12 @@ from gpo.errors import UserError
 from gpo.journal import RunDirectory
 from gpo.printable import printable, printable_lines
 from gpo.report.cycles import Cycle, strongest_cycle
+from gpo.report.own_tables import NO_OWN_TABLE, own_columns
 from gpo.report.samples import (
     Answer,
     Appearance,
     ShownPrompt,
     iterations_on_disk,
-    own_columns,
     prompt_ids,
     read_prompts,
 )
@@ -152,10 +152,13 @@ def _appearance(appearance: Appearance) -> list[RenderableType]:
     for index, answer in enumerate(appearance.answers):
         parts += [Text(_facts(index, answer), style="bold"), Text(printable_lines(answer.text) or "(empty)"), Text("")]
     if appearance.table:
-        own = own_columns(appearance.table, appearance.baseline)
-        parts += [Text(f"score of row against column; baseline: {printable(str(appearance.baseline))}")]
-        parts.append(_table(appearance.table, len(own or [])))
-        parts += [Text(cycle_sentence(strongest_cycle(own)))] if own else []
+        in_table, own = own_columns(appearance.table, appearance.baseline), appearance.among_themselves()
+        parts.append(Text(f"score of row against column; baseline: {printable(str(appearance.baseline))}"))
+        parts.append(_table(appearance.table, len(in_table or [])))
+        if appearance.own_table:
+            parts.append(Text("the same judge's scores of these answers against each other"))
+            parts.append(_table(appearance.own_table, len(appearance.own_table)))
+        parts.append(Text(cycle_sentence(strongest_cycle(own)) if own else NO_OWN_TABLE))
     return parts
 
 

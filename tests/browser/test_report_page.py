@@ -6,6 +6,7 @@ Run: make browser (or python -m pytest tests/browser)
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from statistics import median
 from typing import Any
 
 import pytest
@@ -13,12 +14,10 @@ import pytest
 from gpo.report.page import write_report
 from rollout.records import write_shard
 from tests.browser.pages import Seen, browser, opened
-from tests.gpo.report_runs import ATTACK, STAGE_SECONDS, plant_evaluation, plant_run, rollout_row, skew
+from tests.gpo.report_runs import ATTACK, ATTACKING, STAGE_SECONDS, plant_evaluation, plant_run, rollout_row, skew
 
-ATTACKING = "9e3779b100000001"
-"""The prompt whose words and answers are attacks."""
 MOST_SECONDS = 2.0
-"""To the first prompt of a page of 10,000; the best of three loads, since the machine does other things too."""
+"""To the first prompt of a page of 10,000; the median of three loads."""
 
 
 @pytest.fixture(scope="module")
@@ -263,31 +262,9 @@ def test_names_without_a_blank_and_large_tables_do_not_widen_a_phones_page(chrom
     assert found.complaints == []
 
 
-@pytest.mark.parametrize("answers", [3, 9, 16])
-@pytest.mark.parametrize("width", [360, 1300])
-def test_the_numbers_of_a_heat_map_never_lie_over_each_other(
-    chromium: Any, tmp_path: Path, answers: int, width: int
-) -> None:
-    write_report(plant_run(tmp_path / "run", prompts=2, answers=answers), tmp_path / "report.html")
-    found = opened(chromium, tmp_path / "report.html", viewport={"width": width, "height": 740})
-    found.ready_seconds()
-    found.page.fill("#query", "attack")
-    texts_of = f"#detail[data-prompt='{ATTACKING}'] .heat-map g[aria-label='text'] text"
-    found.page.wait_for_selector(texts_of, state="attached")
-    boxes = found.page.locator(texts_of).evaluate_all(
-        "found => found.map(one => one.getBoundingClientRect()).map(box => [box.left, box.right, box.top])"
-    )
-    assert len(boxes) == answers**2
-    rows = [boxes[start : start + answers] for start in range(0, len(boxes), answers)]
-    for row in rows:
-        assert len({round(top) for _, _, top in row}) == 1
-        assert all(right < left for (_, right, _), (left, _, _) in zip(row, row[1:], strict=False))
-    assert found.page.evaluate("document.documentElement.scrollWidth") <= width
-
-
 def test_ten_thousand_prompts_are_there_within_two_seconds(chromium: Any, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    selection = write_report(plant_run(tmp_path / "run", prompts=10_000, answers=4), page, prompts=20_000)
+    selection = write_report(plant_run(tmp_path / "run", prompts=10_000, answers=4, words=60), page, prompts=20_000)
     assert len(selection.prompts) == 10_004
     loads = []
     for _ in range(3):
@@ -296,4 +273,4 @@ def test_ten_thousand_prompts_are_there_within_two_seconds(chromium: Any, tmp_pa
         assert found.page.locator("#list button").count() == 50 and found.complaints == []
         found.page.context.close()
     print(f"ready after {', '.join(f'{seconds:.2f}' for seconds in loads)} s; {page.stat().st_size / 1e6:.1f} MB")
-    assert min(loads) < MOST_SECONDS
+    assert median(loads) < MOST_SECONDS

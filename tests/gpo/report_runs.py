@@ -3,7 +3,10 @@
 Nothing is sampled by a model here; `tests/e2e` has the real thing.
 """
 
+import itertools
+import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 from gpo.files import append_json_line, write_json, write_text
@@ -12,9 +15,11 @@ from rollout.records import RolloutRow, write_shard
 
 ATTACK = "<script>window.owned = true</script><img src=x onerror='window.owned = true'>"
 ESCAPES = "\x1b[2J\x1b]0;owned\x07\x1b[31mred\r\x9b1mcsi\u202eright to left"
+ATTACKING = "9e3779b100000001"
+"""The planted prompt whose words and answers are attacks."""
 CYCLE = [[0.0, 0.8, -0.6], [-0.8, 0.0, 0.7], [0.6, -0.7, 0.0]]
 """A over B, B over C, C over A."""
-WORDS = "river bread clock honey paper train garden letter winter lamp stone music harbour window bridge orange".split()
+SYLLABLES = "ba ce di fo gu ha je ki lo mu na pe qui ro su ta ve wi xo zu ar en is on ur".split()
 SHARD_PROMPTS = 256
 STAGE_SECONDS = {"baseline": 1.0, "generate": 20.0, "train": 40.0, "publish": 5.0, "evaluate": 10.0}
 """Of each iteration; `canary` and `answer` come before the first."""
@@ -29,11 +34,22 @@ def skew(rng: random.Random, answers: int) -> list[list[float]]:
     return table
 
 
+def vocabulary(size: int = 8000) -> tuple[list[str], list[float]]:
+    """Words, and sums of how often each comes: few often, most seldom, so that texts pack about as real ones do."""
+    rng = random.Random(1)
+    words = ["".join(rng.choices(SYLLABLES, k=rng.randint(1, 4))) for _ in range(size)]
+    return words, list(itertools.accumulate(1 / (rank + 3) for rank in range(size)))
+
+
+WORDS, OFTEN = vocabulary()
+
+
 def sentence(rng: random.Random, words: int) -> str:
-    return " ".join(rng.choices(WORDS, k=words)) + "."
+    return " ".join(rng.choices(WORDS, cum_weights=OFTEN, k=words)) + "."
 
 
 def rollout_row(prompt_id: str, prompt: str, answers: list[str], table: list[list[float]], version: str) -> RolloutRow:
+    """Of baseline `self`: the table is that of the answers among themselves."""
     score = [sum(line) / len(line) for line in table]
     return RolloutRow(
         prompt_id=prompt_id,
@@ -54,6 +70,27 @@ def rollout_row(prompt_id: str, prompt: str, answers: list[str], table: list[lis
         baseline_weight=[1 / len(answers)] * len(answers),
         left_out=["loop" if answer == "paper" else "" for answer in answers],
     )
+
+
+BASELINES = ("previous", "optimistic", "answers")
+
+
+def plant_baselines(directory: RunDirectory) -> None:
+    """One more shard of iteration 1: a cyclic prompt `against KIND` for each of `BASELINES`.
+
+    The last is judged without embeddings. Those of the others stand in a plane, a third of a turn apart, so that each
+    beats the next.
+    """
+    turns = [2 * math.pi * number / 3 for number in range(3)]
+    plane = [[math.cos(turn), math.sin(turn)] for turn in turns]
+    others = [[0.1, 0.2], [0.3, -0.1], [-0.2, 0.4]]
+    rows = []
+    for place, kind in enumerate(BASELINES):
+        row = rollout_row(f"bb{place:014x}", f"against {kind}", ["rock", "scissors", "stone"], others, "001-abc")
+        if kind == "optimistic":
+            row = replace(row, table=[own + more for own, more in zip(CYCLE, others, strict=True)])
+        rows.append(replace(row, baseline_kind=kind, embedding=None if kind == "answers" else plane))
+    write_shard(directory.shard(1, 99), rows)
 
 
 def plant_start(root: Path, iterations: int, name: str) -> RunDirectory:
@@ -117,8 +154,13 @@ def plant_heldout(directory: RunDirectory, iteration: int, prompts: dict[str, st
     write_json(directory.heldout(iteration), {"format_version": 1, "prompts": rows})
 
 
-def plant_run(root: Path, prompts: int = 30, iterations: int = 2, answers: int = 3, name: str = "tiny") -> RunDirectory:
-    """A finished run of `prompts` distinct training prompts; the first of iteration 1 is cyclic, the second attacks."""
+def plant_run(
+    root: Path, prompts: int = 30, iterations: int = 2, answers: int = 3, name: str = "tiny", words: int = 35
+) -> RunDirectory:
+    """A finished run of `prompts` distinct training prompts; the first of iteration 1 is cyclic, the second attacks.
+
+    `words`: of an answer, on average.
+    """
     rng = random.Random(0)
     directory = plant_start(root, iterations, name)
     heldout = {f"{16**15 + n:016x}": f"held-out question {n}" for n in range(4)}
@@ -130,7 +172,7 @@ def plant_run(root: Path, prompts: int = 30, iterations: int = 2, answers: int =
             number = (iteration - 1) * each + place
             prompt_id = f"{number * 2654435761 % 2**32:08x}{number:08x}"
             prompt, table = f"prompt {number}: {sentence(rng, 12)}", skew(rng, answers)
-            texts = [sentence(rng, rng.randint(10, 60)) for _ in range(answers)]
+            texts = [sentence(rng, rng.randint(words // 2, words + words // 2)) for _ in range(answers)]
             if number == 0:
                 prompt, table, texts = "a cyclic zebra", CYCLE, ["rock", "scissors", "paper"]
             if number == 1:

@@ -16,7 +16,7 @@ import pytest
 from gpo.files import write_json
 from rollout.records import write_shard
 from tests.gpo.command_line import gpo as typed
-from tests.gpo.report_runs import ATTACK, CYCLE, ESCAPES, plant_run, rollout_row
+from tests.gpo.report_runs import ATTACK, CYCLE, ESCAPES, plant_baselines, plant_run, rollout_row
 from tests.gpo.test_terminal import controls
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +72,17 @@ def test_one_prompt_shows_answers_table_and_cycle(run: Path) -> None:
     everywhere = shown(run, "--prompt", "1000000000000003")
     assert everywhere.count("---") == 6 and "held out 2" in everywhere
     assert shown(run, "--prompt", "1000000000000003", "--iteration", "1").count("---") == 2
+
+
+def test_a_prompt_scored_against_a_baseline_shows_its_own_table_or_says_why_there_is_none(tmp_path: Path) -> None:
+    directory = plant_run(tmp_path, prompts=2, iterations=1)
+    plant_baselines(directory)
+    previous = shown(tmp_path, "--prompt", "bb00000000000000")
+    assert "score of row against column; baseline: previous\n" in previous
+    assert "scores of these answers against each other\n" in previous and "A beats B beats C beats A" in previous
+    assert "their judge gave no embeddings" in shown(tmp_path, "--prompt", "bb00000000000002")
+    assert "A beats B beats C beats A, each by 0.6" in shown(tmp_path, "--prompt", "bb00000000000001")
+    assert "against previous" in shown(tmp_path, "--cycles")
 
 
 def test_an_attack_in_an_answer_is_shown_as_text(run: Path) -> None:

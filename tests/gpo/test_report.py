@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -24,13 +25,18 @@ from gpo.journal import RunDirectory
 from gpo.report import samples
 from gpo.report.cycles import strongest_cycle
 from gpo.report.distributions import correlation_within, histogram, shared_edges
+from gpo.report.own_tables import from_embeddings
 from gpo.report.page import ASSETS, LAST_SCRIPTS, LIVE_SCRIPT, SCRIPTS, content_policy, render
-from gpo.report.samples import prompt_ids, read_prompts, select_prompts
+from gpo.report.samples import prompt_ids, read_prompts
+from gpo.report.selection import select_prompts
 from gpo.report.signs import watch
 from gpo.report.story import open_for_reading, tell, trained_part
-from tests.gpo.report_runs import ATTACK, CYCLE, plant_run
+from reward.preference import preference_table
+from tests.gpo.report_runs import ATTACK, BASELINES, CYCLE, plant_baselines, plant_run
 
 ROOT = Path(__file__).parents[2]
+HELD_OUT = [f"{16**15 + number:016x}" for number in range(4)]
+"""The held-out prompts of a planted run."""
 VENDORED = {
     "d3.min.js": "912111098ea99503a6f4967361d2bbdc9dbf58cf9c678c8e27e5b02d1a07f0c1",
     "plot.umd.min.js": "4358086467740777dd788d6b27a95cebdbaefdd50c730a3060117073bd7134cb",
@@ -143,8 +149,46 @@ def test_prompts_come_with_their_answers_of_every_iteration(directory: RunDirect
 def test_a_large_run_is_sampled_by_a_rule_that_is_said(directory: RunDirectory) -> None:
     selection = select_prompts(directory, 5)
     every = [prompt.prompt_id for prompt in select_prompts(directory, 100).prompts]
-    assert [prompt.prompt_id for prompt in selection.prompts] == every[:5]
-    assert selection.rule().startswith("5 of 34 prompts are shown: those with the smallest ids.")
+    training = [one for one in every if one not in HELD_OUT]
+    assert [prompt.prompt_id for prompt in selection.prompts] == sorted([*HELD_OUT[:3], *training[:2]])
+    assert selection.rule().startswith(
+        "5 of 34 prompts are shown: by turns a held-out one, which every iteration answers"
+    )
+    assert "MB" not in selection.rule()
+    assert {prompt.prompt_id for prompt in select_prompts(directory, 10).prompts} == {*HELD_OUT, *training[:6]}
+
+
+def test_text_has_a_limit_too_and_the_rule_names_it(directory: RunDirectory) -> None:
+    every = select_prompts(directory, 100).prompts
+    size = sum(len(answer.text) for prompt in every for one in prompt.appearances for answer in one.answers)
+    half = select_prompts(directory, 100, most_bytes=size // 2)
+    assert 8 < len(half.prompts) < 25 and [one for one in every if one in half.prompts] == half.prompts
+    assert half.rule().endswith("More than these would be over 0 MB of text.")
+    smallest = select_prompts(directory, 100, most_bytes=1)
+    assert [prompt.prompt_id for prompt in smallest.prompts] == [HELD_OUT[0]], "one is always shown"
+    assert select_prompts(directory, 5, most_bytes=10**9).most_bytes is None
+
+
+@pytest.mark.parametrize(("width", "gated"), [(1, False), (2, False), (8, False), (8, True)])
+def test_the_table_from_stored_embeddings_is_that_of_the_reward_model(width: int, gated: bool) -> None:
+    torch.manual_seed(width)
+    emb_KD, gate_L = torch.randn(5, width), torch.rand(width // 2) if gated else None
+    told = from_embeddings(emb_KD.tolist(), None if gate_L is None else gate_L.tolist())
+    assert np.array_equal(told, -told.T)
+    assert np.allclose(told, preference_table(emb_KD, gate_L=gate_L).numpy(), atol=1e-6)
+
+
+def test_answers_scored_against_a_baseline_have_a_table_of_their_own_and_its_cycle(tmp_path: Path) -> None:
+    directory = plant_run(tmp_path, prompts=2, iterations=1)
+    plant_baselines(directory)
+    prompts = {prompt.messages[-1]["content"]: prompt for prompt in select_prompts(directory, 100).prompts}
+    ((previous,), (optimistic,), (judged,)) = (prompts[f"against {kind}"].appearances for kind in BASELINES)
+    turned = [[0, 1, -1], [-1, 0, 1], [1, -1, 0]]
+    assert previous.own_table is not None and np.sign(previous.own_table).tolist() == turned
+    assert np.shape(previous.table) == (3, 2) and previous.cycle == (0, 1, 2)
+    assert previous.among_themselves() == previous.own_table
+    assert optimistic.own_table is None and optimistic.among_themselves() == CYCLE and optimistic.cycle == (0, 1, 2)
+    assert judged.own_table is judged.among_themselves() is judged.cycle is None, "a judge without embeddings"
 
 
 def test_only_what_is_asked_for_is_read(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:

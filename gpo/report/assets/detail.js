@@ -19,8 +19,11 @@ gpo.answerCard = (answer, index, cyclic) => gpo.el("section", { class: cyclic ? 
 
 const pictures = (appearance) => {
   if (!appearance.table) return null;
-  const square = gpo.ownColumns(appearance) > 1;
-  return gpo.el("div", { class: "pictures" }, gpo.heatMap(appearance), square ? gpo.circle(appearance) : null);
+  const own = gpo.ownTable(appearance);
+  return gpo.el("div", { class: "pictures" }, gpo.heatMap(appearance),
+    appearance.own_table ? gpo.heatMap({ table: own, baseline: "self" }, "Scores of these answers against each other") : null,
+    own && own.length > 1 ? gpo.circle(own, appearance.cycle) : null,
+    own ? null : gpo.el("p", { class: "note" }, gpo.store.story.no_own_table));
 };
 
 /** First answers of all appearances below each other: the same prompt across iterations. */

@@ -8,11 +8,14 @@ gpo.heat = (value) => {
 };
 
 /** How many of the first columns are the answers themselves; the others are answers of the baseline. */
-gpo.ownColumns = ({ table, baseline }) => (["self", "optimistic"].includes(baseline) ? table.length : 0);
+const ownColumns = ({ table, baseline }) => (["self", "optimistic"].includes(baseline) ? table.length : 0);
+
+/** K x K raw scores of the answers against each other; null where nothing tells them. */
+gpo.ownTable = ({ table, baseline, own_table: own }) => own ?? (ownColumns({ table, baseline }) ? table.map((line) => line.slice(0, table.length)) : null);
 
 /** K x M raw scores; `baseline` says what the columns are. */
-gpo.heatMap = ({ table, baseline }) => {
-  const own = gpo.ownColumns({ table, baseline });
+gpo.heatMap = ({ table, baseline }, title = "Score of row against column") => {
+  const own = ownColumns({ table, baseline });
   const rows = table.map((_, i) => gpo.letter(i));
   const columns = table[0].map((_, j) => (j < own ? gpo.letter(j) : `b${j - own + 1}`));
   const largest = Math.max(...table.flat().map(Math.abs), 1e-9);
@@ -27,15 +30,15 @@ gpo.heatMap = ({ table, baseline }) => {
     ],
   });
   chart.classList.add("heat-map");
-  return gpo.figure("Score of row against column", `Raw scores; positive: the row's answer is preferred.${own < columns.length ? ` b1, b2, ...: the baseline, ${baseline}.` : ""}`, chart);
+  return gpo.figure(title, `Raw scores; positive: the row's answer is preferred.${own < columns.length ? ` b1, b2, ...: the baseline, ${baseline}.` : ""}`, chart);
 };
 
-/** Answers on a circle, an arrow from each to those it beats; the strongest cycle stands out. */
-gpo.circle = ({ table, cycle }) => {
+/** Answers on a circle, an arrow from each to those it beats; the strongest cycle stands out. `table`: K x K. */
+gpo.circle = (table, cycle) => {
   const names = table.map((_, i) => gpo.letter(i));
   const place = (i) => ({ x: Math.sin((2 * Math.PI * i) / names.length), y: Math.cos((2 * Math.PI * i) / names.length) });
   const inCycle = new Set((cycle ?? []).map((answer, at) => `${answer} ${cycle[(at + 1) % 3]}`));
-  const arrows = table.flatMap((line, i) => line.slice(0, table.length).map((value, j) => ({ i, j, margin: (value - table[j][i]) / 2 })))
+  const arrows = table.flatMap((line, i) => line.map((value, j) => ({ i, j, margin: (value - table[j][i]) / 2 })))
     .filter((arrow) => arrow.margin > 0)
     .map((arrow) => ({ x1: place(arrow.i).x, y1: place(arrow.i).y, x2: place(arrow.j).x, y2: place(arrow.j).y, cyclic: inCycle.has(`${arrow.i} ${arrow.j}`) }));
   const ends = { x1: "x1", y1: "y1", x2: "x2", y2: "y2", inset: 20, headLength: 9 };
@@ -51,6 +54,6 @@ gpo.circle = ({ table, cycle }) => {
     color: { type: "identity" },
   });
   chart.classList.add("circle");
-  const words = cycle ? `A cycle: ${[...cycle, cycle[0]].map(gpo.letter).join(" beats ")}.` : "No cycle: these answers have an order.";
+  const words = cycle ? `A cycle: ${[...cycle, cycle[0]].map(gpo.letter).join(" beats ")}.` : "No three of these answers beat each other in a circle.";
   return gpo.figure("Who beats whom", words, chart);
 };
