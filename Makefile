@@ -90,6 +90,19 @@ $(ALPACA_EVAL)/.installed: Makefile
 alpaca-eval: setup $(ALPACA_EVAL)/.installed ## our evaluation files and numbers against the alpaca-eval package, in its own environment
 	ALPACA_EVAL_PYTHON=$(ALPACA_EVAL)/bin/python $(VENV)/bin/python -m pytest -s tests/alpaca_eval
 
+TRACKIO := build/trackio
+
+$(TRACKIO)/.installed: Makefile constraints-cpu.txt
+	test -x $(TRACKIO)/bin/python || $(PYTHON) -m venv $(TRACKIO)
+	grep -v '^pillow==' constraints-cpu.txt > $(TRACKIO)/constraints.txt
+	$(TRACKIO)/bin/python -m pip --disable-pip-version-check install -q -c $(TRACKIO)/constraints.txt trackio==0.43.0
+	@touch $@
+
+# Its packages come first and ours behind them, so that it finds its own pillow and everything else is as tested.
+trackio: setup $(TRACKIO)/.installed ## copies of a run in trackio, which wants an older pillow, from an environment of its own
+	GPO_TRACKIO=1 PYTHONPATH=$$(echo $(TRACKIO)/lib/python*/site-packages) OMP_NUM_THREADS=1 \
+		$(VENV)/bin/python -m pytest tests/gpo/test_trackers.py -k trackio
+
 TYPE_CHART ?= ../shared/data/cyclic/pokemon_gen6_typechart.json
 cyclic: setup ## GPM against Bradley-Terry on the chart of 18 types; TYPE_CHART=FILE is where it lies
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct

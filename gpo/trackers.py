@@ -100,18 +100,25 @@ class Trackers:
         self._open[name] = tracker
 
     def _copy(self, name: str) -> None:
-        copied = self._copied[name]
-        for total, line in numbered_steps(read_json_lines(self._directory.metrics)):
-            if total > copied["steps"]:
-                numbers = {f"train/{key}": value for key, value in line.items() if key not in ("step", "steps")}
-                self._open[name].log(numbers, step=total)
-                copied["steps"] = total
-        for evaluation in finished_evaluations(self._directory):
-            if evaluation["iteration"] > copied["evaluation"]:
-                step = max(copied["steps"], 1)
-                self._open[name].log(evaluation_numbers(evaluation), step=step)
-                log_samples(name, self._open[name], sample_rows(self._directory, evaluation["iteration"]), step)
-                copied["evaluation"] = evaluation["iteration"]
+        # Steps are read before the journal: what is evaluated by then has all its steps among them.
+        steps = numbered_steps(read_json_lines(self._directory.metrics))
+        for step, line, evaluation in in_order(steps, finished_evaluations(self._directory)):
+            if evaluation is None:
+                self._copy_step(name, step, line)
+            else:
+                self._copy_evaluation(name, step, evaluation)
+
+    def _copy_step(self, name: str, step: int, line: dict[str, Any]) -> None:
+        if step > self._copied[name]["steps"]:
+            numbers = {f"train/{key}": value for key, value in line.items() if key not in ("step", "steps")}
+            self._open[name].log(numbers, step=step)
+            self._copied[name]["steps"] = step
+
+    def _copy_evaluation(self, name: str, step: int, evaluation: dict[str, Any]) -> None:
+        if evaluation["iteration"] > self._copied[name]["evaluation"]:
+            self._open[name].log(evaluation_numbers(evaluation), step=step)
+            log_samples(name, self._open[name], sample_rows(self._directory, evaluation["iteration"]), step)
+            self._copied[name]["evaluation"] = evaluation["iteration"]
 
 
 def make_tracker(name: str, config: RunConfig, root: Path, folder: Path) -> Any:
@@ -142,6 +149,21 @@ def numbered_steps(lines: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any
         before[iteration] = total
         total += max(line["steps"] for key, line in newest.items() if key[0] == iteration)
     return [(before[key[0]] + key[1], newest[key]) for key in sorted(newest)]
+
+
+def in_order(
+    steps: list[tuple[int, dict[str, Any]]], evaluations: list[dict[str, Any]]
+) -> list[tuple[int, dict[str, Any], dict[str, Any] | None]]:
+    """(step, line, None) of each training step and (step, {}, evaluation), behind the last one of its iteration.
+
+    Steps never fall, since wandb takes none that lies behind; several evaluations that are found at once do not fall
+    onto one step either, where it would keep the last.
+    """
+    found: list[tuple[int, dict[str, Any], dict[str, Any] | None]] = [(total, line, None) for total, line in steps]
+    for evaluation in evaluations:
+        before = [total for total, line in steps if line["iteration"] <= evaluation["iteration"]]
+        found.append((max(before, default=1), {}, evaluation))
+    return sorted(found, key=lambda one: (one[0], one[2] is not None))
 
 
 def finished_evaluations(directory: RunDirectory) -> list[dict[str, Any]]:
