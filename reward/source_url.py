@@ -120,8 +120,15 @@ class UrlSource:
 
 
 def check_url(url: str) -> None:
-    """Refuse what cannot be a judge's address; nothing is sent."""
+    """Refuse what cannot be a judge's address, and one that carries secrets; nothing is sent."""
     scheme, _, rest = url.partition("://")
+    place = (rest or url).partition("?")[0].partition("/")[0]
+    if "@" in place or "?" in url:
+        # Not shown here either: messages stand in logs.
+        raise RewardInputError(
+            f"the judge's address at {place.rpartition('@')[2]} has a user, a password or a query in it, which would "
+            f"stand in configs, logs, reports and model cards; leave them out, and put a token into {TOKEN_VARIABLE}"
+        )
     if scheme not in ("http", "https") or not rest.strip("/"):
         raise RewardInputError(f"the judge's address is {url!r}, expected url:http://HOST:PORT/PATH")
 

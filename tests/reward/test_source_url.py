@@ -134,6 +134,24 @@ def test_nobody_there_and_nobody_who_answers_end_at_a_deadline() -> None:
         source.compare(source.read([group(TEXTS)])[0])
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://me:hidden@judge.example/p",
+        "https://hidden@judge.example",
+        "http://judge.example/p?token=hidden",
+        "http://judge.example?hidden",
+        "me:hidden@judge.example/p",
+        "ftp://me:hidden@judge.example/p?hidden",
+    ],
+)
+def test_an_address_with_secrets_in_it_is_refused_and_not_repeated(address: str) -> None:
+    with pytest.raises(RewardInputError, match="judge.example has a user, .* into GPO_JUDGE_TOKEN") as refusal:
+        check_source(f"url:{address}")
+    assert "hidden" not in str(refusal.value)
+    check_source("url:http://judge.example/@me")
+
+
 @pytest.mark.parametrize("spec", ["url:", "url:ftp://x/y", "url:http://", "url:localhost:80"])
 def test_an_address_that_is_none_is_refused_before_anything_starts(spec: str) -> None:
     with pytest.raises(RewardInputError):
