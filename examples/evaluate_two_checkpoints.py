@@ -1,6 +1,6 @@
 """Which of two policies answers better, by a general preference model: a win rate with its interval.
 
-    python examples/evaluate_two_checkpoints.py runs/quickstart/iterations/003/checkpoint \\
+    python examples/evaluate_two_checkpoints.py runs/quickstart/iterations/002/checkpoint \\
         models/smollm2-135m-instruct models/quickstart-gpm
 
 Every answer of the one is compared with every answer of the other, prompt by prompt; the interval is a bootstrap over

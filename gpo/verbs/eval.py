@@ -26,7 +26,7 @@ def add_to(verbs: Verbs) -> None:
         description="Both files are AlpacaEval's model_outputs.json over the same instructions. Writes "
         "annotations.json and leaderboard.csv in AlpacaEval's fields, and metrics.json with all numbers and how they "
         "were made.",
-        epilog="example: gpo eval --outputs runs/answers/quickstart-003.json --baseline "
+        epilog="example: gpo eval --outputs runs/answers/quickstart-002.json --baseline "
         "runs/answers/smollm2-135m-instruct.json --judge gpm:models/quickstart-gpm --output runs/evaluation",
     )
     evaluate.add_argument("--outputs", type=Path, required=True, metavar="FILE", help="answers that are evaluated")

@@ -14,7 +14,7 @@ def add_to(verbs: Verbs) -> None:
         description="One answer a prompt by each model. Prompts are AlpacaEval's, MT-Bench's (first turns), "
         "Arena-Hard's or IFEval's file, any prompts file, or hub:NAME[:SPLIT]. Beside NAME.json, NAME.meta records "
         "sampling settings, seed and weights. A start that was stopped goes on where it was.",
-        epilog="example: gpo generate --model models/smollm2-135m-instruct runs/quickstart/iterations/003/checkpoint "
+        epilog="example: gpo generate --model models/smollm2-135m-instruct runs/quickstart/iterations/002/checkpoint "
         "--prompts alpaca_eval.json --output runs/answers",
     )
     generate.add_argument("--model", type=Path, nargs="+", required=True, metavar="DIR", help="model directories")
