@@ -23,7 +23,7 @@ import yaml
 
 from gpo import cli
 from gpo.config import RunConfig
-from gpo.config.reward import RewardTrainConfig
+from gpo.config.reward import AdapterConfig, RewardTrainConfig, SourceConfig
 from gpo.logs import OURS
 from tests.docs.workplace import ROOT, make_workplace
 
@@ -200,6 +200,16 @@ def test_the_configuration_reference_is_what_the_classes_say() -> None:
     from scripts.config_reference import page
 
     assert (ROOT / "docs/configuration.md").read_text("utf-8") == page(), "run `make reference`"
+
+
+def test_reward_settings_named_in_moving_here_exist() -> None:
+    text = (ROOT / "docs/moving.md").read_text("utf-8")
+    table = text.partition("| `train_rm_general_preference.py` |")[2].partition("\n\n")[0]
+    known = {*RewardTrainConfig.model_fields, *(f"adapter.{name}" for name in AdapterConfig.model_fields)}
+    known |= {*SourceConfig.model_fields, "group"}
+    answers = "".join(row.split(" | ")[-1] for row in table.splitlines() if row.startswith("| "))
+    named = re.findall(r"`([a-z_]+(?:\.[a-z_]+)?)(?:: [^`]+)?`", answers)
+    assert len(named) > 30 and [name for name in named if name not in known] == []
 
 
 def test_settings_named_in_the_guides_exist() -> None:

@@ -4,8 +4,13 @@ Run: python -m pytest tests/docs/test_reward_training_page.py
 """
 
 import json
+import os
+import re
+import subprocess
 from pathlib import Path
 from typing import get_args
+
+import pytest
 
 from gpo.config.reward import RewardTrainConfig
 from reward.model import GeneralPreferenceModel
@@ -37,6 +42,21 @@ def test_the_page_names_every_choice_and_metric() -> None:
     wanted = {choice for field in fields for choice in get_args(RewardTrainConfig.model_fields[field].annotation)}
     wanted |= set(BEST_METRICS) | {"tau", "sft_weight", "stream_buffer", "keep_best", "save_steps", "gate_scaling"}
     assert [name for name in sorted(wanted) if name not in TEXT] == []
+
+
+def test_every_script_that_the_page_launches_by_is_shell() -> None:
+    named = set(re.findall(r"`[^`]*?(scripts/[\w/]+\.sh)", TEXT))
+    assert {f"scripts/{path.name}" for path in (ROOT / "scripts").glob("reward_*.sh")} <= named
+    for script in named:
+        assert os.access(ROOT / script, os.X_OK), f"{script} is typed as a command"
+        parsed = subprocess.run(["bash", "-n", ROOT / script], capture_output=True, text=True, timeout=60)
+        assert (parsed.returncode, parsed.stderr) == (0, ""), script
+
+
+@pytest.mark.parametrize("script", ["reward_single_node.sh", "reward_torchrun.sh"])
+def test_a_script_without_a_config_says_how_it_is_used(script: str) -> None:
+    asked = subprocess.run([ROOT / "scripts" / script], capture_output=True, text=True, timeout=60)
+    assert asked.returncode == 2 and f"scripts/{script} CONFIG" in asked.stderr
 
 
 def test_every_recipe_that_the_page_names_is_there() -> None:
