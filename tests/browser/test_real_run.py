@@ -11,7 +11,7 @@ import pytest
 
 from gpo.journal import RunDirectory
 from gpo.report.page import write_report
-from gpo.report.samples import select_prompts
+from gpo.report.selection import select_prompts
 from gpo.report.story import open_for_reading
 from tests.browser.pages import Seen, browser, opened
 

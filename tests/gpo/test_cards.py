@@ -14,7 +14,7 @@ from gpo.cards import code, fence, policy_card, reward_card, write_policy_card
 from gpo.errors import StageError
 from gpo.hub import push_when_asked
 from reward.settings import RewardSettings
-from tests.gpo.report_runs import ATTACK, plant_run
+from tests.gpo.report_runs import ATTACK, plant_evaluation, plant_run
 from tests.gpo.small_runs import run_config
 
 
@@ -59,6 +59,8 @@ def test_a_push_that_cannot_be_done_is_one_message_and_the_run_stays_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = plant_run(tmp_path / "run")
+    for iteration in (1, 2):
+        plant_evaluation(directory, iteration, ("taste",))
     directory.checkpoint(2).mkdir()
     config = run_config(tmp_path, iterations=2, hub={"push_to": "not a repository"})
     with pytest.raises(StageError, match="the run is finished, but hub.push_to = not a repository.*\n.*to push"):
