@@ -134,6 +134,14 @@ def test_the_command_prints_the_closing_table_and_samples(finished):
     assert "Traceback" not in done.stderr
 
 
+def test_each_process_has_a_log_of_its_own_and_the_samplers_has_vllms_lines(finished):
+    _, out, _ = finished
+    kinds = {path.name.partition("-")[0] for path in (out / "logs").glob("*.log")}
+    assert kinds == {"driver", "sampler", "scorer", "learner", "forward"}
+    (sampler,) = (out / "logs").glob("sampler-*.log")
+    assert "vllm" in sampler.read_text("utf-8")
+
+
 def test_a_finished_run_prints_its_table_again_and_computes_nothing(finished):
     config, out, done = finished
     before = [line for line in journal(out) if line["event"] != "restart"]
