@@ -174,14 +174,15 @@ def _summary(
         return f"{value:.2%}" + ("" if error is None else f" +- {error * 100:.2f} points")
 
     model_N, base_N = _lengths(comparison)
+    # Without difficulties every row has the same controlled rate: their spread is 0 and says nothing of its error.
+    error = None if length is None or comparison.difficulty_N is None else length.standard_error
     lines = [
         f"{comparison.outputs.generator} against {comparison.baseline.generator}, judged by {judge.annotator}: "
         f"{numbers.n} judged of {len(comparison.pairs)} asked",
         f"  win rate                    {rate(numbers.win_rate, numbers.standard_error)}",
         f"  discrete win rate           {numbers.discrete_win_rate:.2%} ({numbers.n_wins} won, {numbers.n_wins_base} "
         f"lost, {numbers.n_draws} drawn)",
-        "  length-controlled win rate  "
-        + (remark if length is None else f"{rate(length.win_rate, length.standard_error)}, {remark}"),
+        "  length-controlled win rate  " + (remark if length is None else f"{rate(length.win_rate, error)}, {remark}"),
         f"  average length              {model_N.mean():.0f} characters, the baseline's {base_N.mean():.0f}",
     ]
     return "\n".join(lines)

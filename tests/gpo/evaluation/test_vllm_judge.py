@@ -23,7 +23,7 @@ from tests.gpo.command_line import REPOSITORY, gpo
 from tests.gpo.evaluation.small_evaluation import answers, read, write_answers
 
 READY_SECONDS = 300
-PAIRS = 4
+PAIRS, TOP_LOGPROBS, OWN_LOGPROBS = 4, 20, 1000
 TEMPLATE = (
     "Two answers to the instruction: {instruction}\n\nAnswer m:\n{output_1}\n\nAnswer M:\n{output_2}\n\n"
     "Which is better? Reply with one letter, m or M, and nothing else. The better answer is:"
@@ -105,13 +105,13 @@ def words_of(place: Path, url: str) -> list[str | Path]:
         "--template",
         place / "letters.txt",
         "--top-logprobs",
-        "20",
+        TOP_LOGPROBS,
     )
     return ["eval", *files, *judge]
 
 
-def own_preference(model: Any, tokenizer: Any, place: Path, row: dict[str, Any]) -> float:
-    """Both orders by transformers in float32."""
+def own_logprobs(model: Any, tokenizer: Any, place: Path, row: dict[str, Any]) -> list[dict[str, float]]:
+    """Of both orders: token -> log p of the likeliest first tokens, by transformers in float32."""
     import torch
 
     template = read_template(place / "letters.txt")
@@ -120,10 +120,10 @@ def own_preference(model: Any, tokenizer: Any, place: Path, row: dict[str, Any])
         messages = template.messages(row["instruction"], *pair)
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
         with torch.no_grad():
-            logits = model(**ids).logits[0, -1]
-        m, other = (float(logits[tokenizer.convert_tokens_to_ids(name)]) for name in ("m", "M"))
-        found.append(1 / (1 + math.exp(other - m)))
-    return (1 - found[0] + found[1]) / 2
+            likeliest = torch.log_softmax(model(**ids).logits[0, -1], dim=-1).topk(OWN_LOGPROBS)
+        tokens = tokenizer.batch_decode(likeliest.indices.unsqueeze(-1))
+        found.append(dict(zip(tokens, likeliest.values.tolist(), strict=True)))
+    return found
 
 
 def test_the_preferences_are_those_of_the_models_own_logits(smollm2: Path, judged: Path) -> None:
@@ -133,7 +133,15 @@ def test_the_preferences_are_those_of_the_models_own_logits(smollm2: Path, judge
     model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     for row in read(judged / "out" / "annotations.json"):
-        assert row["preference"] - 1 == pytest.approx(own_preference(model, tokenizer, judged, row), abs=0.01)
+        first_preferred = []
+        for own, asked in zip(own_logprobs(model, tokenizer, judged, row), row["raw_completion"], strict=True):
+            # vLLM lists the token that it drew and the likeliest others, so a name may be there by chance.
+            told = asked["top_logprobs"]
+            assert len(told) == TOP_LOGPROBS
+            assert told == pytest.approx({token: own[token] for token in told}, abs=0.01)
+            m, other = (math.exp(own[name]) if name in told else 0.0 for name in ("m", "M"))
+            first_preferred.append(m / (m + other))
+        assert row["preference"] - 1 == pytest.approx((1 - first_preferred[0] + first_preferred[1]) / 2, abs=0.01)
 
 
 def test_the_server_counts_tokens_and_names_the_model(judged: Path) -> None:
