@@ -11,7 +11,7 @@ from huggingface_hub import ModelCardData
 
 from gpo import __version__
 from gpo.config import RunConfig
-from gpo.files import write_text
+from gpo.files import read_json, write_text
 from gpo.journal import RunDirectory
 from gpo.settings import dump_yaml
 from reward.settings import RewardSettings
@@ -21,8 +21,8 @@ CARD = "README.md"
 
 def write_policy_card(config: RunConfig, directory: RunDirectory, iteration: int) -> None:
     """README.md of an iteration's checkpoint, from its evaluation.json."""
-    evaluation = json.loads(directory.evaluation(iteration).read_text(encoding="utf-8"))
-    data = json.loads((directory.root / "run.json").read_text(encoding="utf-8")).get("data_sha256", {})
+    evaluation = read_json(directory.evaluation(iteration))
+    data = read_json(directory.root / "run.json").get("data_sha256", {})
     write_text(directory.checkpoint(iteration) / CARD, policy_card(config, evaluation, data))
 
 

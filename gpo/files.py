@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from gpo.errors import StageError
+
 
 def write_text(path: Path, text: str) -> None:
     """Replace the file at once; readers see the old text or the new one."""
@@ -23,6 +25,17 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Indented JSON, whole when it exists."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file that a run wrote; raises StageError naming the file where something damaged it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StageError(
+            f"{path} cannot be read ({error}), and the run wrote it whole: put a copy of the file in its place, or "
+            "start anew with --fresh or another --run-dir"
+        ) from None
 
 
 def append_json_line(path: Path, value: Any) -> None:

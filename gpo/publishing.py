@@ -1,6 +1,5 @@
 """Publish: engines take the new weights, and the canary proves that they did."""
 
-import json
 import logging
 import time
 from dataclasses import asdict
@@ -9,7 +8,7 @@ from typing import Any
 
 from gpo.context import RunContext
 from gpo.errors import StageError
-from gpo.files import write_json
+from gpo.files import read_json, write_json
 from rollout.canary import Gap, canary_rows, gap, judge, movement
 from rollout.weights import publish_adapter
 
@@ -49,8 +48,8 @@ def publish(run: RunContext, iteration: int) -> dict[str, Any]:
     if run.config.rollout.engine.adapters:
         publish_adapter(run.directory.training(iteration) / "master", run.directory.checkpoint(iteration))
     weights = run.weights_after(iteration)
-    trainer = json.loads((run.directory.training(iteration) / "canary.json").read_text())["answer_logps"]
-    floor_file = json.loads((run.directory.iteration(0) / FLOOR_FILE).read_text())
+    trainer = read_json(run.directory.training(iteration) / "canary.json")["answer_logps"]
+    floor_file = read_json(run.directory.iteration(0) / FLOOR_FILE)
     before = floor_file["answer_logps"] if iteration == 1 else _trainer_logps(run, iteration - 1)
     floor, factor = Gap(**floor_file["floor"]), run.config.canary.factor
     verdicts = [
@@ -69,7 +68,7 @@ def publish(run: RunContext, iteration: int) -> dict[str, Any]:
 
 
 def _trainer_logps(run: RunContext, iteration: int) -> list[list[float]]:
-    values = json.loads((run.directory.training(iteration) / "canary.json").read_text())
+    values = read_json(run.directory.training(iteration) / "canary.json")
     found: list[list[float]] = values["answer_logps"]
     return found
 

@@ -126,7 +126,7 @@ def _write(path: Path, rows: Sequence[RolloutRow] | Sequence[BaselineRow], schem
     part = path.with_name(f".{path.name}.part-{os.getpid()}")
     try:
         with part.open("wb") as stream:
-            pq.write_table(table, stream, compression="zstd")
+            pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
             stream.flush()
             os.fsync(stream.fileno())
         part.rename(path)
@@ -156,11 +156,11 @@ def read_baseline(path: Path) -> list[BaselineRow]:
 
 def _read(path: Path, schema: pa.Schema, kind: type[SomeRow]) -> list[SomeRow]:
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=True)
         versions = set(table["format_version"].to_pylist()) if "format_version" in table.column_names else set()
         if not versions - {FORMAT_VERSION}:
             table = table.select(schema.names).cast(schema)
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, LookupError) as error:
         raise ValueError(f"{path}: not a readable rollout shard ({error}); remove it and start the run again") from None
     if versions - {FORMAT_VERSION}:
         raise ValueError(f"{path}: format_version {sorted(versions)}, this version reads {FORMAT_VERSION}")

@@ -1,12 +1,11 @@
 """The chosen checkpoint of a run directory: reads its evaluations, writes `chosen.json`."""
 
-import json
 from dataclasses import asdict
 from typing import Any
 
 from gpo.config import RunConfig
 from gpo.evaluation.choice import Choice, choose
-from gpo.files import write_json
+from gpo.files import read_json, write_json
 from gpo.journal import RunDirectory
 
 
@@ -23,4 +22,4 @@ def choose_checkpoint(directory: RunDirectory, config: RunConfig, iteration: int
 def evaluations_so_far(directory: RunDirectory, iteration: int) -> list[dict[str, Any]]:
     """What `evaluation.json` of iterations 1 to this one say."""
     paths = [directory.evaluation(number) for number in range(1, iteration + 1)]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return [read_json(path) for path in paths]

@@ -100,6 +100,8 @@ def _judge(run: RunContext, judge: str, iteration: int) -> tuple[dict[str, Any],
     """Win rates against the start and each earlier iteration, and the share of cyclic triples among own answers."""
     answers = {str(number): str(run.directory.heldout(number).absolute()) for number in range(iteration + 1)}
     deliver(*map(Path, answers.values()))
+    # Read here too, before the judge's process does: a damaged file is told by its name.
+    lengths = [_lengths(run, number) for number in range(iteration + 1)]
     candidate = answers.pop(str(iteration))
     seconds = run.config.cluster.wait_seconds
     found = run.pool.in_spite_of_deaths(
@@ -109,8 +111,7 @@ def _judge(run: RunContext, judge: str, iteration: int) -> tuple[dict[str, Any],
     rates = {name: asdict(win_rate(found.probabilities[name], seed=run.config.seed)) for name in answers}
     rates = {name: {**rate, "ci95": list(rate["ci95"])} for name, rate in rates.items()}
     start = rates.pop("0")
-    lengths = [_lengths(run, number) for number in (iteration, 0)]
-    start |= against_length(*paired_samples(found.probabilities["0"], *lengths))
+    start |= against_length(*paired_samples(found.probabilities["0"], lengths[iteration], lengths[0]))
     share = cyclic_share([np.asarray(table) for table in found.tables])
     return {"vs_start": start, "vs": rates}, share
 

@@ -1,9 +1,9 @@
 """The closing table of a run, and samples before and after, as plain text. Reads the run directory only."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from gpo.files import read_json
 from gpo.journal import RunDirectory
 from gpo.printable import printable
 
@@ -17,7 +17,7 @@ def closing_table(directory: RunDirectory) -> str:
     numbers = sorted(
         line["iteration"] for line in lines if line.get("event") == "stage" and line.get("stage") == "evaluate"
     )
-    evaluations = [json.loads(directory.evaluation(number).read_text(encoding="utf-8")) for number in numbers]
+    evaluations = [read_json(directory.evaluation(number)) for number in numbers]
     if not evaluations:
         return "no iteration is finished yet"
     judges = list(evaluations[0]["judges"])
@@ -74,7 +74,7 @@ def samples_before_and_after(directory: RunDirectory, iteration: int, count: int
 
 
 def _answers(path: Path) -> list[dict[str, Any]]:
-    prompts: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["prompts"]
+    prompts: list[dict[str, Any]] = read_json(path)["prompts"]
     return prompts
 
 

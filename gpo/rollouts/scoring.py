@@ -4,7 +4,6 @@ Samples come straight from a sampler through the object store and leave as a fil
 actor judges held-out answers, because it has the models.
 """
 
-import json
 import logging
 import os
 import time
@@ -17,8 +16,9 @@ import numpy as np
 
 from gpo.config import RunConfig
 from gpo.cpu import use_threads
+from gpo.errors import StageError
 from gpo.evaluation.winrate import cyclic_share
-from gpo.files import write_json
+from gpo.files import read_json, write_json
 from gpo.logs import log_to_file
 from gpo.rollouts.embedding_cache import EmbeddingCache
 from rollout.cores import claim_cores
@@ -251,8 +251,12 @@ class Judgement:
 
 
 def read_answers(path: str) -> list[SampledPrompt]:
-    """Held-out answers as `keep_answers` wrote them."""
-    return [SampledPrompt(**values) for values in json.loads(Path(path).read_text(encoding="utf-8"))["prompts"]]
+    """Held-out answers as `keep_answers` wrote them; raises StageError naming a file that is damaged."""
+    found = read_json(Path(path))
+    try:
+        return [SampledPrompt(**values) for values in found["prompts"]]
+    except (KeyError, TypeError) as error:
+        raise StageError(f"{path} does not hold held-out answers ({error}); put a copy of it in its place") from None
 
 
 def answer_group(sample: SampledPrompt) -> "AnswerGroup":

@@ -1,6 +1,5 @@
 """The training stage as the driver sees it: start learners with Ray Train, follow their steps, bound the wait."""
 
-import json
 import logging
 import shutil
 import time
@@ -13,7 +12,7 @@ from gpo.cluster.runtime import collect, deliver, learner_scaling, threads_for
 from gpo.context import RunContext
 from gpo.cpu import actor_environment
 from gpo.errors import StageError
-from gpo.files import read_json_lines
+from gpo.files import read_json, read_json_lines
 from gpo.training.learner import LearnerTask, train_worker
 
 logger = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ def train(run: RunContext, iteration: int) -> dict[str, Any]:
         _record_lost(run, task)
     collect(Path(task.training), Path(task.checkpoint), Path(task.metrics), beside=Path(task.training) / "report.json")
     shutil.rmtree(_ray_folder(task), ignore_errors=True)
-    report: dict[str, Any] = json.loads((Path(task.training) / "report.json").read_text())
+    report: dict[str, Any] = read_json(Path(task.training) / "report.json")
     return {"seconds": round(time.monotonic() - started, 3), **report}
 
 

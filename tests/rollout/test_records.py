@@ -195,6 +195,25 @@ def test_a_truncated_file_is_refused_by_name_at_every_length(tmp_path: Path) -> 
         assert "not a readable rollout shard" in refusal(path)
 
 
+def test_nearly_every_bit_that_flips_in_a_shard_is_refused_or_changes_nothing(tmp_path: Path) -> None:
+    path, good = tmp_path / "shard.parquet", [make_row(), make_row(prompt_id="another")]
+    write_shard(path, good)
+    content = path.read_bytes()
+    places = range(0, len(content), 11)
+    refused = silent = 0
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 4
+        path.write_bytes(damaged)
+        try:
+            silent += read_shard(path) != good
+        except ValueError as error:
+            assert path.name in str(error)
+            refused += 1
+    # Pages have checksums. Their headers have none, and some bits there change how a page is read.
+    assert refused > 0.5 * len(places) and silent <= 0.01 * len(places)
+
+
 def test_a_missing_file_and_one_of_another_program_are_refused_by_name(tmp_path: Path) -> None:
     refusal(tmp_path / "none.parquet")
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "other.parquet")

@@ -1,0 +1,32 @@
+"""Small files of a run: what is damaged is told by its name.
+
+Run: python -m pytest tests/gpo/test_files.py
+"""
+
+from pathlib import Path
+
+import pytest
+
+from gpo.errors import StageError
+from gpo.files import read_json, write_json
+from gpo.rollouts.scoring import read_answers
+
+
+def test_what_was_written_comes_back(tmp_path: Path) -> None:
+    write_json(tmp_path / "value.json", {"a": [1, "é"]})
+    assert read_json(tmp_path / "value.json") == {"a": [1, "é"]}
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe", None], ids=["empty", "cut", "no-text", "gone"])
+def test_a_damaged_or_missing_file_is_named_with_the_way_on(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "value.json").write_bytes(content)
+    with pytest.raises(StageError, match=r"value\.json cannot be read .* put a copy of the file in its place"):
+        read_json(tmp_path / "value.json")
+
+
+@pytest.mark.parametrize("value", [{}, {"prompts": [{"what": 1}]}, {"prompts": 3}])
+def test_held_out_answers_of_another_form_are_named(tmp_path: Path, value: object) -> None:
+    write_json(tmp_path / "heldout.json", value)
+    with pytest.raises(StageError, match=r"heldout\.json does not hold held-out answers"):
+        read_answers(str(tmp_path / "heldout.json"))
