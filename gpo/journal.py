@@ -115,21 +115,27 @@ def open_run(
     directory.lock()
     if fresh:
         _clear(root)
-    state_path = root / "run.json"
-    state = _read_state(state_path)
-    if state is None:
-        if (root / "journal.jsonl").exists():
-            raise UserError(
-                f"{state_path}: missing or damaged, but there is a journal; use --fresh or another --run-dir"
-            )
+    if not goes_on(root, config, data):
         write_text(root / "config.yaml", dump_yaml(config))
-        write_json(state_path, _new_state(config, versions, data))
+        write_json(root / "run.json", _new_state(config, versions, data))
         directory.record("start", placement=_placement(config))
         return directory
-    _check_identity(root, state, config, data)
     directory.record("restart", placement=_placement(config), versions=versions)
     write_text(root / "config.yaml", dump_yaml(config))
     return directory
+
+
+def goes_on(root: Path, config: RunConfig, data: dict[str, str]) -> bool:
+    """Whether the directory holds this very run; False: none. Reads only.
+
+    Raises UserError when it holds another run, or is damaged.
+    """
+    state = _read_state(root / "run.json")
+    if state is not None:
+        _check_identity(root, state, config, data)
+    elif (root / "journal.jsonl").exists():
+        raise UserError(f"{root}/run.json: missing, but there is a journal; use --fresh or another --run-dir")
+    return state is not None
 
 
 OWN = ("run.json", "journal.jsonl", "iterations")

@@ -30,7 +30,7 @@ def _run(options: argparse.Namespace) -> int:
     config = read_settings(RunConfig, options.config, options.overrides)
     root: Path = options.run_dir or Path("runs") / config.name
     from gpo.cluster.submit import check_secrets
-    from gpo.journal import is_finished
+    from gpo.journal import goes_on, is_finished
     from gpo.planning.plan import check_fits, make_plan
     from gpo.preflight import prepare
     from gpo.trackers import check_installed
@@ -43,6 +43,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.fresh or not is_finished(root):  # One that is only says again what came out.
         check_fits(plan, root, alone=config.cluster.address is None)
     if options.dry_run:
+        if not options.fresh:
+            goes_on(root, config, prepared.data_sha256)
         print(dump_yaml(config))
         tell(f"# {plan.parameters / 1e6:.1f} M parameters; run directory {root}, about {plan.disk_gib:.1f} GiB")
         for name, value in plan.memory_gib.items():

@@ -18,6 +18,7 @@ from gpo.preflight import prepare
 from reward.model import GeneralPreferenceModel
 from reward.settings import RewardSettings
 from tests.gpo.command_line import Outcome, gpo, gpo_process
+from tests.gpo.report_runs import plant_run
 from tests.gpo.small_runs import run_config, run_values, write_yaml
 from tests.tiny import make_tokenizer, save_tiny_model
 
@@ -236,3 +237,12 @@ def test_a_dry_run_prints_config_and_plan_and_starts_nothing(folder: Path) -> No
     ):
         assert words in outcome.printed, f"{words!r} is not in:\n{outcome.printed}"
     assert sorted(set(folder.rglob("*")) - {path}) == before
+
+
+def test_a_dry_run_says_that_the_directory_holds_another_run(folder: Path) -> None:
+    path = config(folder)
+    plant_run(folder / "runs/small")
+    before = (folder / "runs/small/journal.jsonl").read_bytes()
+    refused(gpo(folder, "run", path, "--dry-run"), "runs/small: holds a run with other settings", "--run-dir")
+    assert gpo(folder, "run", path, "--dry-run", "--fresh").status == 0
+    assert (folder / "runs/small/journal.jsonl").read_bytes() == before
