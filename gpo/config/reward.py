@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from gpo.config.cluster import ClusterConfig
-from gpo.config.tracking import Tracker
+from gpo.config.tracking import HubConfig, Tracker
 from gpo.config.types import Count, Positive
 from gpo.settings import Settings
 
@@ -143,6 +143,7 @@ class RewardTrainConfig(Settings):
     cache: str = "models/hidden-states"
     """heads: folder for the backbone's states, which a twin on the same pairs uses again."""
     cluster: ClusterConfig = ClusterConfig()
+    hub: HubConfig = HubConfig()
     """Where the workers run."""
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ class TrackingConfig(Settings):
 
 
 class HubConfig(Settings):
-    """Where the checkpoint that evaluation.choose chose goes when the run is finished (placement)."""
+    """Where a finished model goes: the checkpoint that evaluation.choose chose, or a reward model (placement)."""
 
     push_to: str | None = None
     """Repository on the model hub, OWNER/NAME; None: nothing is pushed."""

@@ -15,6 +15,7 @@ from gpo.cluster.runtime import relative
 from gpo.config.reward import RewardTrainConfig, sources_of
 from gpo.errors import UserError
 from gpo.files import write_json, write_text
+from gpo.hub import push_reward_model
 from gpo.logs import Progress
 from gpo.modelfiles import has_chat_template, parameter_count, read_model_config
 from gpo.rewards.workers import RESULT, run_training
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 __all__ = ["RewardTrainConfig", "train_reward_model", "training_task"]
 
 LARGEST_COLLECTIVE_SECONDS = 1800
-_PLACEMENT = ("cluster", "cache", "trackers", "save_steps")
+_PLACEMENT = ("cluster", "cache", "trackers", "save_steps", "hub")
 """Keys that may change when a training goes on; workers are not among them, because they change the last digits."""
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "heads": {"learning_rate": 3e-3, "weight_decay": 0.01, "schedule": "linear", "epochs": 60, "batch_pairs": 256},
@@ -47,9 +48,11 @@ def train_reward_model(config: RewardTrainConfig, *, fresh: bool = False) -> int
         raise UserError(f"output = {config.output}: it is the backbone itself; expected another directory")
     check_installed(config.trackers, "trackers")
     try:
-        return _train_heads(config) if config.tune == "heads" else _train_whole(config, fresh)
+        status = _train_heads(config) if config.tune == "heads" else _train_whole(config, fresh)
     except RewardInputError as error:
         raise UserError(str(error)) from None
+    push_reward_model(config)
+    return status
 
 
 def with_defaults(config: RewardTrainConfig) -> RewardTrainConfig:

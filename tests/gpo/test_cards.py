@@ -63,6 +63,6 @@ def test_a_push_that_cannot_be_done_is_one_message_and_the_run_stays_finished(
         plant_evaluation(directory, iteration, ("taste",))
     directory.checkpoint(2).mkdir()
     config = run_config(tmp_path, iterations=2, hub={"push_to": "not a repository"})
-    with pytest.raises(StageError, match="the run is finished, but hub.push_to = not a repository.*\n.*to push"):
+    with pytest.raises(StageError, match="is finished, but hub.push_to = not a repository.*\n.*to push"):
         push_when_asked(config, directory)
     assert json.loads((directory.root / "run.json").read_text())["status"] == "finished"

@@ -10,13 +10,17 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
+from gpo.config.reward import RewardTrainConfig
+from gpo.config.tracking import HubConfig
 from gpo.errors import StageError
 from gpo.files import write_json
-from gpo.hub import push_when_asked
+from gpo.hub import push_reward_model, push_when_asked
 from gpo.journal import RunDirectory
 from tests.gpo.report_runs import plant_evaluation, plant_run
 from tests.gpo.small_runs import run_config
+from tests.tiny import save_tiny_model
 
 
 class NoRoute(Exception):
@@ -29,13 +33,18 @@ class Hub:
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
         self.pushed: list[tuple[str, Path]] = []
+        self.files: list[str] = []
 
     def create_repo(self, *_given: Any, **_more: Any) -> None:
         if self.error is not None:
             raise self.error
 
-    def upload_folder(self, *, repo_id: str, folder_path: Path, **_more: Any) -> SimpleNamespace:
+    def upload_folder(
+        self, *, repo_id: str, folder_path: Path, ignore_patterns: list[str], **_more: Any
+    ) -> SimpleNamespace:
         self.pushed.append((repo_id, folder_path))
+        names = [str(path.relative_to(folder_path)) for path in folder_path.rglob("*") if path.is_file()]
+        self.files = list(filter_repo_objects(names, ignore_patterns=ignore_patterns))
         return SimpleNamespace(oid="abc", repo_url=f"https://hub.example/{repo_id}")
 
 
@@ -84,3 +93,36 @@ def test_what_was_chosen_is_pushed(
         write_json(directory.evaluation(iteration), evaluation)
     push_when_asked(config, directory)
     assert [folder for _, folder in hub.pushed] == [directory.checkpoint(iteration) for iteration in pushed]
+
+
+def test_a_reward_model_is_pushed_once_and_again_when_its_weights_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    output = save_tiny_model(tmp_path / "gpm")
+    config = RewardTrainConfig(
+        backbone="b", train="t.jsonl", heldout="h.jsonl", output=str(output), hub=HubConfig(push_to="me/gpm")
+    )
+    for _ in range(2):
+        push_reward_model(config)
+    assert hub.pushed == [("me/gpm", output)]
+    save_tiny_model(output, seed=9)
+    push_reward_model(config)
+    assert hub.pushed == [("me/gpm", output)] * 2
+    push_reward_model(config.model_copy(update={"hub": HubConfig()}))
+    assert len(hub.pushed) == 2
+
+
+def test_nothing_below_the_models_folder_is_pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    output = save_tiny_model(tmp_path / "gpm")
+    (output / "training").mkdir()
+    (output / "training" / "config.json").write_text("{}")
+    push_reward_model(
+        RewardTrainConfig(
+            backbone="b", train="t.jsonl", heldout="h.jsonl", output=str(output), hub=HubConfig(push_to="me/gpm")
+        )
+    )
+    assert "config.json" in hub.files and not [name for name in hub.files if "/" in name]
