@@ -5,7 +5,6 @@ and of token ids only how many there are. A prompt stands once, with an *appeara
 in training (`rollout`) or held out (`heldout`).
 """
 
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from gpo.errors import UserError
 from gpo.journal import RunDirectory
 from gpo.report.cycles import strongest_cycle
+from gpo.report.forms import Heldout, read_form
 from gpo.report.own_tables import OWN_FIRST, from_embeddings, own_columns
 
 COLUMNS = (
@@ -195,15 +195,7 @@ def _heldout_rows(directory: RunDirectory, iteration: int | None) -> Iterator[tu
     for number in _iterations(directory, iteration):
         path = directory.heldout(number)
         if path.is_file():
-            yield from ((number, row) for row in read_json(path)["prompts"])
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file of the run; raises UserError naming it where it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable ({error}); remove it and start the run again to have it anew") from None
+            yield from ((number, row) for row in read_form(path, Heldout)["prompts"])
 
 
 def _short(value: float) -> float:

@@ -12,7 +12,8 @@ from gpo.errors import UserError
 from gpo.files import read_json_lines
 from gpo.journal import RunDirectory
 from gpo.report.distributions import correlation_within, histogram, shared_edges
-from gpo.report.samples import iterations_on_disk, read_json, read_table, shard_files, token_counts
+from gpo.report.forms import Evaluation, read_form, read_json
+from gpo.report.samples import iterations_on_disk, read_table, shard_files, token_counts
 
 MOST_STEPS = 2000
 """Training steps that are drawn; of a longer run every n-th."""
@@ -74,7 +75,7 @@ def read_evaluations(directory: RunDirectory) -> list[dict[str, Any]]:
         for line in directory.journal()
         if line.get("event") == "stage" and line.get("stage") == "evaluate"
     )
-    return [read_json(directory.evaluation(number)) for number in numbers]
+    return [read_form(directory.evaluation(number), Evaluation) for number in numbers]
 
 
 def _rollouts(directory: RunDirectory) -> dict[str, Any]:
