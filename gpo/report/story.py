@@ -48,7 +48,7 @@ def _run(directory: RunDirectory) -> dict[str, Any]:
         "iterations": settings.get("iterations"),
         "trained_on": settings.get("preference", {}).get("train_on"),
         "trained_part": trained_part(settings.get("train", {})),
-        "config": config.read_text(encoding="utf-8") if config.is_file() else "",
+        "config": config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
     }
 
 
@@ -166,7 +166,8 @@ def _stages(directory: RunDirectory) -> list[dict[str, Any]]:
 
 def _steps(directory: RunDirectory) -> list[dict[str, Any]]:
     """Logged training steps, numbered over the whole run; a step that a restart logged twice counts once."""
-    newest = {(line["iteration"], line["step"]): line for line in read_json_lines(directory.metrics)}
+    logged = [line for line in read_json_lines(directory.metrics) if _is_step(line)]
+    newest = {(line["iteration"], line["step"]): line for line in logged}
     kept = ("iteration", "step", "loss", "grad_norm", "learning_rate")
     lines = [newest[key] for key in sorted(newest)]
     every = -(-len(lines) // MOST_STEPS) or 1
@@ -175,6 +176,11 @@ def _steps(directory: RunDirectory) -> list[dict[str, Any]]:
         for total, line in enumerate(lines, start=1)
         if total % every == 0
     ]
+
+
+def _is_step(line: dict[str, Any]) -> bool:
+    """A damaged line is none."""
+    return isinstance(line.get("iteration"), int) and isinstance(line.get("step"), int)
 
 
 def tournaments(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
