@@ -70,8 +70,10 @@ def evaluate(run: RunContext, iteration: int) -> dict[str, Any]:
     progress.update(0)
     verdicts: dict[str, Any] = {}
     shares: dict[str, float | None] = {}
+    # All are read here, before a judge's process does: a damaged file is told by its name.
+    lengths = [_lengths(run, number) for number in range(iteration + 1)]
     for number, judge in enumerate(judges):
-        verdicts[judge], shares[judge] = _judge(run, judge, iteration)
+        verdicts[judge], shares[judge] = _judge(run, judge, iteration, lengths)
         progress.update(1 + number)
     divergence = _kl_to_start(run, iteration)
     progress.update(1 + len(judges))
@@ -96,12 +98,15 @@ def evaluate(run: RunContext, iteration: int) -> dict[str, Any]:
     return {"seconds": round(time.monotonic() - started, 3)}
 
 
-def _judge(run: RunContext, judge: str, iteration: int) -> tuple[dict[str, Any], float | None]:
-    """Win rates against the start and each earlier iteration, and the share of cyclic triples among own answers."""
+def _judge(
+    run: RunContext, judge: str, iteration: int, lengths: list[list[list[int]]]
+) -> tuple[dict[str, Any], float | None]:
+    """Win rates against the start and each earlier iteration, and the share of cyclic triples among own answers.
+
+    `lengths` are those of every iteration's answers, the start's first.
+    """
     answers = {str(number): str(run.directory.heldout(number).absolute()) for number in range(iteration + 1)}
     deliver(*map(Path, answers.values()))
-    # Read here too, before the judge's process does: a damaged file is told by its name.
-    lengths = [_lengths(run, number) for number in range(iteration + 1)]
     candidate = answers.pop(str(iteration))
     seconds = run.config.cluster.wait_seconds
     found = run.pool.in_spite_of_deaths(

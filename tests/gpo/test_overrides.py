@@ -4,7 +4,6 @@ Run: python -m pytest tests/gpo/test_overrides.py
 """
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,17 +12,8 @@ from hypothesis import strategies as st
 from gpo.config import RunConfig
 from gpo.errors import UserError
 from gpo.settings import read_settings
+from tests.gpo.read_runs import read, refusal
 from tests.gpo.small_runs import run_values, write_yaml
-
-
-def read(folder: Path, *overrides: str, **changes: Any) -> RunConfig:
-    return read_settings(RunConfig, write_yaml(folder / "run.yaml", run_values(**changes)), overrides)
-
-
-def refusal(folder: Path, *overrides: str, **changes: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        read(folder, *overrides, **changes)
-    return str(caught.value)
 
 
 def test_overrides_reach_every_depth_and_make_sections_that_the_file_lacks(tmp_path: Path) -> None:

@@ -17,21 +17,12 @@ from gpo.config.cyclic import CyclicConfig
 from gpo.errors import UserError
 from gpo.rewards.training import RewardTrainConfig
 from gpo.settings import Settings, dump_yaml, read_settings
+from tests.gpo.read_runs import read, refusal
 from tests.gpo.small_runs import run_config, run_values, write_yaml
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 KIND_BY_KEY: dict[str, type[Settings]] = {"policy": RunConfig, "cycles": CyclicConfig, "backbone": RewardTrainConfig}
-
-
-def read(folder: Path, *overrides: str, **changes: Any) -> RunConfig:
-    return read_settings(RunConfig, write_yaml(folder / "run.yaml", run_values(**changes)), overrides)
-
-
-def refusal(folder: Path, *overrides: str, **changes: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        read(folder, *overrides, **changes)
-    return str(caught.value)
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_name(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ Each case is a line of the log; a start with the same log goes on behind it.
 """
 
 import argparse
-import json
 import shutil
 import signal
 import subprocess
@@ -20,11 +19,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from gpo.files import append_json_line, read_json_lines
 from tests.e2e.tiny_run import command, environment, journal, make_workplace
+from tests.proof.case_log import keep, not_yet, told
 from tests.proof.chaos import SECONDS, answers
 from tests.proof.mutations import mutate_bytes
 
+KEYS = ("moment", "seed")
+"""Fields of a line that name its case."""
 MOMENTS = {"generate": 1, "train": 2}
 """Stage in which the run is interrupted -> iteration."""
 NOT_READ_AGAIN = ("logs", "ray")
@@ -106,8 +107,7 @@ def main() -> int:
     options = parser.parse_args()
     options.log.parent.mkdir(parents=True, exist_ok=True)
     wanted = [(list(MOMENTS)[n % 2], n // 2) for n in range(options.cases)]
-    known = {(line["moment"], line["seed"]) for line in read_json_lines(options.log)}
-    left = [case for case in wanted if case not in known]
+    left = not_yet(options.log, KEYS, wanted)
     with tempfile.TemporaryDirectory(prefix="damage-") as name:
         folder = Path(name)
         config = make_workplace(folder)
@@ -121,12 +121,8 @@ def main() -> int:
         expected = answers(folder / "undisturbed")
         for moment, seed in left:
             line = one_case(config, folder / moment, folder / "case", seed, expected)
-            append_json_line(options.log, line)
-            print(json.dumps(line), flush=True)
-    lines = [line for line in read_json_lines(options.log) if (line["moment"], line["seed"]) in set(wanted)]
-    faults = [line for line in lines if line["fault"]]
-    print(f"{len(lines)} cases, {len(faults)} with a fault")
-    return 1 if faults else 0
+            keep(options.log, line)
+    return told(options.log, KEYS, wanted)
 
 
 if __name__ == "__main__":

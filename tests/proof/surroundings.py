@@ -10,7 +10,6 @@ Each case is a line of the log; a start with the same log goes on behind it. Nee
 """
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -25,10 +24,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from gpo.files import append_json_line, read_json_lines
 from tests.e2e.tiny_run import command, environment, make_workplace
+from tests.proof.case_log import keep, not_yet, told
 from tests.proof.chaos import SECONDS, SETTINGS, answers
 
+KEYS = ("case", "number")
+"""Fields of a line that name its case."""
 SOURCE = Path(__file__).with_suffix(".c")
 DISK_MIB = 3072
 """Ample for the run; what is free at the moment is taken away by one file."""
@@ -173,8 +174,7 @@ def main() -> int:
         return 1
     options.log.parent.mkdir(parents=True, exist_ok=True)
     wanted = [(name, number) for name in options.only for number in range(options.moments)]
-    known = {(line["case"], line["number"]) for line in read_json_lines(options.log)}
-    left = [case for case in wanted if case not in known]
+    left = not_yet(options.log, KEYS, wanted)
     with tempfile.TemporaryDirectory(prefix="surroundings-") as folder_name:
         folder = Path(folder_name)
         library = folder / "surroundings.so"
@@ -188,12 +188,8 @@ def main() -> int:
             place = Workplace(config, library, time.monotonic() - before, answers(folder / "undisturbed"))
         for name, number in left:
             line = one_case(place, name, number, folder / f"{name}-{number}")
-            append_json_line(options.log, line)
-            print(json.dumps(line), flush=True)
-    lines = [line for line in read_json_lines(options.log) if (line["case"], line["number"]) in set(wanted)]
-    faults = [line for line in lines if line["fault"]]
-    print(f"{len(lines)} cases, {len(faults)} with a fault")
-    return 1 if faults else 0
+            keep(options.log, line)
+    return told(options.log, KEYS, wanted)
 
 
 if __name__ == "__main__":
