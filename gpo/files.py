@@ -7,11 +7,20 @@ from typing import Any
 
 from gpo.errors import StageError
 
+PART = ".part-"
+"""In the name of a file that is being written, before its process's id; `rollout` and `reward` name theirs alike."""
+
+
+def remove_parts(folder: Path) -> None:
+    """Delete what processes that were killed while they wrote left below a folder where nobody writes now."""
+    for path in list(folder.rglob(f".*{PART}*")):
+        path.unlink(missing_ok=True)
+
 
 def write_text(path: Path, text: str) -> None:
     """Replace the file at once; readers see the old text or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
+    part = path.with_name(f".{path.name}{PART}{os.getpid()}")
     try:
         with part.open("w", encoding="utf-8") as stream:
             stream.write(text)

@@ -16,7 +16,7 @@ import yaml
 from gpo.cluster.storage import Storage
 from gpo.config import RunConfig, changed_identity, identity_hash, identity_values
 from gpo.errors import UserError
-from gpo.files import append_json_line, read_json_lines, write_json, write_text
+from gpo.files import append_json_line, read_json_lines, remove_parts, write_json, write_text
 from gpo.settings import dump_yaml
 
 FORMAT_VERSION = 1
@@ -120,6 +120,7 @@ def open_run(
         write_json(root / "run.json", _new_state(config, versions, data))
         directory.record("start", placement=_placement(config))
         return directory
+    remove_parts(root)
     directory.record("restart", placement=_placement(config), versions=versions)
     write_text(root / "config.yaml", dump_yaml(config))
     return directory

@@ -11,6 +11,7 @@ from gpo.config import RunConfig
 from gpo.context import RunContext
 from gpo.errors import StageError, UserError, last_line
 from gpo.evaluation.choosing import choose_checkpoint
+from gpo.files import remove_parts
 from gpo.hub import push_when_asked
 from gpo.journal import RunDirectory, open_run, set_status
 from gpo.logs import log_to_file
@@ -81,6 +82,7 @@ def _close(directory: RunDirectory, status: str, message: str) -> None:
 
 
 def _finish(directory: RunDirectory, config: RunConfig) -> int:
+    remove_parts(directory.root)
     set_status(directory, "finished")
     _say_what_came_out(directory, config)
     try:

@@ -26,7 +26,8 @@ MOST_STARTS = 3
 
 
 def answers(out):
-    rows = [row for path in sorted((out / "iterations/001/rollouts").iterdir()) for row in read_shard(path)]
+    shards = sorted((out / "iterations/001/rollouts").iterdir())
+    rows = [row for path in shards for row in read_shard(path)]
     assert len(rows) == len({row.prompt_id for row in rows}) == 16, "each prompt exactly once"
     return {row.prompt_id: row.completion_ids for row in rows}
 
@@ -147,6 +148,7 @@ class KilledRun:
         assert stages == ["baseline", "generate", "train", "publish", "evaluate"]
         shards = [line["shard"] for line in shard_lines(self.out)]
         assert sorted(shards) == sorted(set(shards))
+        assert not list(self.out.rglob("*.part-*")), "what the killed were writing is left"
         assert all(gone(child) for child in self.below), "processes of an earlier start are left running"
 
 

@@ -68,6 +68,15 @@ def test_starting_again_goes_on_and_keeps_what_is_finished(root: Path) -> None:
     assert again.finished("generate", 2) is None and again.finished("train", 1) is None
 
 
+def test_what_a_killed_process_was_writing_is_gone_at_the_next_start(root: Path) -> None:
+    shard = start(root).shard(1, 3)
+    shard.parent.mkdir(parents=True)
+    shard.write_bytes(b"whole")
+    shard.with_name(f".{shard.name}.part-4711").write_bytes(b"half")
+    start(root)
+    assert [path.name for path in shard.parent.iterdir()] == [shard.name]
+
+
 def test_every_line_says_its_format_and_time(root: Path) -> None:
     directory = start(root)
     start(root)
