@@ -103,6 +103,10 @@ trackio: setup $(TRACKIO)/.installed ## copies of a run in trackio, which wants 
 	GPO_TRACKIO=1 PYTHONPATH=$$(echo $(TRACKIO)/lib/python*/site-packages) OMP_NUM_THREADS=1 \
 		$(VENV)/bin/python -m pytest tests/gpo/test_trackers.py -k trackio
 
+compat: setup ## the suite's heart with the oldest and the newest versions in the declared ranges, two environments of 4 GB
+	$(VENV)/bin/python scripts/compatibility.py oldest build/compat-oldest --torch $(TORCH)
+	$(VENV)/bin/python scripts/compatibility.py newest build/compat-newest --torch $(TORCH)
+
 TYPE_CHART ?= ../shared/data/cyclic/pokemon_gen6_typechart.json
 cyclic: setup ## GPM against Bradley-Terry on the chart of 18 types; TYPE_CHART=FILE is where it lies
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct

