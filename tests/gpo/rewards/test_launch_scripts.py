@@ -5,14 +5,13 @@ Run: python -m pytest tests/gpo/rewards/test_launch_scripts.py
 """
 
 import os
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.cluster.namespaces import namespaced_cluster, namespaces_can_be_made
 from tests.gpo.rewards.workplace import ROOT, environment, losses, make_workplace
 
 BIN = Path(sys.prefix) / "bin"
@@ -20,12 +19,6 @@ SLURM = {
     "scontrol": "#!/bin/sh\necho 127.0.0.1\n",
     "srun": '#!/bin/sh\nwhile [ "${1#-}" != "$1" ]; do shift; done\nexec "$@"\n',
 }
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def launch(folder: Path, script: str, *overrides: str, **variables: str) -> str:
@@ -53,30 +46,17 @@ def alone(folder: Path) -> list[float]:
     return losses(folder / "alone")
 
 
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Ray cluster of this machine alone, and its address."""
-    address = f"127.0.0.1:{free_port()}"
-    words = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", "--include-dashboard=false"]
-    words += ["--node-ip-address=127.0.0.1", f"--port={address.partition(':')[2]}", "--disable-usage-stats"]
-    with subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        wait = [str(BIN / "ray"), "health-check", "--address", address]
-        for _ in range(20):
-            assert process.poll() is None, "the head ended"
-            if subprocess.run(wait, env=environment(), capture_output=True, timeout=60).returncode == 0:
-                break
-        yield address
-        process.terminate()
-        process.wait(timeout=60)
-
-
 def test_torchrun_trains_the_same_with_two_workers(folder: Path, alone: list[float]) -> None:
     launch(folder, "reward_torchrun.sh", "output=torchrun", NPROC="2")
     assert losses(folder / "torchrun") == pytest.approx(alone, abs=1e-5)
 
 
-def test_a_ray_cluster_trains_the_same(folder: Path, alone: list[float], head: str) -> None:
-    launch(folder, "reward_ray_cluster.sh", "output=cluster", RAY_ADDRESS=head)
+@pytest.mark.skipif(not namespaces_can_be_made(), reason="needs root and iproute2 for network namespaces")
+def test_a_ray_cluster_trains_the_same(folder: Path, alone: list[float]) -> None:
+    with namespaced_cluster(folder, workers=0, cpus=0, head_cpus=2) as cluster:
+        words = ["env", f"RAY_ADDRESS={cluster.address}", "bash", str(ROOT / "scripts/reward_ray_cluster.sh")]
+        done = cluster.run(cluster.head, [*words, "config.yaml", "output=cluster"], 280)
+    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
     assert losses(folder / "cluster") == pytest.approx(alone, abs=1e-5)
 
 
