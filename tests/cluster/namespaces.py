@@ -4,6 +4,7 @@ The namespaces hang on a bridge inside the head's namespace, so the machine's ow
 hide a folder behind an empty one of its own, as a host without a shared disk. Needs root and Debian's iproute2.
 """
 
+import itertools
 import os
 import secrets
 import shutil
@@ -25,6 +26,7 @@ PORT = 6379
 START_SECONDS = 150
 MOST_STARTS = 3
 OBJECT_STORE_BYTES = 200 << 20
+_clusters = itertools.count()
 
 
 def namespaces_can_be_made() -> bool:
@@ -139,12 +141,15 @@ class NamespacedCluster:
 def namespaced_cluster(
     folder: Path, *, workers: int, cpus: int, head_cpus: int = 0, hidden: Path | None = None
 ) -> Iterator[NamespacedCluster]:
-    """A head and so many worker nodes; all that was started is gone at the end."""
-    label = f"gpo{os.getpid()}"
+    """A head and so many worker nodes; all that was started is gone at the end. Several may stand at once."""
+    number = next(_clusters)
+    label = f"gpo{os.getpid()}-{number}"
+    # Ray looks for a head with its address among all processes of the machine, so each cluster has a subnet of its own.
+    subnet = f"10.77.{(os.getpid() + number) % 256}"
     # Sockets below it must stay within 107 letters.
     temporary = Path(tempfile.mkdtemp(prefix="gpo-"))
     hosts = [
-        Host(f"{label}-{n}", f"10.77.0.{n + 1}", temporary / str(n), hidden if n else None) for n in range(workers + 1)
+        Host(f"{label}-{n}", f"{subnet}.{n + 1}", temporary / str(n), hidden if n else None) for n in range(workers + 1)
     ]
     for host in hosts:
         host.temporary.mkdir(parents=True)

@@ -124,7 +124,8 @@ def test_too_small_a_cluster_is_told_within_ten_seconds_and_nothing_hangs(cluste
 
 def test_an_address_where_nothing_answers_is_told_within_ten_seconds(cluster, config, folder):
     started = time.monotonic()
-    words = gpo_run(config, folder / "nowhere", "cluster.address=10.77.0.200:6379")
+    nobody = cluster.head.address.rpartition(".")[0] + ".200"
+    words = gpo_run(config, folder / "nowhere", f"cluster.address={nobody}:6379")
     done = cluster.run(cluster.head, words, 60)
     assert done.returncode == 2 and "nothing answers there" in done.stderr
     assert time.monotonic() - started < 30, "start of Python and the checks of the config included"
