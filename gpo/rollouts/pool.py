@@ -149,14 +149,19 @@ class Pool:
     def in_spite_of_deaths(self, work: Callable[[], Found], what: str) -> Found:
         """What `work` returns, which asks processes of the pool directly; it starts again when one dies meanwhile.
 
-        Raises StageError when that happens LARGEST_LOADS times.
+        Also when one dies after it answered and takes the answers with it. Raises StageError when that happens
+        LARGEST_LOADS times.
         """
         import ray
 
+        losses = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError, ray.exceptions.ObjectLostError)
         for _ in range(LARGEST_LOADS):
             try:
                 return work()
-            except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
+            except ray.exceptions.RayError as error:
+                # Who was to read lost answers raises an error of its own, which has the loss as its cause.
+                if not isinstance(error, losses) and not isinstance(getattr(error, "cause", None), losses):
+                    raise
                 lost = reason_of(error)
                 logger.warning("a process was lost at %s (%s); it starts again with a new one", what, lost)
                 self.notice_deaths()

@@ -175,6 +175,23 @@ def test_work_that_asks_processes_directly_starts_again_when_one_dies(tmp_path: 
     tried.pool.close()
 
 
+def test_answers_that_went_with_their_process_are_asked_for_again(tmp_path: Path) -> None:
+    from ray.exceptions import ObjectLostError, RayTaskError
+
+    lost = ObjectLostError("ab", None, "")
+    read = RayTaskError("keep_answers", "a traceback", lost)
+    other = RayTaskError("keep_answers", "a traceback", OSError("full"))
+    raised = [lost, read, other]
+    tried = Pass(tmp_path, [])
+
+    def work() -> None:
+        raise raised.pop(0)
+
+    with pytest.raises(RayTaskError) as caught:
+        tried.pool.in_spite_of_deaths(work, "a test")
+    assert caught.value is other, "an exception of the reader's own is believed"
+
+
 def test_an_engine_that_joins_late_is_not_handed_out_without_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
