@@ -160,10 +160,12 @@ def _clear(root: Path) -> None:
 
 
 def _read_state(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
+    return _state_in(path.read_text(encoding="utf-8", errors="replace"), path) if path.is_file() else None
+
+
+def _state_in(text: str, path: Path) -> dict[str, Any]:
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = json.loads(text)
     except ValueError:
         raise UserError(f"{path}: not valid JSON; restore it, or use --fresh or another --run-dir") from None
     if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
@@ -213,6 +215,19 @@ def is_finished(root: Path) -> bool:
     """Whether a run directory holds a run that ended well; raises UserError when its run.json is damaged."""
     state = _read_state(root / "run.json")
     return state is not None and state["status"] == "finished"
+
+
+def dtype_of_run(root: Path, storage: Storage | None) -> str | None:
+    """The type that the run of a directory, or of its copy where the directory is empty, computes in; None: no run.
+
+    Raises UserError when its run.json is damaged.
+    """
+    state = _read_state(root / "run.json")
+    if state is None and storage is not None:
+        text = storage.state()
+        state = None if text is None else _state_in(text, root / "run.json")
+    dtype: str | None = (state or {}).get("config", {}).get("policy", {}).get("dtype")
+    return dtype
 
 
 def read_config_of(root: Path) -> dict[str, Any]:

@@ -40,13 +40,17 @@ def stored_dtype(directory: Path) -> str:
     return name
 
 
-def with_compute_dtype(config: RunConfig, notes: list[str]) -> RunConfig:
+def with_compute_dtype(config: RunConfig, notes: list[str], begun: str | None = None) -> RunConfig:
     """The config with `policy.dtype` as it will be computed in, and a note that says why.
 
-    Raises UserError where `auto` cannot be told.
+    `begun`: the type of the run that goes on; a run keeps it wherever it moves. Raises UserError where `auto` cannot be
+    told.
     """
     if config.policy.dtype != "auto":
         return config
+    if begun is not None:
+        notes.append(f"policy.dtype = auto: {begun}, as the run was begun")
+        return _with_dtype(config, begun)
     stored = dtype = stored_dtype(Path(config.policy.model))
     cluster = config.cluster
     if stored == "bfloat16" and cluster.address is None and not (cluster.sampler_gpus or cluster.learner_gpus):
@@ -55,6 +59,10 @@ def with_compute_dtype(config: RunConfig, notes: list[str]) -> RunConfig:
         dtype = compute_type(stored, device_here())
     why = "as the policy is stored" if dtype == stored else f"because this CPU has no instructions for {stored}"
     notes.append(f"policy.dtype = auto: {dtype}, {why}")
+    return _with_dtype(config, dtype)
+
+
+def _with_dtype(config: RunConfig, dtype: str) -> RunConfig:
     return config.model_copy(update={"policy": config.policy.model_copy(update={"dtype": dtype})})
 
 

@@ -91,7 +91,6 @@ def prepare(config: RunConfig) -> Prepared:
     with faults.noted():
         split = _split(config, train_ids)
     faults.raise_found()
-    _warn_of_slow_type(config, notes)
     longest = max(len(item.prompt_ids) for item in [*train_ids, *heldout_ids])
     canary = max(len(prompt) + len(answer) for prompt, answer in canary_rows(tokenizer))
     return Prepared(
@@ -102,6 +101,17 @@ def prepare(config: RunConfig) -> Prepared:
         versions=installed_versions(),
         notes=notes,
     )
+
+
+def warn_of_slow_type(config: RunConfig, notes: list[str]) -> None:
+    """A note where the type that the policy is computed in is emulated here."""
+    from reward.compute_type import device_here, is_emulated
+
+    if config.cluster.address is None and is_emulated(config.policy.dtype, device_here()):
+        notes.append(
+            "policy.dtype = bfloat16, but this machine has no instructions for it and samples tens of times slower "
+            "than in float32; begin runs in policy.dtype=auto or float32 here"
+        )
 
 
 def _check_model(model: Path) -> dict[str, Any]:
@@ -154,16 +164,6 @@ def _is_without_gpu(config: RunConfig) -> bool:
     from reward.compute_type import device_here
 
     return config.cluster.address is None and device_here() == "cpu"
-
-
-def _warn_of_slow_type(config: RunConfig, notes: list[str]) -> None:
-    from reward.compute_type import device_here, is_emulated
-
-    if config.cluster.address is None and is_emulated(config.policy.dtype, device_here()):
-        notes.append(
-            "policy.dtype = bfloat16, but this machine has no instructions for it and samples tens of times slower "
-            "than in float32; policy.dtype=auto or float32 is the way here"
-        )
 
 
 def _split(config: RunConfig, items: list[TokenizedPrompt]) -> list[list[TokenizedPrompt]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gpo import interrupts
 from gpo.cluster.runtime import ray_session, relative, threads_for
-from gpo.cluster.storage import Storage
+from gpo.cluster.storage import storage_of
 from gpo.config import RunConfig
 from gpo.context import RunContext
 from gpo.errors import StageError, UserError, last_line
@@ -31,7 +31,7 @@ file_only = logging.getLogger("driver")
 
 def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool) -> int:
     """Start or go on with a run; returns the exit status. Raises UserError and StageError."""
-    storage = _storage(config, root)
+    storage = storage_of(config.cluster, root)
     if storage is not None and not fresh:
         storage.restore()
     directory = open_run(root, config, fresh=fresh, versions=prepared.versions, data=prepared.data_sha256)
@@ -93,13 +93,6 @@ def _finish(directory: RunDirectory, config: RunConfig) -> int:
     finally:
         directory.copy_away()
     return 0
-
-
-def _storage(config: RunConfig, root: Path) -> Storage | None:
-    """The copy of the run directory, below `cluster.storage` under the directory's own name."""
-    if config.cluster.storage is None:
-        return None
-    return Storage(f"{config.cluster.storage.rstrip('/')}/{root.absolute().name}", root)
 
 
 def engine_settings(config: RunConfig, prepared: Prepared) -> EngineSettings:

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from gpo.config import ClusterConfig
 from gpo.errors import StageError, UserError, reason_of
 
 logger = logging.getLogger(__name__)
@@ -38,10 +39,26 @@ class Storage:
         try:
             return self._restore()
         except OSError as error:
-            raise StageError(
-                f"cluster.storage = {self._url}: cannot be read ({reason_of(error)}); mend it, then start the same "
-                "command again"
-            ) from error
+            raise self._unreadable(error) from error
+
+    def state(self) -> str | None:
+        """run.json of the copy; None: there is none. Raises StageError for a URL that cannot be read."""
+        from pyarrow.fs import FileType
+
+        path = f"{self._base}/run.json"
+        try:
+            if self._system.get_file_info(path).type != FileType.File:
+                return None
+            with self._system.open_input_stream(path) as stream:
+                return str(stream.read(), "utf-8", "replace")
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: OSError) -> StageError:
+        return StageError(
+            f"cluster.storage = {self._url}: cannot be read ({reason_of(error)}); mend it, then start the same command "
+            "again"
+        )
 
     def _restore(self) -> bool:
         names = self._there()
@@ -119,6 +136,13 @@ class Storage:
         prefix = len(self._base.rstrip("/")) + 1
         files = {info.path[prefix:]: info for info in found if info.type == FileType.File}
         return {name: info for name, info in files.items() if not name.rpartition("/")[2].startswith(".")}
+
+
+def storage_of(cluster: ClusterConfig, root: Path) -> Storage | None:
+    """The copy of a run directory, below `cluster.storage` under the directory's own name."""
+    if cluster.storage is None:
+        return None
+    return Storage(f"{cluster.storage.rstrip('/')}/{root.absolute().name}", root)
 
 
 def _signature(path: Path) -> tuple[int, int]:

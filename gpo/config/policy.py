@@ -13,7 +13,8 @@ class PolicyConfig(Settings):
     """Plain Hugging Face directory with a chat template."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Compute and publishing type; master weights are float32 always. auto: the type that `model` is stored in, but
-    float32 for bfloat16 on a CPU that has no instructions for it, where it would be tens of times slower."""
+    float32 for bfloat16 on a CPU that has no instructions for it, where it would be tens of times slower. A run that
+    goes on keeps the type in which it was begun."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """For the learner. auto: sdpa, or eager for models with attention soft-capping."""
     trust_remote_code: bool = False

@@ -29,16 +29,21 @@ def _run(options: argparse.Namespace) -> int:
 
     config = read_settings(RunConfig, options.config, options.overrides)
     root: Path = options.run_dir or Path("runs") / config.name
+    from gpo.cluster.storage import storage_of
     from gpo.cluster.submit import check_secrets
-    from gpo.journal import goes_on, is_finished
+    from gpo.journal import dtype_of_run, goes_on, is_finished
     from gpo.planning.plan import check_fits, make_plan
-    from gpo.preflight import prepare
+    from gpo.preflight import prepare, warn_of_slow_type
     from gpo.trackers import check_installed
 
     check_secrets()
     check_installed(config.tracking.report_to, "tracking.report_to")
     prepared = prepare(config)
-    config = with_compute_dtype(config, prepared.notes)
+    goes_on_in = None
+    if config.policy.dtype == "auto" and not options.fresh:
+        goes_on_in = dtype_of_run(root, storage_of(config.cluster, root))
+    config = with_compute_dtype(config, prepared.notes, goes_on_in)
+    warn_of_slow_type(config, prepared.notes)
     plan = make_plan(config)
     if options.fresh or not is_finished(root):  # One that is only says again what came out.
         check_fits(plan, root, alone=config.cluster.address is None)

@@ -215,6 +215,14 @@ def test_a_run_directory_of_another_run_is_refused_with_the_keys_that_differ(fol
     assert {file.name: file.read_bytes() for file in (folder / "run").iterdir()} == before
 
 
+def test_a_run_in_auto_goes_on_in_the_type_in_which_another_machine_began_it(folder: Path) -> None:
+    path = config(folder, policy={"dtype": "auto"})
+    begun = run_config(folder, policy={"dtype": "bfloat16"})
+    open_run(folder / "run", begun, fresh=False, versions={}, data=prepare(begun).data_sha256)
+    outcome = gpo(folder, "run", path, "--run-dir", "run", "--dry-run")
+    assert outcome.status == 0 and "# policy.dtype = auto: bfloat16, as the run was begun" in outcome.printed, outcome
+
+
 def test_a_machine_that_is_too_small_is_told_in_numbers(folder: Path) -> None:
     outcome = gpo(folder, "run", config(folder), GPO_MEMORY_GIB="0.5")
     refused(outcome, "GiB of memory", "learner", "0.5 GiB are free", "train.batch_tokens")

@@ -165,3 +165,13 @@ def test_auto_is_the_stored_type_but_never_emulated_bfloat16(
     (model / "config.json").write_text(json.dumps({**values, key: "float8_e4m3fn"}))
     with pytest.raises(UserError, match="set policy.dtype"):
         stored_dtype(model)
+
+
+def test_auto_is_the_type_in_which_the_run_was_begun(model: Path) -> None:
+    """Whatever this machine has instructions for: the resolved type is the run's identity, the machine is not."""
+    notes: list[str] = []
+    asked = run_config(policy={"model": str(model), "dtype": "auto"})
+    assert with_compute_dtype(asked, notes, "bfloat16").policy.dtype == "bfloat16"
+    assert notes == ["policy.dtype = auto: bfloat16, as the run was begun"]
+    given = run_config(policy={"model": str(model), "dtype": "float32"})
+    assert with_compute_dtype(given, [], "bfloat16").policy.dtype == "float32"

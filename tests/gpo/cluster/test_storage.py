@@ -10,6 +10,8 @@ import pytest
 
 from gpo.cluster.storage import Storage
 from gpo.errors import StageError, UserError
+from gpo.journal import dtype_of_run, open_run
+from tests.gpo.small_runs import run_config
 
 FILES = {
     "run.json": "{}",
@@ -111,3 +113,16 @@ def test_a_url_that_cannot_be_written_is_told_with_what_is_whole(tmp_path: Path)
 def test_a_url_that_no_one_knows_is_the_callers_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cluster.storage = nowhere://a/b: cannot be used"):
         Storage("nowhere://a/b", tmp_path)
+
+
+def test_the_type_of_a_run_is_known_from_its_directory_or_its_copy(url: str, tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    assert dtype_of_run(root, None) is None and dtype_of_run(root, Storage(url, root)) is None
+    open_run(root, run_config(policy={"dtype": "bfloat16"}), fresh=False, versions={}, data={})
+    Storage(url, root).save()
+    assert dtype_of_run(root, None) == "bfloat16" and dtype_of_run(elsewhere, None) is None
+    assert dtype_of_run(elsewhere, Storage(url, elsewhere)) == "bfloat16"
+    assert not elsewhere.exists(), "it is only looked at"
+    (root / "run.json").write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        dtype_of_run(root, None)
