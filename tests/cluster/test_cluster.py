@@ -13,8 +13,10 @@ import time
 
 import pytest
 
+from gpo.cluster.following import STOP_SECONDS
 from tests.cluster.namespaces import namespaced_cluster, namespaces_can_be_made
 from tests.cluster.workplace import (
+    FEW_AT_ONCE,
     FORWARD,
     LEARNER,
     PLACEMENT,
@@ -25,6 +27,7 @@ from tests.cluster.workplace import (
     answers,
     finished_stages,
     gpo_run,
+    gpo_submit,
     hosts_of,
     new_workplace,
     wait_for,
@@ -35,6 +38,8 @@ pytestmark = pytest.mark.skipif(not namespaces_can_be_made(), reason="needs root
 STAGES = ["baseline", "generate", "train", "publish", "evaluate"]
 CPUS = 3
 MOST_STARTS = 3
+START_SECONDS = 180
+"""For Python, the libraries and the checks of a config, also on a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +84,7 @@ def test_a_run_has_its_samplers_scorer_and_learners_on_different_nodes(cluster, 
 def test_a_submitted_run_ends_with_its_status_and_costs_little_more(cluster, config, folder, undisturbed):
     tokens, seconds, _ = undisturbed
     out = folder / "submitted"
-    words = [sys.executable, "-m", "gpo", "submit", str(config), "iterations=1", *PLACEMENT]
-    words += ["--address", cluster.dashboard, "--run-dir", str(out), "--wait"]
+    words = gpo_submit(cluster, config, out, *PLACEMENT)
     started = time.monotonic()
     done = cluster.run(cluster.head, words, RUN_SECONDS)
     overhead = time.monotonic() - started - seconds
@@ -91,13 +95,13 @@ def test_a_submitted_run_ends_with_its_status_and_costs_little_more(cluster, con
     assert finished_stages(out) == STAGES and answers(out) == tokens
     assert "ray job stop" in done.stdout and "checkpoint:" in done.stdout, "the way to stop, and the job's own output"
     assert cluster.token not in done.stdout + done.stderr
-    assert overhead < 15 or overhead < 0.3 * seconds, "15 s on a machine that does nothing else"
+    assert overhead < 15, "on a machine that does nothing else"
 
 
 @pytest.mark.long
 def test_a_jobs_mistake_comes_back_as_status_two(cluster, config, folder):
-    words = [sys.executable, "-m", "gpo", "submit", str(config), "policy.model=/not/there", "--wait"]
-    done = cluster.run(cluster.head, [*words, "--address", cluster.dashboard, "--run-dir", str(folder / "no")], 120)
+    words = gpo_submit(cluster, config, folder / "no", "policy.model=/not/there")
+    done = cluster.run(cluster.head, words, RUN_SECONDS)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "/not/there: no config.json" in done.stdout
 
@@ -108,11 +112,14 @@ def test_too_small_a_cluster_is_told_within_ten_seconds_and_nothing_hangs(cluste
         config, folder / "small", *PLACEMENT, address, "cluster.samplers=20", "cluster.placement_seconds=12"
     )
     with (folder / "told").open("w+") as told:
+        begun = time.monotonic()
         process = cluster.popen(cluster.head, words, stderr=told, stdout=subprocess.DEVNULL)
-        wait_for(lambda: journal(folder / "small"), "first line of the journal", 60)
+        wait_for(lambda: journal(folder / "small"), "first line of the journal", START_SECONDS)
         started = time.monotonic()
         wait_for(lambda: "lacks" in (folder / "told").read_text(), "word of what is missing", 60)
-        assert time.monotonic() - started < 10
+        now = time.monotonic()
+        print(f"told {now - begun:.1f} s after the command's start, {now - started:.1f} s after its config was checked")
+        assert now - started < 10
         assert process.wait(60) == 2
     lines = journal(folder / "small")
     message = (folder / "told").read_text()
@@ -123,12 +130,15 @@ def test_too_small_a_cluster_is_told_within_ten_seconds_and_nothing_hangs(cluste
 
 
 def test_an_address_where_nothing_answers_is_told_within_ten_seconds(cluster, config, folder):
-    started = time.monotonic()
     nobody = cluster.head.address.rpartition(".")[0] + ".200"
     words = gpo_run(config, folder / "nowhere", f"cluster.address={nobody}:6379")
-    done = cluster.run(cluster.head, words, 60)
+    started = time.monotonic()
+    done = cluster.run(cluster.head, words, START_SECONDS)
+    whole = time.monotonic() - started
     assert done.returncode == 2 and "nothing answers there" in done.stderr
-    assert time.monotonic() - started < 30, "start of Python and the checks of the config included"
+    first, *_, last = (line["time"] for line in journal(folder / "nowhere"))
+    print(f"told {whole:.1f} s after the command's start, {last - first:.1f} s after its config was checked")
+    assert last - first < 10
 
 
 def begun(out, stage, iteration=1):
@@ -140,29 +150,38 @@ def a_shard_is_there(out):
     return [line for line in journal(out) if line["event"] == "shard"]
 
 
+def a_baseline_shard_is_there(out):
+    return list((out / "iterations/001/baseline").rglob("shard-*.parquet"))
+
+
 KILLS = {
-    "canary": (FORWARD, lambda out: begun(out, "canary", 0)),
-    "answer": (SAMPLER, lambda out: begun(out, "answer", 0)),
-    "generate-sampler": (SAMPLER, a_shard_is_there),
-    "generate-scorer": (SCORER, a_shard_is_there),
-    "train": (LEARNER, lambda out: list((out / "logs").glob("learner-*.log"))),
-    "publish": (SAMPLER, lambda out: begun(out, "publish")),
-    "evaluate": (SCORER, lambda out: begun(out, "evaluate")),
+    "canary": (FORWARD, lambda out: begun(out, "canary", 0), ()),
+    "answer": (SAMPLER, lambda out: begun(out, "answer", 0), ()),
+    "baseline": (SAMPLER, a_baseline_shard_is_there, ("baseline.kind=initial", *FEW_AT_ONCE)),
+    "generate-sampler": (SAMPLER, a_shard_is_there, FEW_AT_ONCE),
+    "generate-scorer": (SCORER, a_shard_is_there, FEW_AT_ONCE),
+    "train": (LEARNER, lambda out: list((out / "logs").glob("learner-*.log")), ()),
+    "publish": (SAMPLER, lambda out: begun(out, "publish"), ()),
+    "evaluate": (SCORER, lambda out: begun(out, "evaluate"), ()),
 }
+"""What runs on the node that dies, when it dies, and settings of such a run."""
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("stage", KILLS)
-def test_a_node_that_dies_costs_only_the_work_in_flight(cluster, config, folder, undisturbed, stage):
-    title, moment = KILLS[stage]
-    out = folder / f"kill-{stage}"
-    words = gpo_run(config, out, *PLACEMENT, f"cluster.address={cluster.address}")
+@pytest.mark.parametrize(("stage", "verb"), [*((stage, "run") for stage in KILLS), ("generate-sampler", "submit")])
+def test_a_node_that_dies_costs_only_the_work_in_flight(cluster, config, folder, undisturbed, stage, verb):
+    title, moment, settings = KILLS[stage]
+    out = folder / f"kill-{stage}-{verb}"
+    if verb == "run":
+        words = gpo_run(config, out, *PLACEMENT, *settings, f"cluster.address={cluster.address}")
+    else:
+        words = gpo_submit(cluster, config, out, *PLACEMENT, *settings)
     process = cluster.popen(cluster.head, words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: moment(out) or process.poll() is not None, f"moment of {stage}")
     victim = wait_for(lambda: hosts_of(cluster, title) or process.poll() is not None, title)[0]
     victim.kill()
     try:
-        written = {path: path.stat().st_mtime_ns for path in (out / "iterations/001/rollouts").glob("shard-*.parquet")}
+        written = {path: path.stat().st_mtime_ns for path in (out / "iterations/001").rglob("shard-*.parquet")}
         status, starts = process.wait(RUN_SECONDS), 1
         while status != 0 and starts < MOST_STARTS:
             starts += 1
@@ -170,6 +189,7 @@ def test_a_node_that_dies_costs_only_the_work_in_flight(cluster, config, folder,
         print(f"{stage}: node {victim.address} died, {starts} start(s)")
         assert status == 0 and finished_stages(out) == STAGES
         assert answers(out) == undisturbed[0], "the seeds promise the same tokens"
+        assert len(a_baseline_shard_is_there(out)) == (8 if stage == "baseline" else 0)
         assert all(path.stat().st_mtime_ns == when for path, when in written.items()), "what was finished stays"
     finally:
         cluster.start(victim, CPUS)
@@ -178,20 +198,25 @@ def test_a_node_that_dies_costs_only_the_work_in_flight(cluster, config, folder,
 @pytest.mark.long
 def test_a_run_that_was_stopped_goes_on_elsewhere_with_other_pools(cluster, config, folder, undisturbed):
     out = folder / "moved"
-    words = gpo_run(config, out, *PLACEMENT, f"cluster.address={cluster.address}")
+    words = gpo_run(config, out, *PLACEMENT, *FEW_AT_ONCE, f"cluster.address={cluster.address}")
     process = cluster.popen(cluster.head, words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: a_shard_is_there(out), "a shard")
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     first = {line["shard"] for line in a_shard_is_there(out)}
-    here = gpo_run(config, out, "cluster.samplers=1", "train.workers=1")
-    done = subprocess.run(here, env=environment(), cwd=folder, capture_output=True, text=True, timeout=RUN_SECONDS)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert 0 < len(first) < 8 and finished_stages(out) == STAGES and answers(out) == undisturbed[0]
-    placements = [line["placement"] for line in journal(out) if "placement" in line]
-    assert [placement["cluster"]["samplers"] for placement in placements] == [2, 1]
+    assert 0 < len(first) < 8
+    with namespaced_cluster(folder, workers=2, cpus=CPUS) as other:
+        there = gpo_run(
+            config, out, *PLACEMENT, "cluster.samplers=1", "train.workers=1", f"cluster.address={other.address}"
+        )
+        done = other.run(other.head, there, RUN_SECONDS)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert finished_stages(out) == STAGES and answers(out) == undisturbed[0]
+    placements = [line["placement"]["cluster"] for line in journal(out) if "placement" in line]
+    assert [placement["samplers"] for placement in placements] == [2, 1]
+    assert [placement["address"] for placement in placements] == [cluster.address, other.address]
     refused = subprocess.run(
-        [*here[:-2], "seed=6", *here[-2:]], env=environment(), cwd=folder, capture_output=True, text=True
+        gpo_run(config, out, "seed=6"), env=environment(), cwd=folder, capture_output=True, text=True
     )
     assert refused.returncode == 2 and "seed: 5 -> 6" in refused.stderr, "an identity key may not change"
     assert json.loads((out / "run.json").read_text())["status"] == "finished"
@@ -201,8 +226,7 @@ def test_a_run_that_was_stopped_goes_on_elsewhere_with_other_pools(cluster, conf
 @pytest.mark.parametrize("way", ["interrupt", "job-stop"])
 def test_a_submitted_run_that_is_stopped_goes_on_with_the_same_command(cluster, config, folder, undisturbed, way):
     out = folder / f"stopped-{way}"
-    words = [sys.executable, "-m", "gpo", "submit", str(config), "iterations=1", *PLACEMENT]
-    words += ["--address", cluster.dashboard, "--run-dir", str(out), "--wait"]
+    words = gpo_submit(cluster, config, out, *PLACEMENT, *FEW_AT_ONCE)
     said = folder / f"said-{way}"
     with said.open("w") as stream:
         process = cluster.popen(cluster.head, words, stdout=stream, stderr=subprocess.STDOUT)
@@ -212,8 +236,9 @@ def test_a_submitted_run_that_is_stopped_goes_on_with_the_same_command(cluster, 
         else:
             job = next(line.split()[1] for line in said.read_text().splitlines() if line.startswith("job "))
             ray = [sys.executable, "-m", "ray.scripts.scripts", "job", "stop", "--address", cluster.dashboard, job]
-            assert cluster.run(cluster.head, ray, 60).returncode == 0
-        assert process.wait(90) == (130 if way == "interrupt" else 143), said.read_text()
+            assert cluster.run(cluster.head, ray, STOP_SECONDS + 30).returncode == 0
+        assert process.wait(STOP_SECONDS + 30) == (130 if way == "interrupt" else 143), said.read_text()
+    assert json.loads((out / "run.json").read_text())["status"] == "interrupted", "it ended by itself"
     done = cluster.run(cluster.head, words, RUN_SECONDS)
     assert done.returncode == 0, done.stdout[-3000:]
     assert finished_stages(out) == STAGES and answers(out) == undisturbed[0]

@@ -21,11 +21,19 @@ PLACEMENT = (
     "cluster.sampler_cpus=1", "cluster.scorer_cpus=1", "cluster.learner_cpus=1", "cluster.threads=1",
 )  # fmt: skip
 """Five CPUs: two nodes of three hold them, so that one of three nodes may fail."""
+FEW_AT_ONCE = ("rollout.engine.max_sequences=6", "cluster.waiting_shards=1")
+"""Two shards in an engine instead of all eight, so that some are left when the first one is finished."""
 
 
 def gpo_run(config: Path, out: Path, *overrides: str) -> list[str]:
     """`gpo run` of one iteration."""
     return [sys.executable, "-m", "gpo", "run", str(config), "iterations=1", *overrides, "--run-dir", str(out)]
+
+
+def gpo_submit(cluster: NamespacedCluster, config: Path, out: Path, *overrides: str) -> list[str]:
+    """`gpo submit` of the same, followed to its end."""
+    words = [sys.executable, "-m", "gpo", "submit", str(config), "iterations=1", *overrides]
+    return [*words, "--address", cluster.dashboard, "--run-dir", str(out), "--wait"]
 
 
 def hosts_of(cluster: NamespacedCluster, title: str) -> list[Host]:
