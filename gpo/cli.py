@@ -50,6 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except OSError as error:
+        say(f"gpo: {error}; make room or mend it, then start the same command again")
+        return FAILED
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -2,13 +2,15 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gpo.errors import StageError
 
 PART = ".part-"
-"""In the name of a file that is being written, before its process's id; `rollout` and `reward` name theirs alike."""
+"""In the name of a file that is being written, before its writer; `rollout` and `reward` name theirs alike."""
 
 
 def remove_parts(folder: Path) -> None:
@@ -20,15 +22,26 @@ def remove_parts(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Replace the file at once; readers see the old text or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}{PART}{os.getpid()}")
+    # Nodes that share a disk count their processes alike.
+    part = path.with_name(f".{path.name}{PART}{os.uname().nodename}-{os.getpid()}")
     try:
-        with part.open("w", encoding="utf-8") as stream:
+        with _naming(path), part.open("w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         part.rename(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What fails to be written knows the reason (a full disk) but not of which file: say it."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -50,7 +63,7 @@ def read_json(path: Path) -> Any:
 def append_json_line(path: Path, value: Any) -> None:
     """Add a line and see it on disk before returning; a torn last line of a crash is ended first."""
     line = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    with path.open("a+b") as stream:
+    with _naming(path), path.open("a+b") as stream:
         if stream.tell() and not _ends_with_newline(stream):
             stream.write(b"\n")
         stream.write(line.encode() + b"\n")

@@ -36,7 +36,11 @@ class Sentence(logging.Formatter):
 
 
 def log_to_file(folder: Path, name: str) -> None:
-    """Send this process's log lines to `folder/name.log`."""
+    """Send this process's log lines to `folder/name.log`.
+
+    A line that cannot be kept, as on a full disk, is lost: logging would print a traceback for each.
+    """
+    logging.raiseExceptions = False
     folder.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(folder / f"{name}.log", encoding="utf-8")
     handler.setFormatter(Printable(FORMAT))

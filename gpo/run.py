@@ -2,6 +2,7 @@
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 
 from gpo import interrupts
@@ -31,6 +32,17 @@ file_only = logging.getLogger("driver")
 
 def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool) -> int:
     """Start or go on with a run; returns the exit status. Raises UserError and StageError."""
+    try:
+        return _start_or_go_on(config, root, prepared, fresh)
+    except BrokenPipeError:  # Nobody reads the closing table; the run is over.
+        raise
+    except OSError as error:
+        raise StageError(
+            f"the run in {root} cannot be kept ({error}); make room or mend it, then start the same command again"
+        ) from error
+
+
+def _start_or_go_on(config: RunConfig, root: Path, prepared: Prepared, fresh: bool) -> int:
     storage = storage_of(config.cluster, root)
     if storage is not None and not fresh:
         storage.restore()
@@ -71,14 +83,20 @@ def run_to_end(config: RunConfig, root: Path, prepared: Prepared, *, fresh: bool
 
 
 def _close(directory: RunDirectory, status: str, message: str) -> None:
-    """The run's status, and at the end of the driver's log what happened and the way on; the terminal gets it later."""
-    set_status(directory, status)
-    directory.record(status, reason=message)
+    """The run's status, and at the end of the driver's log what happened and the way on; the terminal gets it later.
+
+    Where the disk is full none of it can be kept: what ended the run matters more, so nothing is raised.
+    """
     file_only.error("%s", message)
-    try:
-        directory.copy_away()
-    except StageError as error:  # what ended the run matters more
-        logger.warning("%s", error)
+    for keep in (
+        partial(set_status, directory, status),
+        partial(directory.record, status, reason=message),
+        directory.copy_away,
+    ):
+        try:
+            keep()
+        except (OSError, StageError, UserError) as error:
+            logger.warning("the end of the run is not kept everywhere: %s", error)
 
 
 def _finish(directory: RunDirectory, config: RunConfig) -> int:

@@ -68,6 +68,13 @@ class Trackers:
                 )
 
     def _follow(self) -> None:
+        try:
+            self._follow_files()
+        except Exception as error:  # as on a full disk; what the run itself makes of that is told by the run
+            logger.warning("trackers: %s: %s; they get no more numbers of this start", type(error).__name__, error)
+            logging.getLogger("traceback").error("trackers", exc_info=True)
+
+    def _follow_files(self) -> None:
         for name in self._config.tracking.report_to:
             self._each(name, self._start)
         path = self._folder / "copied.json"
