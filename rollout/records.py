@@ -1,9 +1,11 @@
 """Rows of answers, their Parquet schemas, and shard files that are whole when they exist.
 
 A row is one prompt with its K answers (`RolloutRow`), or with M answers that others are scored against
-(`BaselineRow`). A shard is written once: temporary name, flush to disk, rename.
+(`BaselineRow`). A shard is written once: temporary name, flush to disk, and a link of the final name, which
+replaces no file: one that exists is finished, whoever wrote it.
 """
 
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -14,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 FORMAT_VERSION = 2
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What a file system without hard links says, as object storage that is mounted, or FAT."""
 
 _floats = pa.list_(pa.float32())
 _ids = pa.list_(pa.int32())
@@ -109,30 +113,51 @@ class BaselineRow(SampledPrompt):
 SomeRow = TypeVar("SomeRow", RolloutRow, BaselineRow)
 
 
-def write_shard(path: Path, rows: Sequence[RolloutRow]) -> None:
-    """Write all rows at once; raises OSError when the disk is full, leaving no file of that name."""
-    _write(path, rows, SCHEMA)
+def write_shard(path: Path, rows: Sequence[RolloutRow], *, since: float = 0.0) -> bool:
+    """Write all rows at once; False when the file is there already, which stays as it is.
+
+    One that was written before `since` (Unix time) is a leftover, of a run before this one, and is replaced. Raises
+    OSError when the disk is full, leaving no file of that name.
+    """
+    return _write(path, rows, SCHEMA, since)
 
 
-def write_baseline(path: Path, rows: Sequence[BaselineRow]) -> None:
+def write_baseline(path: Path, rows: Sequence[BaselineRow], *, since: float = 0.0) -> bool:
     """As `write_shard`."""
-    _write(path, rows, BASELINE_SCHEMA)
+    return _write(path, rows, BASELINE_SCHEMA, since)
 
 
-def _write(path: Path, rows: Sequence[RolloutRow] | Sequence[BaselineRow], schema: pa.Schema) -> None:
+def _write(path: Path, rows: Sequence[RolloutRow] | Sequence[BaselineRow], schema: pa.Schema, since: float) -> bool:
     columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
     table = pa.Table.from_pydict(columns, schema=schema)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
+    # Nodes that share a disk count their processes alike.
+    part = path.with_name(f".{path.name}.part-{os.uname().nodename}-{os.getpid()}")
     try:
         with part.open("wb") as stream:
             pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
             stream.flush()
             os.fsync(stream.fileno())
-        part.rename(path)
+        ours = _name_finally(part, path, since)
     finally:
         part.unlink(missing_ok=True)
     sync_directory(path.parent)
+    return ours
+
+
+def _name_finally(part: Path, path: Path, since: float) -> bool:
+    """Give a whole file its name; False when another one has it that counts."""
+    try:
+        os.link(part, path)
+        return True
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, *NO_LINKS):
+            raise
+    # From here on a writer that comes between look and rename is replaced, by a file that is whole too.
+    if path.exists() and path.stat().st_mtime >= since:
+        return False
+    part.rename(path)
+    return True
 
 
 def sync_directory(directory: Path) -> None:
@@ -154,14 +179,29 @@ def read_baseline(path: Path) -> list[BaselineRow]:
     return _read(path, BASELINE_SCHEMA, BaselineRow)
 
 
+def check_shard(path: Path) -> None:
+    """As `read_shard`, and keeps nothing of it."""
+    _table(path, SCHEMA)
+
+
+def check_baseline(path: Path) -> None:
+    """As `read_baseline`, and keeps nothing of it."""
+    _table(path, BASELINE_SCHEMA)
+
+
 def _read(path: Path, schema: pa.Schema, kind: type[SomeRow]) -> list[SomeRow]:
+    rows = _table(path, schema).to_pylist()
+    return [kind(**{part.name: values[part.name] for part in fields(kind)}) for values in rows]
+
+
+def _table(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         table = pq.read_table(path, page_checksum_verification=True)
         versions = set(table["format_version"].to_pylist()) if "format_version" in table.column_names else set()
         if not versions - {FORMAT_VERSION}:
             table = table.select(schema.names).cast(schema)
     except (pa.ArrowException, OSError, LookupError) as error:
-        raise ValueError(f"{path}: not a readable rollout shard ({error}); remove it and start the run again") from None
+        raise ValueError(f"{path}: not a readable rollout shard ({error})") from None
     if versions - {FORMAT_VERSION}:
         raise ValueError(f"{path}: format_version {sorted(versions)}, this version reads {FORMAT_VERSION}")
-    return [kind(**{part.name: values[part.name] for part in fields(kind)}) for values in table.to_pylist()]
+    return table

@@ -7,7 +7,6 @@ actor judges held-out answers, because it has the models.
 import logging
 import os
 import time
-from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +16,10 @@ import numpy as np
 from gpo.config import RunConfig
 from gpo.cpu import use_threads
 from gpo.errors import StageError
-from gpo.evaluation.winrate import cyclic_share
 from gpo.files import read_json, write_json
 from gpo.logs import log_to_file
 from gpo.rollouts.embedding_cache import EmbeddingCache
+from gpo.rollouts.summary import ShardSummary, summarise, summarise_file
 from rollout.cores import claim_cores
 from rollout.engine_settings import cuda_devices_present
 from rollout.records import (
@@ -28,7 +27,6 @@ from rollout.records import (
     RolloutRow,
     SampledPrompt,
     read_baseline,
-    read_shard,
     write_baseline,
     write_shard,
 )
@@ -39,21 +37,6 @@ if TYPE_CHECKING:
     from reward.source import AnswerGroup, PreferenceSource, ReadGroup
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ShardSummary:
-    """What the driver learns of a finished shard."""
-
-    prompts: int
-    answers: int
-    tokens: int
-    smallest_target: float
-    largest_target: float
-    cyclic_share: float | None
-    left_out: dict[str, int]
-    """Degenerate answers that are not trained on, by kind."""
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +52,8 @@ class ShardScorer:
 
     def __init__(self, config: dict[str, Any], logs: str, threads: int) -> None:
         log_to_file(Path(logs), f"scorer-{os.getpid()}")
+        self._began = time.time()
+        """What lies where a shard is to go and is older, on a node's own disk, is left over from another run."""
         self._config = RunConfig.model_validate(config)
         if self._config.cluster.shape == "split" and not cuda_devices_present():
             claim_cores(threads)  # Beside an engine at work, whose threads bear no company on its cores.
@@ -105,10 +90,14 @@ class ShardScorer:
         torch.cuda.empty_cache()
 
     def score_shard(self, samples: list[SampledPrompt], path: str, parts: list[BaselinePart]) -> ShardSummary:
-        """Score each prompt's K answers against the baseline, compute targets, write the shard whole."""
+        """Score each prompt's K answers against the baseline, compute targets, write the shard whole.
+
+        Where a process that was given up as lost wrote it meanwhile, its rows are the shard.
+        """
         started = time.perf_counter()
         rows = self._rows(samples, parts)
-        write_shard(Path(path), rows)
+        if not write_shard(Path(path), rows, since=self._began):
+            return summarise_file(Path(path))
         return summarise(rows, time.perf_counter() - started)
 
     def try_to_score(self, samples: list[SampledPrompt], parts: list[BaselinePart]) -> None:
@@ -190,7 +179,7 @@ class ShardScorer:
         ]
         if known:
             logger.info("%d of %d groups of baseline answers were embedded before", len(known), len(samples))
-        write_baseline(Path(path), rows)
+        write_baseline(Path(path), rows, since=self._began)
         return sum(len(sample.completion) for sample in samples)
 
     def _embedded_before(self, samples: list[SampledPrompt], folder: Path) -> dict[int, tuple[Any, Any]]:
@@ -275,25 +264,3 @@ def _probability(source: "PreferenceSource", own: "ReadGroup", other: "ReadGroup
 
     table_KM = source.compare(own, other)
     return preference_probability(table_KM, source.tau).double().numpy()
-
-
-def summarise(rows: list[RolloutRow], seconds: float) -> ShardSummary:
-    """Counts and ranges of a shard; an empty one has targets of 0."""
-    targets = [target for row in rows for target in row.target]
-    own = [row for row in rows if row.baseline_kind in ("self", "optimistic")]
-    squares = [np.array(row.table)[:, : len(row.completion)] for row in own]
-    return ShardSummary(
-        prompts=len(rows),
-        answers=len(targets),
-        tokens=sum(len(ids) for row in rows for ids in row.completion_ids),
-        smallest_target=min(targets, default=0.0),
-        largest_target=max(targets, default=0.0),
-        cyclic_share=cyclic_share(squares),
-        left_out=dict(Counter(kind for row in rows for kind in row.left_out if kind)),
-        seconds=seconds,
-    )
-
-
-def summarise_file(path: Path) -> ShardSummary:
-    """Summary of a shard that an earlier start finished."""
-    return summarise(read_shard(path), 0.0)

@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from gpo.context import RunContext, TokenizedPrompt
 from gpo.errors import StageError
+from gpo.journal import RunDirectory
 from gpo.rollouts.stream import Shard
 
 logger = logging.getLogger(__name__)
@@ -57,8 +57,7 @@ def give_up(run: RunContext, iteration: int, stage: str) -> Callable[[Shard, str
     return record
 
 
-def shard_lines(run: RunContext, iteration: int) -> list[dict[str, Any]]:
-    """The journal's lines of an iteration's finished shards."""
-    return [
-        line for line in run.directory.journal() if line.get("event") == "shard" and line.get("iteration") == iteration
-    ]
+def shard_numbers(directory: RunDirectory, iteration: int) -> set[int]:
+    """Those of an iteration's shards that the journal calls finished."""
+    lines = directory.journal()
+    return {line["shard"] for line in lines if line.get("event") == "shard" and line.get("iteration") == iteration}

@@ -14,9 +14,9 @@ from gpo.context import RunContext
 from gpo.errors import StageError
 from gpo.logs import Progress
 from gpo.rollouts.baseline_stage import baseline_parts
-from gpo.rollouts.scoring import ShardSummary, summarise_file
-from gpo.rollouts.shards import give_up, missing_shards, shard_lines, shard_slices
+from gpo.rollouts.shards import give_up, missing_shards, shard_numbers, shard_slices
 from gpo.rollouts.stream import Job, Shard, Stream
+from gpo.rollouts.summary import ShardSummary, summarise_file
 from rollout.sampler import SampleReport
 
 logger = logging.getLogger(__name__)
@@ -104,13 +104,16 @@ def generate_and_score(run: RunContext, iteration: int) -> dict[str, Any]:
 def _found_totals(run: RunContext, iteration: int) -> Totals:
     """What earlier starts finished. A file that exists is whole; its line may be missing, when the driver died."""
     totals = Totals()
-    recorded = {line["shard"] for line in shard_lines(run, iteration)}
+    recorded = shard_numbers(run.directory, iteration)
     found = 0
     for index, _ in shard_slices(run, iteration):
         path = Path(run.directory.shard(iteration, index))
         if path.exists():
             found += 1
-            summary = summarise_file(path)
+            try:
+                summary = summarise_file(path)
+            except ValueError as error:
+                raise StageError(f"{error}; remove it and start the same command again: it is drawn anew") from None
             check_targets(summary, run.config.target)
             totals.add(summary)
             if index not in recorded:

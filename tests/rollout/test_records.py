@@ -4,6 +4,8 @@ Run: python -m pytest tests/rollout/test_records.py
 """
 
 import dataclasses
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -155,6 +157,35 @@ def test_a_full_disk_leaves_no_file_and_keeps_an_older_one(tmp_path: Path) -> No
         assert done.stdout == "refused\n", done.stderr
         assert sorted(tmp_path.iterdir()) == before
     assert read_shard(tmp_path / "old.parquet") == [make_row()]
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no-links"])
+def test_a_finished_shard_is_never_replaced_by_a_late_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refused(*_given: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
+    path = tmp_path / "a.parquet"
+    assert write_shard(path, [make_row()])
+    before = path.stat()
+    assert not write_shard(path, [make_row(weight_version="late")])
+    assert read_shard(path) == [make_row()] and path.stat() == before
+    assert list(tmp_path.iterdir()) == [path]
+    assert write_shard(path, [make_row(weight_version="another run")], since=before.st_mtime + 1)
+    assert read_shard(path) == [make_row(weight_version="another run")], "a leftover is no shard of this run"
+
+
+def test_a_disk_that_fails_at_the_last_step_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_given: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_shard(tmp_path / "a.parquet", [make_row()])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_writer_killed_at_any_moment_leaves_whole_files_only(tmp_path: Path) -> None:

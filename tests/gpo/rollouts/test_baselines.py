@@ -191,6 +191,13 @@ def test_answers_of_the_data_set_are_embedded_once_in_a_run(tmp_path: Path, gpm:
     assert sum(asked) == PROMPTS, "other texts are other answers"
 
 
+def test_a_late_scorer_tells_of_the_shard_that_is_there(tmp_path: Path, gpm: Path) -> None:
+    scored = Scored(tmp_path, f"gpm:{gpm}", 1, kind="self")
+    before = scored.path.read_bytes()
+    told = scored.scorer.score_shard(samples("now", SAMPLES + 1, 0), str(scored.path), [])
+    assert scored.path.read_bytes() == before and told.answers == PROMPTS * SAMPLES
+
+
 def test_older_policies_are_those_before_the_sampling_one() -> None:
     def found(iteration: int, **settings: Any) -> dict[int, float]:
         return older_policies(BaselineConfig(**settings), iteration)
