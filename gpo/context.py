@@ -66,7 +66,12 @@ class RunContext:
             return Weights(str(Path(self.config.policy.model).absolute()), None)
         directory = self.directory.checkpoint(iteration)
         deliver(directory)
-        return Weights(str(directory.absolute()), _verified_version(directory.absolute(), _file_stamps(directory)))
+        return Weights(str(directory.absolute()), verified_version(directory))
+
+
+def verified_version(directory: Path) -> str:
+    """Of a published directory whose content agrees with its marker; raises ValueError otherwise."""
+    return _verified_version(directory.absolute(), _file_stamps(directory))
 
 
 def _file_stamps(directory: Path) -> tuple[tuple[str, int, int], ...]:

@@ -23,6 +23,7 @@ from gpo.report.terminal import closing_table, samples_before_and_after
 from gpo.rollouts.pool import Pool
 from gpo.trackers import Trackers
 from gpo.training.forward_process import ForwardProcess
+from gpo.verification import verify_finished
 from rollout.engine_settings import EngineSettings
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ def _start_or_go_on(config: RunConfig, root: Path, prepared: Prepared, fresh: bo
     log_to_file(directory.logs, f"driver-{os.getpid()}")
     for note in prepared.notes:
         logger.info("%s", note)
+    _verify(directory, config)
     if directory.finished("evaluate", config.iterations):
         return _finish(directory, config)
     set_status(directory, "running")
@@ -97,6 +99,15 @@ def _close(directory: RunDirectory, status: str, message: str) -> None:
             keep()
         except (OSError, StageError, UserError) as error:
             logger.warning("the end of the run is not kept everywhere: %s", error)
+
+
+def _verify(directory: RunDirectory, config: RunConfig) -> None:
+    """What earlier starts finished; raises StageError, which stands in the driver's log too."""
+    try:
+        verify_finished(directory, config.iterations)
+    except StageError as error:
+        file_only.error("%s", error)
+        raise
 
 
 def _finish(directory: RunDirectory, config: RunConfig) -> int:

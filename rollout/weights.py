@@ -36,8 +36,8 @@ def content_hash(directory: Path) -> str:
 
     Raises RolloutInputError when there are no safetensors weights: pickled ones are never read.
     """
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
+    files = _hashed_files(directory)
+    if files[0].suffix != ".safetensors":
         pickled = [path.name for path in directory.glob("*.bin")]
         found = f"found {', '.join(pickled)} only" if pickled else "found none"
         raise RolloutInputError(
@@ -45,13 +45,19 @@ def content_hash(directory: Path) -> str:
             "run code: convert with transformers' save_pretrained"
         )
     digest = hashlib.sha256()
-    adapted = (directory / ADAPTER_CONFIG).is_file()
-    for path in [*files, directory / (ADAPTER_CONFIG if adapted else "config.json")]:
+    for path in files:
         digest.update(path.name.encode())
         with path.open("rb") as stream:
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+def _hashed_files(directory: Path) -> list[Path]:
+    """The weights and behind them the config that belongs to them."""
+    adapted = (directory / ADAPTER_CONFIG).is_file()
+    config = directory / (ADAPTER_CONFIG if adapted else "config.json")
+    return [*sorted(directory.glob("*.safetensors")), config]
 
 
 def mark_published(directory: Path, label: str) -> WeightMarker:
@@ -74,7 +80,7 @@ def publish_adapter(trained: Path, checkpoint: Path) -> None:
 
 
 def _write_marker(directory: Path, marker: WeightMarker) -> WeightMarker:
-    part = directory / f".{MARKER}.part-{os.getpid()}"
+    part = directory / f".{MARKER}.part-{os.uname().nodename}-{os.getpid()}"
     with part.open("w") as stream:
         json.dump(asdict(marker), stream)
         stream.flush()
@@ -99,5 +105,9 @@ def verify_published(directory: Path) -> WeightMarker:
         raise ValueError(f"{directory}: no valid {MARKER}; these weights were never published in full")
     found = content_hash(directory)
     if found != marker.sha256:
-        raise ValueError(f"{directory}: content hash {found[:12]} is not the published {marker.sha256[:12]}")
+        names = ", ".join(path.name for path in _hashed_files(directory))
+        raise ValueError(
+            f"{directory}: content hash {found[:12]} (of {names}) is not the published {marker.sha256[:12]} "
+            f"(in {MARKER})"
+        )
     return marker

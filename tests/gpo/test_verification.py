@@ -1,0 +1,84 @@
+"""Damage to what a run will not compute again is named when it is started again.
+
+Run: python -m pytest tests/gpo/test_verification.py
+"""
+
+from pathlib import Path
+
+import pytest
+
+from gpo import verification
+from gpo.errors import StageError
+from gpo.journal import RunDirectory
+from gpo.verification import verify_finished
+from rollout.records import write_shard
+from rollout.weights import mark_published
+from tests.rollout.test_records import make_row
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    """Iteration 1 is published, of iteration 2 all answers are there."""
+    directory = RunDirectory(tmp_path)
+    for iteration in (1, 2):
+        write_shard(directory.shard(iteration, 0), [make_row()])
+        directory.record("shard", iteration=iteration, shard=0)
+        directory.record("stage", stage="generate", iteration=iteration)
+    checkpoint = directory.checkpoint(1)
+    checkpoint.mkdir()
+    for name in ("model.safetensors", "config.json"):
+        (checkpoint / name).write_bytes(b"whole")
+    mark_published(checkpoint, "001")
+    for stage in ("train", "publish"):
+        directory.record("stage", stage=stage, iteration=1)
+    return directory
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 :] = b"?"
+    path.write_bytes(content)
+
+
+def refusal(run: RunDirectory) -> str:
+    with pytest.raises(StageError) as caught:
+        verify_finished(run, 2)
+    return str(caught.value)
+
+
+def test_what_is_whole_passes_and_what_is_not_finished_is_not_looked_at(run: RunDirectory) -> None:
+    run.checkpoint(2).mkdir()
+    verify_finished(run, 2)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "gpo_weights.json"])
+def test_damaged_weights_of_an_earlier_iteration_are_named(run: RunDirectory, name: str) -> None:
+    damage(run.checkpoint(1) / name)
+    said = refusal(run)
+    assert str(run.checkpoint(1)) in said and name in said and "put a copy in its place" in said
+
+
+def test_a_damaged_shard_may_be_removed_once_its_iteration_is_trained(run: RunDirectory) -> None:
+    damage(run.shard(1, 0))
+    said = refusal(run)
+    assert str(run.shard(1, 0)) in said and "or remove it" in said
+    run.shard(1, 0).unlink()
+    verify_finished(run, 2)
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["damaged", "gone"])
+def test_a_shard_that_is_still_to_be_trained_on_may_not_be_lacking(run: RunDirectory, gone: bool) -> None:
+    damage(run.shard(2, 0))
+    if gone:
+        run.shard(2, 0).unlink()
+    said = refusal(run)
+    assert str(run.shard(2, 0)) in said and "remove it" not in said and "--fresh" in said
+
+
+def test_what_the_time_does_not_suffice_for_is_named(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(verification, "SECONDS", -1.0)
+    damage(run.shard(2, 0))
+    verify_finished(run, 2)
+    assert str(run.shard(2, 0)) in caplog.text and "not verified" in caplog.text
