@@ -1,9 +1,9 @@
 """Damaged files in a run directory: each is planted in an interrupted run, which is then gone on with.
 
-The run must finish with the token ids of an undisturbed one, or end with status 1 or 2 and a message that names the
-file; never a traceback, never other samples. Files are drawn from all that an interrupted run holds, once while its
-first iteration is sampled and once while its second is trained, and are cut, flipped, emptied or doubled by the seed.
-Each case is a line of the log; a start with the same log goes on behind it.
+The run must finish with the token ids and the weights of an undisturbed one, or end with status 1 or 2 and a message
+that names the file; never a traceback, never other samples. Files are drawn from all that an interrupted run holds,
+once while its first iteration is sampled and once while its second is trained, and are cut, flipped, emptied or doubled
+by the seed. Each case is a line of the log; a start with the same log goes on behind it.
 
     python -m tests.proof.damage --cases 8 --log runs/damage.jsonl     (half a minute to two minutes a case)
 """
@@ -19,9 +19,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from rollout.weights import verify_published
 from tests.e2e.tiny_run import command, environment, journal, make_workplace
 from tests.proof.case_log import keep, not_yet, told
-from tests.proof.chaos import SECONDS, answers
+from tests.proof.chaos import EQUAL_TOKENS, SECONDS, answers, status_of
 from tests.proof.mutations import mutate_bytes
 
 KEYS = ("moment", "seed")
@@ -42,8 +43,9 @@ def at(out: Path, stage: str, iteration: int) -> bool:
 def interrupted_run(config: Path, out: Path, stage: str) -> None:
     """A run that got SIGINT in a stage."""
     process = subprocess.Popen(
-        command(config, out), env=environment(), cwd=config.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+        command(config, out, EQUAL_TOKENS),
+        env=environment(), cwd=config.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
     end = time.monotonic() + SECONDS
     while not at(out, stage, MOMENTS[stage]):
         assert process.poll() is None and time.monotonic() < end, f"no stage {stage}"
@@ -68,35 +70,58 @@ def damage(run: Path, draw: Random) -> tuple[Path, str]:
     return path, mutated.done
 
 
+def gone_on_with(config: Path, out: Path) -> tuple[int | None, str]:
+    """Exit status and printed lines of the same command; None when it had to be ended."""
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        words = command(config, out, EQUAL_TOKENS)
+        process = subprocess.Popen(words, env=environment(), cwd=config.parent, stdout=subprocess.DEVNULL, stderr=said)
+        status = status_of(process)
+        said.seek(0)
+        return status, said.read()
+
+
+def results(out: Path) -> dict[str, Any]:
+    """Token ids of all answers, and the content hash of each published checkpoint that agrees with its marker."""
+    checkpoints = sorted(out.glob("iterations/*/checkpoint"))
+    return answers(out) | {str(path.relative_to(out)): verify_published(path).sha256 for path in checkpoints}
+
+
+def differences(out: Path, expected: dict[str, Any]) -> str | None:
+    """What a finished run has otherwise than an undisturbed one."""
+    try:
+        found = results(out)
+    except Exception as error:  # whatever it is, a run that says it is finished left it
+        return f"finished with what cannot be read: {type(error).__name__}: {error}"
+    names = sorted(name for name in expected.keys() | found.keys() if found.get(name) != expected.get(name))
+    return f"finished with another {', '.join(names[:5])}" if names else None
+
+
 def one_case(config: Path, source: Path, out: Path, seed: int, expected: dict[str, Any]) -> dict[str, Any]:
     """Damage a copy, go on with it, and judge how it ends."""
     shutil.copytree(source, out)
     path, done = damage(out, Random(f"{source.name}/{seed}"))
     started = time.monotonic()
-    ended = subprocess.run(
-        command(config, out), env=environment(), cwd=config.parent, capture_output=True, text=True, timeout=SECONDS
-    )
-    named = path.name in ended.stderr
+    status, printed = gone_on_with(config, out)
     fault = None
-    if "Traceback (most recent call last)" in ended.stderr:
+    if "Traceback (most recent call last)" in printed:
         fault = "a traceback"
-    elif ended.returncode == 0 and answers(out) != expected:
-        fault = "finished with other samples"
-    elif ended.returncode in (1, 2) and not named:
-        fault = f"status {ended.returncode} does not name the file"
-    elif ended.returncode not in (0, 1, 2):
-        fault = f"status {ended.returncode}"
+    elif status == 0:
+        fault = differences(out, expected)
+    elif status in (1, 2) and path.name not in printed:
+        fault = f"status {status} does not name the file"
+    elif status not in (1, 2):
+        fault = f"no end within {SECONDS} s" if status is None else f"status {status}"
     line = {
         "moment": source.name,
         "seed": seed,
         "file": str(path.relative_to(out)),
         "done": done,
-        "status": ended.returncode,
+        "status": status,
         "fault": fault,
         "seconds": round(time.monotonic() - started, 1),
     }
     shutil.rmtree(out)
-    return line | ({"printed": ended.stderr[-2000:]} if ended.returncode or fault else {})
+    return line | ({"printed": printed[-2000:]} if status != 0 or fault else {})
 
 
 def main() -> int:
@@ -114,11 +139,9 @@ def main() -> int:
         for moment in dict.fromkeys(moment for moment, _ in left):
             interrupted_run(config, folder / moment, moment)
         if left:
-            done = subprocess.run(
-                command(config, folder / "undisturbed"), env=environment(), cwd=folder, stdout=subprocess.DEVNULL
-            )
-            assert done.returncode == 0
-        expected = answers(folder / "undisturbed")
+            status, printed = gone_on_with(config, folder / "undisturbed")
+            assert status == 0, printed
+        expected = results(folder / "undisturbed")
         for moment, seed in left:
             line = one_case(config, folder / moment, folder / "case", seed, expected)
             keep(options.log, line)
