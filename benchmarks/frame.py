@@ -1,7 +1,7 @@
 """What every benchmark shares: words to make texts of, what it ran on, and how a claim is told from its numbers.
 
 A claim is a ratio of two ways that were measured in the same run, with the target that an issue or a page names. It is
-written with the JSON of its benchmark; `benchmarks/tables.py` puts all of them in one table.
+written with the JSON of its benchmark; `benchmarks/all.py` puts all of them in one table.
 """
 
 import importlib.metadata
@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -76,7 +77,7 @@ def write_report(found: dict[str, Any], claims: Sequence[Claim], output: Path | 
     if output is None:
         return
     told = [asdict(claim) | {"holds": claim.holds} for claim in claims]
-    report = found | {"claims": told, "machine": machine(), "versions": versions()}
+    report = found | {"claims": told, "machine": machine(), "versions": versions(), "commit": COMMIT}
     report["date"] = datetime.now(UTC).isoformat(timespec="seconds")
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
@@ -97,6 +98,19 @@ def measured_dtype(asked: str) -> str:
     from reward.compute_type import compute_type, device_here
 
     return compute_type("bfloat16", device_here()) if asked == "auto" else asked
+
+
+def _commit() -> str:
+    """Which state of the project this is: git's name of it, or the package's version where there is no git."""
+    words = ["git", "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(words, cwd=HERE, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return f"gpo-align {importlib.metadata.version('gpo-align')}"
+
+
+COMMIT = _commit()
+"""Asked at the start: a benchmark may take so long that the next commit is made meanwhile."""
 
 
 def machine() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.all import BEGIN, END, FULL, SHORT, put_on_page, read_reports, table
-from benchmarks.frame import Claim, claim_lines, spread, write_report
+from benchmarks.frame import COMMIT, Claim, claim_lines, spread, write_report
 
 REPOSITORY = Path(__file__).parents[2]
 FAST = Claim(what="ours / theirs", value=3.2, sense="at least", target=3.0, spread=0.041)
@@ -65,3 +65,11 @@ def test_performance_md_has_a_place_for_the_table() -> None:
 def test_every_benchmark_that_is_listed_is_there() -> None:
     for name in {*SHORT, *FULL}:
         assert (REPOSITORY / "benchmarks" / f"{name}.py").is_file()
+
+
+def test_a_failed_benchmark_is_a_row_and_rows_tell_their_commit(tmp_path: Path) -> None:
+    write_report({}, [FAST], tmp_path / "scoring.json")
+    (tmp_path / "training.json").write_text((tmp_path / "scoring.json").read_text().replace(COMMIT, "older"))
+    text = table(read_reports(tmp_path, ["scoring", "training"]), ["rollout"])
+    assert "| rollout: the benchmark failed |  |  |  | failed |" in text
+    assert f", {COMMIT}." in text and ", older." in text
