@@ -52,6 +52,7 @@ kill: setup ## SIGKILL of every process in every stage of a small run, half an h
 		tests/gpo/evaluation/test_cli_generate.py -m "long or not long"
 
 chaos: setup ## kills, damaged files, a full and a slow disk, clock jumps, signals: one moment each, about 20 minutes
+	rm -f runs/chaos.jsonl runs/damage.jsonl runs/surroundings.jsonl
 	$(VENV)/bin/python -m tests.proof.chaos --moments 1 --log runs/chaos.jsonl
 	$(VENV)/bin/python -m tests.proof.damage --cases 6 --log runs/damage.jsonl
 	$(VENV)/bin/python -m tests.proof.surroundings --moments 1 --log runs/surroundings.jsonl
@@ -66,6 +67,7 @@ cluster: setup ## runs and node deaths on a Ray cluster in network namespaces (r
 	$(VENV)/bin/python -m pytest tests/cluster tests/e2e/test_sockets.py -m "long or not long"
 
 fuzz: setup ## damaged configs, prompts, preference files and models: 400 cases, some minutes
+	rm -f runs/fuzz.jsonl
 	$(VENV)/bin/python -m tests.proof.fuzz --cases 400 --log runs/fuzz.jsonl
 
 fuzz-full: setup ## the same, 5,000 cases; goes on where it stopped
@@ -76,10 +78,12 @@ proof-plan: setup ## gpo plan against two small runs of SmolLM2: memory and time
 	$(VENV)/bin/python -m tests.proof.plan --output runs/proof-plan.json
 
 soak: setup ## eight tiny iterations: memory, files and sockets of every process stay flat
-	$(VENV)/bin/python -m tests.proof.soak --iterations 8 --output runs/soak.json
+	rm -rf runs/soak runs/soak-files runs/soak.jsonl
+	$(VENV)/bin/python -m tests.proof.soak --iterations 8 --run-dir runs/soak --log runs/soak.jsonl
 
-soak-full: setup ## a hundred of them
-	$(VENV)/bin/python -m tests.proof.soak --iterations 100 --output runs/soak-full.json
+soak-full: setup ## a hundred of them; goes on where it stopped
+	$(VENV)/bin/python -m tests.proof.soak --iterations 100 --run-dir runs/soak-full --log runs/soak-full.jsonl
+
 ALPACA_EVAL := build/alpaca-eval
 
 $(ALPACA_EVAL)/.installed: Makefile
@@ -121,6 +125,7 @@ vllm-judge: setup ## gpo eval against a vLLM server of SmolLM2 as chat judge
 
 bench: setup ## all benchmarks with small workloads and one table of ratios, under 15 minutes
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
+	rm -rf runs/bench
 	$(VENV)/bin/python -m benchmarks.all --short runs/bench
 
 bench-full: setup ## the workloads of the claims, end to end too, over an hour; the table goes to docs/performance.md

@@ -1,113 +1,173 @@
 """Soak: many tiny iterations in one run; memory, files and sockets of every lasting process must stay flat.
 
-Run: python -m tests.proof.soak --iterations 8 --output runs/soak.json     (make soak; make soak-full does 100)
+Run: python -m tests.proof.soak --iterations 8 --run-dir runs/soak --log runs/soak.jsonl     (make soak, make soak-full)
 
-A lasting process is one that lives through at least half of the run: the driver, Ray's own, the sampler, the scorer.
-The slope of its memory over the second half of its life (least squares) is told in MiB an iteration; beyond the limit
-the status is 1. The first half is warm-up: caches and pools fill.
+A lasting process is one that lives through at least half of its start of the command: driver, sampler and scorer, which
+must be among them, and Ray's own. Its slope (least squares) is that of the second half of its life; the first is
+warm-up: caches and pools fill. Slopes are held against a limit an iteration, and what they come to over that half
+against a limit of its own, so that many iterations are judged more strictly. Each look is a line of the log. A soak
+that was stopped goes on with the same command, as the run does: each start that was long enough is judged by itself.
 """
 
 import argparse
-import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
+from benchmarks.frame import COMMIT
+from gpo.files import append_json_line, read_json_lines
 from tests.e2e.tiny_run import command, environment, journal, make_workplace
+from tests.proof.case_log import commits
 
 SECONDS_BETWEEN_LOOKS = 2.0
-MOST_MIB_AN_ITERATION = 1.0
-"""Twice what a hundred iterations could hide in the noise of the allocator."""
-MOST_FILES_AN_ITERATION = 0.2
+SECONDS_AN_ITERATION = 900
+MOST_AN_ITERATION = {"mib": 1.0, "files": 0.2}
+MOST_OVER_THE_HALF = {"mib": 10.0, "files": 2.0}
+LEAST_ITERATIONS = 4
+"""A start with fewer is too short to be judged."""
+MUST_LAST = ("driver", "LoggedSampler", "ShardScorer")
 PROMPTS_AN_ITERATION = 2
 
 
-def look(root: psutil.Process) -> dict[tuple[int, str], tuple[float, int]]:
-    """(pid, name) -> (MiB of private memory, open files and sockets) of a process and all below it."""
-    found = {}
+def kind_of(words: list[str]) -> str:
+    """Class of an actor, whose title also names the call that it is in; else the program."""
+    title = next((word for word in words if word.startswith("ray::")), None)
+    if title is not None:
+        return title.removeprefix("ray::").split(".")[0].split("(")[0]
+    return Path(words[0]).name if words else "?"
+
+
+def look(root: psutil.Process) -> Iterator[dict[str, Any]]:
+    """MiB of private memory, open files and sockets of a process and all below it."""
     for process in [root, *root.children(recursive=True)]:
         try:
-            words = process.cmdline()
-            name = next((word for word in words if word.startswith("ray::")), Path(words[0]).name if words else "?")
-            found[process.pid, name] = (process.memory_full_info().uss / 2**20, process.num_fds())
+            kind = "driver" if process.pid == root.pid else kind_of(process.cmdline())
+            mib = process.memory_full_info().uss / 2**20
+            yield {"pid": process.pid, "kind": kind, "mib": round(mib, 3), "files": process.num_fds()}
         except psutil.Error:
             continue
-    return found
 
 
-def watch(process: subprocess.Popen[Any], run_dir: Path) -> dict[tuple[int, str], list[tuple[int, float, int]]]:
-    """(iterations done, MiB, files) at every look, by process, until the command ends."""
-    seen: dict[tuple[int, str], list[tuple[int, float, int]]] = defaultdict(list)
+def iterations_done(run_dir: Path) -> int:
+    """By the journal."""
+    return sum(line["event"] == "stage" and line["stage"] == "evaluate" for line in journal(run_dir))
+
+
+def watch(process: "subprocess.Popen[Any]", run_dir: Path, log: Path) -> None:
+    """Keep a look every few seconds until the command ends; raises TimeoutError where iterations do not end."""
+    start = max((line["start"] for line in read_json_lines(log)), default=0) + 1
     root = psutil.Process(process.pid)
+    done, since = iterations_done(run_dir), time.monotonic()
     while process.poll() is None:
-        done = sum(line["event"] == "stage" and line["stage"] == "evaluate" for line in journal(run_dir))
-        try:
-            for key, (mib, files) in look(root).items():
-                seen[key].append((done, mib, files))
-        except psutil.NoSuchProcess:
-            break
+        if (now := iterations_done(run_dir)) != done:
+            done, since = now, time.monotonic()
+        if time.monotonic() - since > SECONDS_AN_ITERATION:
+            process.kill()
+            raise TimeoutError(f"no end of iteration {done + 1} within {SECONDS_AN_ITERATION} s")
+        found = list(look(root))
+        append_json_line(log, {"start": start, "done": done, "commit": COMMIT, "processes": found})
         time.sleep(SECONDS_BETWEEN_LOOKS)
-    return seen
 
 
-def slopes(looks: list[tuple[int, float, int]]) -> tuple[float, float]:
-    """MiB and files an iteration over the second half of a process's life."""
-    half = np.array(looks[len(looks) // 2 :], dtype=float)
-    if len(half) < 3 or half[0, 0] == half[-1, 0]:
-        return 0.0, 0.0
-    return float(np.polyfit(half[:, 0], half[:, 1], 1)[0]), float(np.polyfit(half[:, 0], half[:, 2], 1)[0])
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A lasting process: what it grows by an iteration, and over how many iterations that was measured."""
+
+    start: int
+    kind: str
+    mib: float
+    iterations: int
+    slopes: dict[str, float]
+
+    def grows(self) -> bool:
+        """Beyond a limit."""
+        return any(
+            slope > MOST_AN_ITERATION[what] or slope * self.iterations > MOST_OVER_THE_HALF[what]
+            for what, slope in self.slopes.items()
+        )
+
+
+def rows_of_start(start: int, looks: list[dict[str, Any]]) -> list[Row]:
+    """The lasting processes of one start of the command."""
+    lives: dict[tuple[int, str], list[tuple[int, float, float]]] = defaultdict(list)
+    for line in looks:
+        for one in line["processes"]:
+            lives[one["pid"], one["kind"]].append((line["done"], one["mib"], one["files"]))
+    rows = []
+    for (_, kind), life in lives.items():
+        done, mib, files = np.array(life[len(life) // 2 :], dtype=float).T
+        if len(life) < len(looks) / 2 or done[0] == done[-1]:
+            continue
+        slopes = {what: float(np.polyfit(done, values, 1)[0]) for what, values in (("mib", mib), ("files", files))}
+        rows.append(Row(start, kind, float(mib[-1]), int(done[-1] - done[0]), slopes))
+    return rows
+
+
+def judge(lines: list[dict[str, Any]]) -> int:
+    """Say what grows, and what should have been watched and was not; the exit status."""
+    starts: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        starts[line["start"]].append(line)
+    long_enough = {
+        start: rows_of_start(start, looks)
+        for start, looks in starts.items()
+        if looks[-1]["done"] - looks[0]["done"] >= LEAST_ITERATIONS
+    }
+    faults = 0 if long_enough else 1
+    if not long_enough:
+        print(f"no start with at least {LEAST_ITERATIONS} iterations, so nothing is proved")
+    for start, rows in long_enough.items():
+        for row in rows:
+            faults += row.grows()
+            print(
+                f"start {start}: {row.kind:<30} {row.mib:8.1f} MiB  {row.slopes['mib']:+.3f} MiB and "
+                f"{row.slopes['files']:+.3f} files an iteration{'  GROWS' if row.grows() else ''}"
+            )
+        missing = set(MUST_LAST) - {row.kind for row in rows}
+        faults += len(missing)
+        if missing:
+            print(f"start {start}: not among the lasting processes: {', '.join(sorted(missing))}")
+    print(f"{sum(map(len, long_enough.values()))} processes, {faults} faults; looks {commits(lines)}")
+    return 1 if faults else 0
 
 
 def main() -> int:
-    """Run, watch, report; status 1 when anything grows or the run fails."""
+    """Run or go on, watch, judge; status 1 when anything grows or the run fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--iterations", type=int, default=8)
-    parser.add_argument("--output", type=Path, required=True, help="JSON with every process's slopes")
+    parser.add_argument("--run-dir", type=Path, required=True, help="the run; its config and models lie in NAME-files")
+    parser.add_argument("--log", type=Path, required=True, help="JSON Lines, a look each")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="soak-") as name:
-        folder = Path(name)
-        config = make_workplace(folder)
-        words = command(
-            config,
-            folder / "out",
-            f"iterations={options.iterations}",
-            f"prompts.per_iteration={PROMPTS_AN_ITERATION}",
-            "prompts.split=whole",
-        )
-        with (folder / "printed").open("w+") as printed:
-            process = subprocess.Popen(words, env=environment(), cwd=folder, stdout=subprocess.DEVNULL, stderr=printed)
-            seen = watch(process, folder / "out")
-            if process.wait() != 0:
-                printed.seek(0)
-                print(printed.read()[-3000:])
-                print(f"the run ended with {process.returncode}")
-                return 1
-    longest = max(len(looks) for looks in seen.values())
-    rows = [
-        {"process": name, "looks": len(looks), "mib": round(looks[-1][1], 1), "mib_an_iteration": mib, "files": files}
-        for (_, name), looks in seen.items()
-        if len(looks) >= longest / 2
-        for mib, files in [slopes(looks)]
-    ]
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps({"iterations": options.iterations, "processes": rows}, indent=2) + "\n")
-    grown = 0
-    for row in rows:
-        bad = row["mib_an_iteration"] > MOST_MIB_AN_ITERATION or row["files"] > MOST_FILES_AN_ITERATION
-        grown += bad
-        print(
-            f"{row['process']:<40} {row['mib']:8.1f} MiB  {row['mib_an_iteration']:+.3f} MiB an iteration  "
-            f"{row['files']:+.3f} files an iteration{'  GROWS' if bad else ''}"
-        )
-    print(f"{len(rows) - grown} passed, {grown} failed")
-    return 1 if grown else 0
+    run_dir, log = options.run_dir.absolute(), options.log.absolute()
+    files = run_dir.with_name(f"{run_dir.name}-files")
+    config = files / "tiny.yaml"
+    if not config.is_file():
+        files.mkdir(parents=True, exist_ok=True)
+        make_workplace(files)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    changes = (f"iterations={options.iterations}", f"prompts.per_iteration={PROMPTS_AN_ITERATION}")
+    words = command(config, run_dir, *changes, "prompts.split=whole")
+    with (files / "printed").open("w+") as printed:
+        process = subprocess.Popen(words, env=environment(), cwd=files, stdout=subprocess.DEVNULL, stderr=printed)
+        try:
+            watch(process, run_dir, log)
+        except TimeoutError as error:
+            print(error)
+            return 1
+        if process.wait() != 0:
+            printed.seek(0)
+            print(printed.read()[-3000:])
+            print(f"the run ended with {process.returncode}")
+            return 1
+    return judge(read_json_lines(log))
 
 
 if __name__ == "__main__":

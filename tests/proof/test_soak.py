@@ -1,0 +1,57 @@
+"""The soak's judgement, from logs that are made up: growth, a missing process, a start too short to tell.
+
+Run: python -m pytest tests/proof/test_soak.py
+"""
+
+from typing import Any
+
+import pytest
+
+from tests.proof.soak import MUST_LAST, judge, kind_of
+
+Lines = list[dict[str, Any]]
+
+
+def looks(iterations: int, growth: dict[str, float], kinds: tuple[str, ...] = MUST_LAST) -> Lines:
+    """Two looks an iteration; `growth` is MiB an iteration of a kind."""
+    return [
+        {
+            "start": 1,
+            "done": look // 2,
+            "processes": [
+                {"pid": pid, "kind": kind, "mib": 100 + growth.get(kind, 0.0) * look / 2, "files": 9}
+                for pid, kind in enumerate(kinds)
+            ],
+        }
+        for look in range(2 * iterations + 1)
+    ]
+
+
+def test_flat_processes_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    assert judge(looks(8, {})) == 0
+    assert "0 faults; looks run at an unknown commit (17)" in capsys.readouterr().out
+
+
+def test_a_hundred_iterations_are_judged_more_strictly_than_eight() -> None:
+    slow_leak = {"LoggedSampler": 0.5}
+    assert judge(looks(8, slow_leak)) == 0
+    assert judge(looks(100, slow_leak)) == 1
+
+
+def test_a_leak_in_any_process_is_a_fault() -> None:
+    assert judge(looks(8, {"raylet": 1.5}, (*MUST_LAST, "raylet"))) == 1
+
+
+@pytest.mark.parametrize("missing", MUST_LAST)
+def test_a_process_that_was_never_watched_is_a_fault(missing: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert judge(looks(8, {}, tuple(kind for kind in MUST_LAST if kind != missing))) == 1
+    assert f"not among the lasting processes: {missing}" in capsys.readouterr().out
+
+
+def test_starts_that_are_too_short_prove_nothing() -> None:
+    assert judge(looks(3, {})) == 1 and judge([]) == 1
+
+
+def test_an_actor_is_known_by_its_class_in_whatever_call_it_is() -> None:
+    assert kind_of(["ray::ShardScorer.score_shard"]) == kind_of(["ray::ShardScorer"]) == "ShardScorer"
+    assert kind_of(["/usr/lib/raylet", "--port=0"]) == "raylet" and kind_of([]) == "?"
