@@ -2,8 +2,8 @@
 
 Run: python -m tests.proof.fuzz --cases 400 --log runs/fuzz.jsonl     (make fuzz; make fuzz-full does 5,000)
 
-A case is (target, seed). It must end with status 0, 1 or 2 within its time and memory, without a traceback; with
-status 2 where the input is certainly wrong. Cases run in this process; every hundredth also as a command of its own,
+A case is (target, seed). It must end with status 0, 1 or 2 within its time and memory, without a traceback, and not
+with 0 where the input is certainly wrong. Cases run in this process; every hundredth also as a command of its own,
 which must end with the same status. The log has a line a case, and a start with the same log goes on behind it.
 """
 
@@ -12,6 +12,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -27,11 +28,14 @@ from types import FrameType
 from typing import Any
 
 from gpo.cli import main as gpo_main
-from gpo.files import append_json_line, read_json_lines
+from gpo.files import read_json_lines
 from gpo.logs import OURS
+from tests.proof.case_log import commits, keep, not_yet
 from tests.proof.fuzz_targets import TARGETS, Prepared
 
 SECONDS_A_CASE = 60
+MOST_MIB_A_CASE = 1024
+"""A case may hold so much more at its peak than there was before it; four times that of addresses are refused to it."""
 MOST_GROWTH_MIB = 1024
 """Memory of this process may grow by so much over all cases, from the end of the warm-up."""
 BY_COMMAND_EVERY = 100
@@ -56,6 +60,30 @@ def deadline(seconds: int) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+def own_mib(field: str) -> int:
+    """A field of /proc/self/status: VmRSS is what is held now, VmHWM the most since it was reset, VmSize addresses."""
+    return int(re.findall(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) >> 10
+
+
+class Peak:
+    """The most that this process held inside, above what it held before."""
+
+    mib = 0
+
+    @contextlib.contextmanager
+    def measured(self) -> Iterator[None]:
+        """Addresses far beyond the bound are refused: that ends a case with an error, not this process."""
+        before = own_mib("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+        limits = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, ((own_mib("VmSize") + 4 * MOST_MIB_A_CASE) << 20, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, limits)
+            self.mib = own_mib("VmHWM") - before
 
 
 def in_process(words: list[str]) -> tuple[int, str]:
@@ -86,8 +114,10 @@ def by_command(words: list[str]) -> int:
     return done.returncode
 
 
-def fault_of(case: Prepared, status: int, printed: str) -> str | None:
+def fault_of(case: Prepared, status: int, printed: str, grown_mib: int) -> str | None:
     """What is wrong with how a case ended."""
+    if grown_mib > MOST_MIB_A_CASE:
+        return f"grew by {grown_mib} MiB"
     if status == -2:
         return f"no end within {SECONDS_A_CASE} s"
     if status not in (0, 1, 2):
@@ -104,18 +134,19 @@ def fault_of(case: Prepared, status: int, printed: str) -> str | None:
 def run_case(name: str, seed: int, workplace: Path, folder: Path) -> dict[str, Any]:
     """Prepare, run and judge a case; returns its line of the log."""
     case = TARGETS[name](workplace, folder, Random(f"{name}/{seed}"))
-    started = time.monotonic()
-    status, printed = in_process(case.words)
-    fault = fault_of(case, status, printed)
+    started, peak = time.monotonic(), Peak()
+    with peak.measured():
+        status, printed = in_process(case.words)
+    fault = fault_of(case, status, printed, peak.mib)
     if fault is None and seed % BY_COMMAND_EVERY == 0:
         case = TARGETS[name](workplace, folder, Random(f"{name}/{seed}"))
         alone = by_command(case.words)
         if alone != status:
             fault = f"status {status} in process, {alone} by command"
-    line = {"target": name, "seed": seed, "done": case.done, "status": status, "fault": fault}
+    line = {"target": name, "seed": seed, "done": case.done, "wrong": case.wrong, "status": status, "fault": fault}
     if fault is not None:
         line |= {"words": case.words, "printed": printed[-3000:]}
-    return line | {"seconds": round(time.monotonic() - started, 3)}
+    return line | {"seconds": round(time.monotonic() - started, 3), "grown_mib": peak.mib}
 
 
 def main() -> int:
@@ -129,18 +160,17 @@ def main() -> int:
     options.log.parent.mkdir(parents=True, exist_ok=True)
     names = options.only or sorted(TARGETS)
     wanted = [(names[n % len(names)], options.first_seed + n // len(names)) for n in range(options.cases)]
-    known = {(line["target"], line["seed"]) for line in read_json_lines(options.log)}
     start_mib = 0
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         from tests.proof.fuzz_targets import make_workplace
 
         workplace = make_workplace(Path(name) / "workplace")
-        for number, (target, seed) in enumerate(case for case in wanted if case not in known):
+        for number, (target, seed) in enumerate(not_yet(options.log, ("target", "seed"), wanted)):
             folder = Path(name) / "case"
-            append_json_line(options.log, run_case(target, seed, workplace, folder))
+            keep(options.log, run_case(target, seed, workplace, folder), shown=False)
             if number == 2 * len(names):
-                start_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10) - start_mib if start_mib else 0
+                start_mib = own_mib("VmRSS")
+    grown = own_mib("VmRSS") - start_mib if start_mib else 0
     return report(
         [line for line in read_json_lines(options.log) if (line["target"], line["seed"]) in set(wanted)], grown
     )
@@ -161,7 +191,8 @@ def report(lines: list[dict[str, Any]], grown_mib: int) -> int:
     if grown_mib > MOST_GROWTH_MIB:
         print(f"memory grew beyond {MOST_GROWTH_MIB} MiB")
         return 1
-    print(f"{len(lines) - len(faults)} passed, {len(faults)} failed")
+    wrong = sum(bool(line.get("wrong")) for line in lines)
+    print(f"{len(lines) - len(faults)} passed, {len(faults)} failed; {wrong} certainly wrong; {commits(lines)}")
     return 1 if faults else 0
 
 

@@ -12,6 +12,7 @@ from random import Random
 
 import yaml
 
+from tests.proof import certain
 from tests.proof.mutations import Mutated, mutate_bytes, mutate_json_lines, mutate_value
 
 
@@ -22,6 +23,7 @@ class Prepared:
     words: list[str]
     done: str
     wrong: bool
+    """Certainly wrong: status 0 for it is a fault."""
 
 
 Target = Callable[[Path, Path, Random], Prepared]
@@ -80,7 +82,7 @@ def config_bytes(workplace: Path, folder: Path, draw: Random) -> Prepared:
     mutated = mutate_bytes((workplace / "tiny.yaml").read_bytes(), draw)
     config = _fresh(folder) / "case.yaml"
     config.write_bytes(mutated.content)
-    return Prepared(_dry_run(config, folder), mutated.done, mutated.wrong)
+    return Prepared(_dry_run(config, folder), mutated.done, certain.bad_settings(mutated.content))
 
 
 def overrides(workplace: Path, folder: Path, draw: Random) -> Prepared:
@@ -97,7 +99,8 @@ def prompts(workplace: Path, folder: Path, draw: Random) -> Prepared:
     values["prompts"]["train"] = str(_put(folder, "prompts.jsonl", mutated))
     config = folder / "case.yaml"
     config.write_text(yaml.safe_dump(values))
-    return Prepared(_dry_run(config, folder), mutated.done, mutated.wrong)
+    wrong = certain.bad_lines(mutated.content, certain.bad_prompt)
+    return Prepared(_dry_run(config, folder), mutated.done, wrong)
 
 
 def pairs(workplace: Path, folder: Path, draw: Random) -> Prepared:
@@ -105,9 +108,8 @@ def pairs(workplace: Path, folder: Path, draw: Random) -> Prepared:
     mutated = mutate_json_lines((workplace / "pairs.jsonl").read_bytes(), draw)
     data = _put(folder, "pairs.jsonl", mutated)
     words = ["reward", "score", "--model", str(workplace / "gpm"), "--backend", "transformers"]
-    return Prepared(
-        [*words, "--data", str(data), "--output", str(folder / "scores.jsonl")], mutated.done, mutated.wrong
-    )
+    wrong = certain.bad_lines(mutated.content, certain.bad_comparison)
+    return Prepared([*words, "--data", str(data), "--output", str(folder / "scores.jsonl")], mutated.done, wrong)
 
 
 def reward_model(workplace: Path, folder: Path, draw: Random) -> Prepared:
@@ -119,7 +121,7 @@ def reward_model(workplace: Path, folder: Path, draw: Random) -> Prepared:
     path.write_bytes(mutated.content)
     words = ["reward", "score", "--model", str(model), "--backend", "transformers"]
     words += ["--data", str(workplace / "pairs.jsonl"), "--output", str(folder / "scores.jsonl")]
-    return Prepared(words, f"{path.name}: {mutated.done}", mutated.wrong)
+    return Prepared(words, f"{path.name}: {mutated.done}", certain.bad_model_file(path.name, mutated.content))
 
 
 def policy(workplace: Path, folder: Path, draw: Random) -> Prepared:
@@ -130,7 +132,8 @@ def policy(workplace: Path, folder: Path, draw: Random) -> Prepared:
     mutated = _mutate_json_or_bytes(path.read_bytes(), path.suffix, draw)
     path.write_bytes(mutated.content)
     words = _dry_run(workplace / "tiny.yaml", folder)
-    return Prepared([*words, f"policy.model={model}"], f"{path.name}: {mutated.done}", mutated.wrong)
+    wrong = certain.bad_model_file(path.name, mutated.content)
+    return Prepared([*words, f"policy.model={model}"], f"{path.name}: {mutated.done}", wrong)
 
 
 def outputs(workplace: Path, folder: Path, draw: Random) -> Prepared:
@@ -140,7 +143,8 @@ def outputs(workplace: Path, folder: Path, draw: Random) -> Prepared:
     path = _put(folder, f"{damaged}.json", mutated)
     files = {name: str(workplace / f"{name}.json") for name in ("new", "old")} | {damaged: str(path)}
     words = ["eval", "--outputs", files["new"], "--baseline", files["old"], "--judge", f"gpm:{workplace / 'gpm'}"]
-    return Prepared([*words, "--output", str(folder / "eval")], f"{damaged}: {mutated.done}", mutated.wrong)
+    wrong = certain.bad_list(mutated.content, certain.bad_output)
+    return Prepared([*words, "--output", str(folder / "eval")], f"{damaged}: {mutated.done}", wrong)
 
 
 def run_directory(workplace: Path, folder: Path, draw: Random) -> Prepared:
@@ -164,7 +168,7 @@ def run_directory(workplace: Path, folder: Path, draw: Random) -> Prepared:
 def _mutate_json_or_bytes(content: bytes, suffix: str, draw: Random) -> Mutated:
     if suffix == ".json" and draw.random() < 0.6:
         value, done = mutate_value(json.loads(content), draw)
-        return Mutated(json.dumps(value).encode(), done, wrong=False)
+        return Mutated(json.dumps(value).encode(), done)
     return mutate_bytes(content, draw)
 
 

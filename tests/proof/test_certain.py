@@ -1,0 +1,75 @@
+"""The checks that fuzzing trusts: what they call certainly wrong, and the good files, which they must leave alone.
+
+Run: python -m pytest tests/proof/test_certain.py
+"""
+
+import json
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.gpo.evaluation.small_evaluation import answers
+from tests.proof import certain
+from tests.proof.fuzz import fault_of
+from tests.proof.fuzz_targets import Prepared
+from tests.proof.mutations import mutate_json_lines
+from tests.reward.batch_files import group, mixed, pair, write
+from tests.tiny import save_tiny_model
+
+
+def lines(rows: list[Any]) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def test_good_files_are_never_called_wrong(tmp_path: Path) -> None:
+    assert not certain.bad_lines(write(tmp_path / "pairs.jsonl", mixed(9)).read_bytes(), certain.bad_comparison)
+    assert not certain.bad_lines(lines([{"prompt": "a"}, {"prompt": ""}]) + b"\n \r\n", certain.bad_prompt)
+    assert not certain.bad_list(json.dumps(answers("new")).encode(), certain.bad_output)
+    assert not certain.bad_settings(b"name: a\n")
+    for path in save_tiny_model(tmp_path / "model", layers=1).iterdir():
+        assert not certain.bad_model_file(path.name, path.read_bytes()), path
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        7,
+        {**pair(0), "chosen": None},
+        {"chosen": pair(0)["chosen"]},
+        {**pair(0), "rejected": [{"role": "user"}, {"role": "assistant", "content": "a"}]},
+        {**group(0), "responses": "text"},
+        {**group(0), "responses": ["a", 1]},
+        {"responses": ["a", "b"]},
+    ],
+)
+def test_a_row_without_what_a_comparison_needs_is_wrong(row: Any) -> None:
+    assert certain.bad_comparison(row)
+    assert certain.bad_lines(lines([pair(0), row]), certain.bad_comparison)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"{\n", b'{"prompt": "a"}\n{"prompt"\n', b'{"prompt": "\xff"}\n', b"[1]\n"]
+)
+def test_lines_that_are_no_json_in_utf8_are_wrong(content: bytes) -> None:
+    assert certain.bad_lines(content, certain.bad_prompt)
+
+
+def test_weights_that_were_cut_are_wrong(tmp_path: Path) -> None:
+    content = (save_tiny_model(tmp_path, layers=1) / "model.safetensors").read_bytes()
+    for length in (0, 7, 20, len(content) - 1):
+        assert certain.short_weights(content[:length])
+
+
+def test_many_mutations_of_pairs_are_marked_as_certainly_wrong() -> None:
+    good = lines(mixed(9))
+    made = [mutate_json_lines(good, Random(seed)).content for seed in range(100)]
+    assert 20 < sum(certain.bad_lines(content, certain.bad_comparison) for content in made) < 100
+
+
+def test_status_0_for_what_is_wrong_and_memory_beyond_the_bound_are_faults() -> None:
+    wrong = Prepared(["reward"], "cut", wrong=True)
+    assert fault_of(wrong, 0, "gpo: done", 1) == "status 0 for input that is certainly wrong"
+    assert fault_of(wrong, 2, "gpo: no", 1) is None
+    assert fault_of(wrong, 2, "gpo: no", 100_000) == "grew by 100000 MiB"
