@@ -8,6 +8,7 @@ cannot, so actors get the jemalloc that Ray ships.
 
 import ctypes
 import importlib.util
+import os
 from pathlib import Path
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -39,15 +40,22 @@ def keep_freed_memory() -> bool:
 def actor_environment() -> dict[str, str]:
     """Environment of an actor process that computes on the CPU.
 
-    Ray's jemalloc, told to keep what is freed, where Ray has one, and threads that sleep while they wait.
+    A malloc that keeps what is freed, and threads that sleep while they wait.
     """
-    environment = dict(SLEEPING_THREADS)
+    return SLEEPING_THREADS | keeping_malloc()
+
+
+def keeping_malloc() -> dict[str, str]:
+    """Environment that preloads Ray's jemalloc, told to keep what is freed, where Ray has one.
+
+    It comes before what this process was told to preload, which an actor would inherit without it.
+    """
     spec = importlib.util.find_spec("ray")
     folder = Path(spec.origin).parent if spec is not None and spec.origin else Path()
     library = folder / "core" / "libjemalloc.so"
-    if library.is_file():
-        environment |= {
-            "LD_PRELOAD": str(library),
-            "MALLOC_CONF": "dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0",
-        }
-    return environment
+    if not library.is_file():
+        return {}
+    return {
+        "LD_PRELOAD": ":".join(filter(None, (str(library), os.environ.get("LD_PRELOAD")))),
+        "MALLOC_CONF": "dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0",
+    }

@@ -1,15 +1,26 @@
 /* Preloaded by tests/proof/surroundings.py: a wall clock that jumps when a file appears, and writes that take long.
 
    GPO_PROOF_CLOCK names the file; it holds the seconds to add. GPO_PROOF_WRITE_US is how long a write or fsync of a
-   file sleeps before. The monotonic clock is left alone, as a real jump leaves it. */
+   file sleeps before. The monotonic clock is left alone, as a real jump leaves it. Every process that has the library
+   leaves a file named by its pid in the folder GPO_PROOF_MARKS. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/time.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
+
+__attribute__((constructor)) static void leave_mark(void) {
+    const char *folder = getenv("GPO_PROOF_MARKS");
+    char path[4096];
+    if (folder == NULL) return;
+    snprintf(path, sizeof path, "%s/%d", folder, (int)getpid());
+    FILE *file = fopen(path, "w");
+    if (file != NULL) fclose(file);
+}
 
 static long jumped(void) {
     static long offset = 0;
@@ -58,6 +69,27 @@ ssize_t write(int file, const void *content, size_t size) {
     if (real == NULL) real = dlsym(RTLD_NEXT, "write");
     dawdle(file);
     return real(file, content, size);
+}
+
+ssize_t pwrite(int file, const void *content, size_t size, off_t place) {
+    static ssize_t (*real)(int, const void *, size_t, off_t) = NULL;
+    if (real == NULL) real = dlsym(RTLD_NEXT, "pwrite");
+    dawdle(file);
+    return real(file, content, size, place);
+}
+
+ssize_t pwrite64(int file, const void *content, size_t size, off64_t place) {
+    static ssize_t (*real)(int, const void *, size_t, off64_t) = NULL;
+    if (real == NULL) real = dlsym(RTLD_NEXT, "pwrite64");
+    dawdle(file);
+    return real(file, content, size, place);
+}
+
+ssize_t writev(int file, const struct iovec *parts, int count) {
+    static ssize_t (*real)(int, const struct iovec *, int) = NULL;
+    if (real == NULL) real = dlsym(RTLD_NEXT, "writev");
+    dawdle(file);
+    return real(file, parts, count);
 }
 
 int fsync(int file) {

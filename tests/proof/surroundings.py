@@ -3,6 +3,7 @@
 Each case must end in a finished run with the token ids of an undisturbed one, after at most one more start of the same
 command: signals end the first start with 130 or 143, a full disk with status 1 and its name; a slow disk and a jump of
 the wall clock, by a preloaded library, end nothing. Moments are drawn from the whole run by the case's number.
+The library leaves a mark for every process that has it; driver, sampler, scorer and learner must all be marked.
 Each case is a line of the log; a start with the same log goes on behind it. Needs gcc, and root for the full disk
 (a tmpfs); without them nothing is run and the status is 1.
 
@@ -24,7 +25,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.e2e.tiny_run import command, environment, make_workplace
+from tests.e2e.tiny_run import command, descendants, environment, make_workplace
 from tests.proof.case_log import keep, not_yet, told
 from tests.proof.chaos import SECONDS, SETTINGS, answers
 
@@ -35,6 +36,8 @@ DISK_MIB = 3072
 """Ample for the run; what is free at the moment is taken away by one file."""
 JUMPS = {"clock-forward": 86_400, "clock-back": -86_400}
 WRITE_MICROSECONDS = 20_000
+ROLES = {"sampler": "ray::LoggedSampler", "scorer": "ray::ShardScorer", "learner": "RayTrainWorker"}
+"""What must have the library beside the driver -> how its process is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,40 @@ class Workplace:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+
+class Preloaded:
+    """A run with the library, and which of its processes have it."""
+
+    def __init__(self, place: Workplace, out: Path, **variables: str) -> None:
+        self._marks = out.with_suffix(".marks")
+        self._marks.mkdir()
+        self.process = place.start(
+            out,
+            LD_PRELOAD=str(place.library),
+            RAY_LD_PRELOAD_ON_WORKERS="1",
+            GPO_PROOF_MARKS=str(self._marks),
+            **variables,
+        )
+        self._seen: dict[str, set[int]] = {"driver": {self.process.pid}, **{role: set() for role in ROLES}}
+
+    def let_run(self, seconds: float) -> None:
+        """Wait for the moment, or the end, and look at who is there."""
+        end = time.monotonic() + seconds
+        while self.process.poll() is None and time.monotonic() < end:
+            for role, title in ROLES.items():
+                self._seen[role] |= {found.pid for found in descendants(self.process, title)}
+            time.sleep(0.2)
+
+    def fault(self) -> str | None:
+        """Wait for the end; what is wrong with it, or with the marks."""
+        self.let_run(SECONDS)
+        printed = printed_at_end(self.process)
+        if self.process.returncode != 0:
+            return f"status {self.process.returncode}: {printed[-1500:]}"
+        marked = {int(path.name) for path in self._marks.iterdir()}
+        bare = [role for role, pids in self._seen.items() if not pids or pids - marked]
+        return f"without the library: {', '.join(bare)}" if bare else None
 
 
 def printed_at_end(process: "subprocess.Popen[str]") -> str:
@@ -112,19 +149,16 @@ def full_disk(place: Workplace, out: Path, moment: float) -> str | None:
 
 def slow_disk(place: Workplace, out: Path, _moment: float) -> str | None:
     """Every write of a file sleeps first."""
-    process = place.start(out, LD_PRELOAD=str(place.library), GPO_PROOF_WRITE_US=str(WRITE_MICROSECONDS))
-    printed = printed_at_end(process)
-    return None if process.returncode == 0 else f"status {process.returncode}: {printed[-1500:]}"
+    return Preloaded(place, out, GPO_PROOF_WRITE_US=str(WRITE_MICROSECONDS)).fault()
 
 
 def jumping_clock(place: Workplace, out: Path, moment: float, seconds: int) -> str | None:
     """The wall clock of all processes of the run jumps."""
     clock = out.with_suffix(".clock")
-    process = place.start(out, LD_PRELOAD=str(place.library), GPO_PROOF_CLOCK=str(clock))
-    let_run(process, moment)
+    run = Preloaded(place, out, GPO_PROOF_CLOCK=str(clock))
+    run.let_run(moment)
     clock.write_text(str(seconds))
-    printed = printed_at_end(process)
-    return None if process.returncode == 0 else f"status {process.returncode}: {printed[-1500:]}"
+    return run.fault()
 
 
 CASES: dict[str, Callable[[Workplace, Path, float], str | None]] = {
