@@ -11,7 +11,10 @@ checkpoint on disk, and all that a shell would wait for is counted, the starts o
     limit    three programs that call the parts directly: the engine with all prompts at once, the scorer with all
              answers at once, `GPOTrainer` alone
 
-The ways take turns. `benchmarks/end_to_end_ways.py` has the programs.
+The ways take turns, in the opposite order each other round. All that score or train have the malloc that gpo's own
+processes have. DPOTrainer gets the fastest of a few batch sizes: each is tried on a few pairs in the first round, which
+is not counted. `--least-minutes` ends the benchmark where gpo's way or TRL's is over sooner: process starts would weigh
+too much. `benchmarks/end_to_end_ways.py` has the programs.
 """
 
 import argparse
@@ -25,13 +28,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.end_to_end_ways import TRIED_PAIRS_A_PASS, TRIED_STEP_PAIRS, TRIED_STEPS
 from benchmarks.frame import HERE, Claim, at_least, at_most, claim_lines, measured_dtype, spread, write_report
+from gpo.cpu import keeping_malloc
 
 STAGES = {
     "gpo": ("run",),
     "trl": ("trl-generate", "trl-score", "trl-train"),
     "limit": ("limit-generate", "limit-score", "limit-train"),
 }
+WITHOUT_KEEPING_MALLOC = ("run", "limit-generate")
+"""gpo gives it to its own processes, and its engines have none."""
 WORKLOAD = ("prompts", "samples", "max_tokens", "step_prompts", "dtype")
 
 
@@ -64,9 +71,9 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
 
 
-def timed(words: list[str], log: Path) -> float:
+def timed(words: list[str], log: Path, malloc: dict[str, str]) -> float:
     """Seconds of a program, its start and end counted; raises CalledProcessError with its log named."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "PYTHONPATH": str(HERE.parent)}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "PYTHONPATH": str(HERE.parent), **malloc}
     started = time.monotonic()
     with log.open("w") as lines:
         try:
@@ -77,20 +84,46 @@ def timed(words: list[str], log: Path) -> float:
     return time.monotonic() - started
 
 
-def one_turn(way: str, folder: Path, options: argparse.Namespace, turn: int) -> dict[str, float]:
-    """Seconds of each program of a way."""
-    work = folder / f"{way}-{turn}"
+def program(stage: str, work: Path, options: argparse.Namespace, *more: str) -> float:
+    """Seconds of one program."""
+    folder = work.parent
+    if stage == "run":
+        words = ["-m", "gpo", "run", str(folder / "config.json"), "--run-dir", str(work / "run")]
+    else:
+        words = ["-m", "benchmarks.end_to_end_ways", stage, "--folder", str(folder), "--work", str(work), *more]
+        for name in ("model", "samples", "max_tokens", "step_prompts", "batch_tokens", "dtype", "threads"):
+            words += ["--" + name.replace("_", "-"), str(getattr(options, name))]
+    malloc = {} if stage in WITHOUT_KEEPING_MALLOC else keeping_malloc()
+    seconds = timed([sys.executable, *words], work / f"{stage}.log", malloc)
+    print(f"{work.name}: {stage:15} {seconds:7.1f} s  {' '.join(more)}", file=sys.stderr, flush=True)
+    return seconds
+
+
+def try_batches(work: Path, options: argparse.Namespace) -> dict[int, float]:
+    """DPOTrainer's seconds a step of a few pairs with each batch size."""
+    found = {}
+    for size in TRIED_PAIRS_A_PASS:
+        program("trl-try", work, options, "--pairs-a-pass", str(size))
+        found[size] = json.loads((work / f"try-{size}.json").read_text("utf-8"))
+    return found
+
+
+def one_turn(way: str, work: Path, options: argparse.Namespace, tried: dict[int, float]) -> dict[str, float]:
+    """Seconds of each program of a way; raises RuntimeError where they are too few. Fills `tried` where it is empty."""
     work.mkdir()
     seconds = {}
     for stage in STAGES[way]:
-        if way == "gpo":
-            words = ["-m", "gpo", "run", str(folder / "config.json"), "--run-dir", str(work / "run")]
-        else:
-            words = ["-m", "benchmarks.end_to_end_ways", stage, "--folder", str(folder), "--work", str(work)]
-            for name in ("model", "samples", "max_tokens", "step_prompts", "batch_tokens", "dtype", "threads"):
-                words += ["--" + name.replace("_", "-"), str(getattr(options, name))]
-        seconds[stage] = timed([sys.executable, *words], work / f"{stage}.log")
-        print(f"turn {turn + 1}: {stage:15} {seconds[stage]:7.1f} s", file=sys.stderr, flush=True)
+        more: list[str] = []
+        if stage == "trl-train":
+            if not tried:
+                tried |= try_batches(work, options)
+            more = ["--pairs-a-pass", str(min(tried, key=lambda size: tried[size]))]
+        seconds[stage] = program(stage, work, options, *more)
+    total = sum(seconds.values())
+    if way != "limit" and total < 60 * options.least_minutes:
+        raise RuntimeError(
+            f"{way} took {total:.0f} s, less than {options.least_minutes:g} minutes: give more --prompts"
+        )
     return seconds
 
 
@@ -112,9 +145,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         folder = Path(name)
         prepare(folder, options)
         turns: dict[str, list[dict[str, float]]] = {way: [] for way in STAGES}
+        tried: dict[int, float] = {}
         for turn in range(options.rounds):
-            for way in STAGES:
-                turns[way].append(one_turn(way, folder, options, turn))
+            for way in list(STAGES)[:: -1 if turn % 2 else 1]:
+                turns[way].append(one_turn(way, folder / f"{way}-{turn}", options, tried))
         inside = gpo_stages(folder / "gpo-0")
         lengths = {f"mean_answer_tokens_{way}": answer_tokens(folder / f"{way}-0") for way in ("trl", "limit")}
     totals = {way: [sum(turn.values()) for turn in found] for way, found in turns.items()}
@@ -125,6 +159,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "spread": {way: spread(found) for way, found in totals.items()},
         "programs": turns,
         "stages_of_gpo": inside,
+        "tried_for_trl": {
+            "what": f"seconds a step of {TRIED_STEP_PAIRS} pairs by pairs a pass, behind a first step; not counted",
+            "pairs": TRIED_STEPS * TRIED_STEP_PAIRS,
+            "seconds": {size: round(seconds, 2) for size, seconds in tried.items()},
+            "taken": min(tried, key=lambda size: tried[size]),
+        },
     }
 
 
@@ -159,6 +199,9 @@ def markdown(found: dict[str, Any]) -> str:
     for way, median in found["median"].items():
         parts = ", ".join(f"{name} {seconds:.0f}" for name, seconds in found["programs"][way][0].items())
         lines.append(f"| {way} | {median:.0f} | {parts} |")
+    tried = found["tried_for_trl"]
+    steps = ", ".join(f"{size}: {seconds} s" for size, seconds in tried["seconds"].items())
+    lines += ["", f"DPOTrainer's step by pairs a pass, {steps}; {tried['taken']} taken"]
     return "\n".join([*lines, "", *claim_lines(claims_of(found))])
 
 
@@ -175,8 +218,11 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--least-minutes", type=float, default=5.0, help="of gpo's way and of TRL's")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    if options.prompts * options.samples // 2 < TRIED_STEPS * TRIED_STEP_PAIRS:
+        parser.error(f"--prompts times --samples: at least {2 * TRIED_STEPS * TRIED_STEP_PAIRS}, to try batch sizes on")
     options.dtype = measured_dtype(options.dtype)
     found = measure(options)
     print(markdown(found))

@@ -11,12 +11,15 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training_ways import common_arguments
+from benchmarks.training_ways import StepClock, common_arguments
+from gpo.cpu import use_threads
 
 GENERATE_PROMPTS = 32
 """Prompts a batch of transformers' `generate`, as in benchmarks/rollout_transformers.py."""
-PAIRS_A_PASS = 4
-"""The fastest of DPOTrainer's settings that benchmarks/training.py tries."""
+TRIED_PAIRS_A_PASS = (1, 2, 4, 8)
+"""DPOTrainer's batch sizes, of which the fastest is measured."""
+TRIED_STEPS, TRIED_STEP_PAIRS = 2, 8
+"""A try is so many steps of so many pairs; the first is not counted."""
 
 
 def messages_of(folder: Path) -> list[list[dict[str, str]]]:
@@ -63,7 +66,7 @@ def trl_generate(options: argparse.Namespace) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     tokenizer = AutoTokenizer.from_pretrained(options.model, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype)).eval()
     rows = prompt_ids(tokenizer, messages_of(options.folder))
@@ -89,11 +92,9 @@ def trl_generate(options: argparse.Namespace) -> None:
 
 def trl_score(options: argparse.Namespace) -> None:
     """The model card's way, a prompt at a time; then pairs, the best with the worst, inward."""
-    import torch
-
     from benchmarks.scoring_ways import CardWay
 
-    torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     groups = read_groups(options)
     write_scores(options, CardWay(options.folder / "judge", options.dtype).score(groups))
     scores = json.loads((options.work / "scores.json").read_text("utf-8"))
@@ -106,28 +107,47 @@ def trl_score(options: argparse.Namespace) -> None:
                 lines.write(json.dumps(pair) + "\n")
 
 
-def trl_train(options: argparse.Namespace) -> None:
-    """DPOTrainer on the pairs, then its checkpoint."""
+def dpo_trainer(options: argparse.Namespace, pairs: list[Any], step_pairs: int, callbacks: list[Any]) -> Any:
+    """DPOTrainer with the loss of SPPO and its live reference."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer
 
-    torch.set_num_threads(options.threads)
-    pairs = [json.loads(line) for line in (options.work / "pairs.jsonl").read_text("utf-8").splitlines()]
-    trainer = DPOTrainer(
+    return DPOTrainer(
         AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32, attn_implementation="sdpa"),
         None,
         DPOConfig(
             **common_arguments(options, str(options.work / "training")),
             loss_type="sppo_hard",
             beta=0.1,
-            per_device_train_batch_size=PAIRS_A_PASS,
-            gradient_accumulation_steps=max(1, options.step_prompts * options.samples // 2 // PAIRS_A_PASS),
+            per_device_train_batch_size=options.pairs_a_pass,
+            gradient_accumulation_steps=max(1, step_pairs // options.pairs_a_pass),
         ),
         train_dataset=Dataset.from_list(pairs),
         processing_class=AutoTokenizer.from_pretrained(options.model),
+        callbacks=callbacks,
     )
+
+
+def read_pairs(options: argparse.Namespace) -> list[Any]:
+    """What `trl_score` wrote."""
+    return [json.loads(line) for line in (options.work / "pairs.jsonl").read_text("utf-8").splitlines()]
+
+
+def trl_try(options: argparse.Namespace) -> None:
+    """Seconds of a DPOTrainer's step of a few pairs, behind a first one, with one batch size."""
+    use_threads(options.threads)
+    pairs = read_pairs(options)[: TRIED_STEPS * TRIED_STEP_PAIRS]
+    clock = StepClock()
+    dpo_trainer(options, pairs, TRIED_STEP_PAIRS, [clock.callback()]).train()
+    (options.work / f"try-{options.pairs_a_pass}.json").write_text(json.dumps(statistics.mean(clock.seconds[1:])))
+
+
+def trl_train(options: argparse.Namespace) -> None:
+    """DPOTrainer on the pairs, then its checkpoint."""
+    use_threads(options.threads)
+    trainer = dpo_trainer(options, read_pairs(options), options.step_prompts * options.samples // 2, [])
     trainer.train()
     trainer.save_model(str(options.work / "checkpoint"))
 
@@ -155,7 +175,6 @@ def limit_generate(options: argparse.Namespace) -> None:
 def limit_score(options: argparse.Namespace) -> None:
     """The scorer with all answers at once."""
     from benchmarks.scoring_ways import OurWay
-    from gpo.cpu import use_threads
 
     use_threads(options.threads)
     write_scores(options, OurWay(options.folder / "judge", options.dtype, "transformers").score(read_groups(options)))
@@ -168,7 +187,6 @@ def limit_train(options: argparse.Namespace) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from gpo import GPOConfig, GPOTrainer
-    from gpo.cpu import use_threads
 
     use_threads(options.threads)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
@@ -198,6 +216,7 @@ def limit_train(options: argparse.Namespace) -> None:
 PROGRAMS = {
     "trl-generate": trl_generate,
     "trl-score": trl_score,
+    "trl-try": trl_try,
     "trl-train": trl_train,
     "limit-generate": limit_generate,
     "limit-score": limit_score,
@@ -218,6 +237,7 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, required=True)
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--pairs-a-pass", type=int, help="DPOTrainer's batch size")
     options = parser.parse_args()
     PROGRAMS[options.stage](options)
 
