@@ -1,7 +1,9 @@
 """Prompts through the driver with instant engines: samples a second end to end, memory of the driver, linear time.
 
 Everything is the run's own (pool, stream, Ray actors, object store, tables, targets, Parquet, journal) but the two
-models: the sampler answers at once with fixed-length random ids, the scorer embeds at once with random vectors.
+models: the sampler answers at once with fixed-length random ids, the scorer embeds at once with random vectors. The
+driver holds all prompts as a run does; what they take is told on a line of its own, and the growth of its memory is
+what its resident size rises above that while they go through, looked at some times a second.
 
     python -m benchmarks.rollout_driver --prompts 1000000 --output runs/bench-driver.json
 """
@@ -9,19 +11,22 @@ models: the sampler answers at once with fixed-length random ids, the scorer emb
 import argparse
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from benchmarks.frame import at_least, at_most, claim_lines, write_report
 from gpo.cluster.runtime import ray_session
-from gpo.config import RunConfig
+from gpo.config import RolloutConfig, RunConfig
 from gpo.context import RunContext, TokenizedPrompt
 from gpo.journal import open_run
 from gpo.rollouts.pool import Pool
@@ -36,6 +41,7 @@ from rollout.records import SampledPrompt
 from rollout.sampler import SampleReport, report_of
 
 SAMPLES, ANSWER_TOKENS, WIDTH = 8, 16, 8
+SECONDS_BETWEEN_LOOKS = 0.2
 TEXT = "An answer of sixteen tokens, more or less, as short ones go."
 
 
@@ -92,17 +98,28 @@ class InstantScorer(ShardScorer):
         return self._sources[name]
 
 
-class ManyPrompts:
-    """As long as a list of prompts, made when looked at: a run's own prompts are not what is measured here."""
+def resident_mib() -> float:
+    """What this process holds now."""
+    return float(psutil.Process().memory_info().rss) / 2**20
 
-    def __init__(self, count: int) -> None:
-        self._count = count
 
-    def __len__(self) -> int:
-        return self._count
+@contextmanager
+def most_memory() -> Iterator[list[float]]:
+    """A list of one number: the most MiB that this process held at any look inside."""
+    most, over = [resident_mib()], threading.Event()
 
-    def __getitem__(self, place: slice) -> list[TokenizedPrompt]:
-        return [_prompt(number) for number in range(*place.indices(self._count))]
+    def look() -> None:
+        while not over.wait(SECONDS_BETWEEN_LOOKS):
+            most[0] = max(most[0], resident_mib())
+
+    watch = threading.Thread(target=look, daemon=True)
+    watch.start()
+    try:
+        yield most
+    finally:
+        over.set()
+        watch.join()
+        most[0] = max(most[0], resident_mib())
 
 
 def _prompt(number: int) -> TokenizedPrompt:
@@ -138,26 +155,27 @@ def one_pass(count: int, folder: Path, shard_prompts: int) -> dict[str, Any]:
             scorer=InstantScorer,
         )
 
-        def run(name: str, prompts: int) -> dict[str, Any]:
+        def run(name: str, prompts: list[TokenizedPrompt]) -> dict[str, Any]:
             directory = open_run(folder / name, config, fresh=False, versions={}, data={})
-            context = RunContext(
-                config, directory, pool, ForwardProcess(config, str(folder / "logs")), [ManyPrompts(prompts)], []
-            )  # type: ignore[list-item]
+            context = RunContext(config, directory, pool, ForwardProcess(config, str(folder / "logs")), [prompts], [])
             return generate_and_score(context, 1)
 
-        run("warm-up", 4 * shard_prompts)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        run("warm-up", [_prompt(number) for number in range(4 * shard_prompts)])
+        without_prompts = resident_mib()
+        prompts = [_prompt(number) for number in range(count)]
+        before = resident_mib()
         started = time.perf_counter()
-        result = run("measured", count)
+        with most_memory() as most:
+            result = run("measured", prompts)
         seconds = time.perf_counter() - started
-        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     files = list((folder / "measured/iterations/001/rollouts").iterdir())
     assert (result["prompts"], result["answers"], len(files)) == (count, count * SAMPLES, -(-count // shard_prompts))
     return {
         "prompts": count,
         "samples_a_second": round(count * SAMPLES / seconds),
         "seconds": round(seconds, 2),
-        "driver_growth_mib": round(after - before, 1),
+        "prompts_mib": round(before - without_prompts, 1),
+        "driver_growth_mib": round(most[0] - before, 1),
         "parquet_mib": round(sum(path.stat().st_size for path in files) / 2**20, 1),
     }
 
@@ -166,7 +184,7 @@ def main() -> None:
     """Measure a tenth and the whole, each in a process of its own; print and write both."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=1_000_000)
-    parser.add_argument("--shard-prompts", type=int, default=256)
+    parser.add_argument("--shard-prompts", type=int, default=RolloutConfig.model_fields["shard_prompts"].default)
     parser.add_argument("--output", type=Path, default=Path("runs/bench-driver.json"))
     parser.add_argument("--one-pass", action="store_true", help="this many prompts, in this process")
     options = parser.parse_args()
@@ -191,6 +209,7 @@ def main() -> None:
             "driver: time of the whole / ten times that of a tenth", result["time_of_the_whole_to_ten_tenths"], 1.1
         ),
     ]
+    print(f"the prompts themselves: {passes[1]['prompts_mib']} MiB")
     print("\n".join(claim_lines(claims)))
     write_report(result, claims, options.output)
 
