@@ -5,7 +5,9 @@ One run, one machine, the same prompts, K and lengths. Short and long answers ar
     python -m benchmarks.rollout --model models/smollm2-135m-instruct --output runs/bench-rollout.json
 
 `--parts throughput` measures the pool against the engine and transformers, `--parts overlap` scoring beside sampling,
-`--parts seeds` how many answers keep their tokens when the same requests come in other company.
+`--parts seeds` how many answers keep their tokens when the same requests come in other company. Each pair of ways takes
+turns for some rounds, of which medians are told; all are warm before the first. In `overlap` the engine holds few
+answers at a time, so that there are many waves: where all fit at once, there is nothing to score before the end.
 """
 
 import argparse
@@ -16,74 +18,109 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.frame import Claim, at_least, at_most, claim_lines, spread, write_report
 from benchmarks.rollout_parts import Bench, bench_config, requests_for, write_gpm
+from gpo.cpu import keeping_malloc
 
-ROUNDS = 3
 SAMPLES, LONGEST = 4, 96
+WAVES = {"sequences": 16, "shard_prompts": 4}
+"""What the engine holds at a time, and a shard, where overlap is measured."""
 
 
-def throughput(model: Path, folder: Path, prompts: int) -> dict[str, Any]:
-    """Tokens a second of the pool and of its own engine in turn, then of transformers' generate."""
-    config = bench_config(model, folder, samples=SAMPLES, max_tokens=LONGEST, shape="split", threads=_cores())
-    direct, pooled = [], []
-    with Bench(config, model, folder) as bench:
-        requests = requests_for(model, prompts)
-        bench.direct(requests[:8])
-        for _ in range(ROUNDS):
-            direct.append(bench.direct(requests))
-            pooled.append(bench.through_the_pool(requests))
-    found = {
-        "direct_tokens_a_second": _median(direct),
-        "pool_tokens_a_second": _median(pooled),
-        "direct_rounds": [round(value, 1) for value in direct],
-        "pool_rounds": [round(value, 1) for value in pooled],
-    }
+@contextmanager
+def transformers_peer(model: Path, prompts: int) -> Iterator[Callable[[], float]]:
+    """A process with transformers' `generate`, warm; each call is one more round, in tokens a second."""
     words = [
         sys.executable,
         "-m",
         "benchmarks.rollout_transformers",
         str(model),
-        str(prompts),
-        str(SAMPLES),
-        str(LONGEST),
+        *map(str, (prompts, SAMPLES, LONGEST)),
     ]
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
-    peer = json.loads(done.stdout.splitlines()[-1])
-    found["transformers_tokens_a_second"] = peer["tokens_a_second"]
-    found["pool_to_direct"] = round(found["pool_tokens_a_second"] / found["direct_tokens_a_second"], 3)
-    found["pool_to_transformers"] = round(found["pool_tokens_a_second"] / peer["tokens_a_second"], 2)
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, env={**os.environ, **keeping_malloc()}, **pipes) as process:
+        assert process.stdin is not None and process.stdout is not None
+
+        def answer() -> dict[str, Any]:
+            line = process.stdout.readline()  # type: ignore[union-attr]
+            if not line:
+                raise RuntimeError(f"transformers' process ended with status {process.wait()}")
+            found: dict[str, Any] = json.loads(line)
+            return found
+
+        def one_round() -> float:
+            process.stdin.write("\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+            return float(answer()["tokens_a_second"])
+
+        answer()
+        yield one_round
+
+
+def throughput(model: Path, folder: Path, prompts: int, rounds: int) -> dict[str, Any]:
+    """Tokens a second of the pool, of its own engine and of transformers' generate in turn."""
+    config = bench_config(model, folder, samples=SAMPLES, max_tokens=LONGEST, shape="split", threads=_cores())
+    speeds: dict[str, list[float]] = {"direct": [], "pool": [], "transformers": []}
+    with Bench(config, model, folder) as bench, transformers_peer(model, prompts) as peer:
+        requests = requests_for(model, prompts)
+        bench.direct(requests[:8])
+        for _ in range(rounds):
+            speeds["direct"].append(bench.direct(requests))
+            speeds["pool"].append(bench.through_the_pool(requests))
+            speeds["transformers"].append(peer())
+    median = {way: statistics.median(found) for way, found in speeds.items()}
+    found: dict[str, Any] = {f"{way}_tokens_a_second": round(value, 1) for way, value in median.items()}
+    found |= {f"{way}_rounds": [round(value, 1) for value in values] for way, values in speeds.items()}
+    found["pool_to_direct"] = round(median["pool"] / median["direct"], 3)
+    found["pool_to_transformers"] = round(median["pool"] / median["transformers"], 2)
     return found
 
 
-def overlap(model: Path, folder: Path, prompts: int) -> dict[str, Any]:
-    """Wall time of sampling alone, scoring alone and both: on shared cores, and on cores of their own."""
+def overlap(model: Path, folder: Path, prompts: int, rounds: int) -> dict[str, Any]:
+    """Wall time of sampling alone, scoring alone and both: on shared cores, and on cores of their own.
+
+    Half of the prompts are enough for many waves.
+    """
     gpm = write_gpm(model, folder / "gpm")
     found: dict[str, Any] = {}
     for shape, threads in (("colocated", _cores()), ("split", max(1, _cores() // 2))):
         config = bench_config(
-            model, folder, samples=SAMPLES, max_tokens=LONGEST, shape=shape, threads=threads, source=f"gpm:{gpm}"
+            model,
+            folder,
+            samples=SAMPLES,
+            max_tokens=LONGEST,
+            shape=shape,
+            threads=threads,
+            source=f"gpm:{gpm}",
+            **WAVES,
         )
+        seconds: dict[str, list[float]] = {"sample": [], "score": [], "both": []}
         with Bench(config, model, folder) as bench:
-            requests = requests_for(model, prompts)
+            requests = requests_for(model, prompts // 2)
             bench.both(requests[:8])
-            sample, rows = bench.sample_alone(requests)
-            score = bench.score_alone(rows)
-            both = bench.both(requests)
-        limit = sample + score if shape == "colocated" else max(sample, score)
-        found[shape] = {
-            "sample_seconds": round(sample, 2),
-            "score_seconds": round(score, 2),
-            "both_seconds": round(both, 2),
-            "both_to_" + ("sum" if shape == "colocated" else "longer"): round(both / limit, 3),
+            for _ in range(rounds):
+                sample, rows = bench.sample_alone(requests)
+                seconds["sample"].append(sample)
+                seconds["score"].append(bench.score_alone(rows))
+                seconds["both"].append(bench.both(requests))
+        median = {way: statistics.median(values) for way, values in seconds.items()}
+        alone = median["sample"], median["score"]
+        limit = sum(alone) if shape == "colocated" else max(alone)
+        found[shape] = {f"{way}_seconds": round(value, 2) for way, value in median.items()}
+        found[shape] |= {
+            "rounds": {way: [round(value, 2) for value in values] for way, values in seconds.items()},
+            "both_to_" + ("sum" if shape == "colocated" else "longer"): round(median["both"] / limit, 3),
+            "spread": spread(seconds["both"]),
         }
     return found
 
 
-def seeds(model: Path, folder: Path, prompts: int) -> dict[str, Any]:
+def seeds(model: Path, folder: Path, prompts: int, _rounds: int) -> dict[str, Any]:
     """Share of answers with the very same tokens as in one batch of all prompts, and of tokens before they part."""
     config = bench_config(model, folder, samples=SAMPLES, max_tokens=LONGEST, shape="split", threads=_cores())
     with Bench(config, model, folder) as bench:
@@ -112,24 +149,28 @@ def claims_of(result: dict[str, Any]) -> list[Claim]:
     """What the pool promises."""
     claims = []
     if found := result.get("throughput"):
-        varied = max(filter(None, (spread(found["pool_rounds"]), spread(found["direct_rounds"]))), default=None)
-        claims += [
-            at_least(
-                "rollout: the pool / its engine called directly, tokens a second", found["pool_to_direct"], 0.95, varied
-            ),
-            at_least("rollout: the pool / transformers' generate, tokens a second", found["pool_to_transformers"], 2.5),
-        ]
+        for way, words, target in (
+            ("direct", "its engine called directly", 0.95),
+            ("transformers", "transformers' generate", 2.5),
+        ):
+            both = (spread(found["pool_rounds"]), spread(found[f"{way}_rounds"]))
+            varied = max(filter(None, both), default=None)
+            claims.append(
+                at_least(f"rollout: the pool / {words}, tokens a second", found[f"pool_to_{way}"], target, varied)
+            )
     if found := result.get("overlap"):
         claims += [
             at_most(
                 "rollout: sampling and scoring on shared cores / the sum of both alone, time",
                 found["colocated"]["both_to_sum"],
                 1.05,
+                found["colocated"]["spread"],
             ),
             at_most(
                 "rollout: sampling and scoring on cores of their own / the longer of both alone, time",
                 found["split"]["both_to_longer"],
                 1.1,
+                found["split"]["spread"],
             ),
         ]
     return claims
@@ -137,10 +178,6 @@ def claims_of(result: dict[str, Any]) -> list[Claim]:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
-
-
-def _median(values: list[float]) -> float:
-    return round(statistics.median(values), 1)
 
 
 PARTS = {"throughput": throughput, "overlap": overlap, "seeds": seeds}
@@ -151,6 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct"))
     parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--output", type=Path, default=Path("runs/bench-rollout.json"))
     options = parser.parse_args()
@@ -158,7 +196,7 @@ def main() -> None:
     started = time.monotonic()
     for part in options.parts:
         with tempfile.TemporaryDirectory() as folder:
-            result[part] = PARTS[part](options.model.absolute(), Path(folder), options.prompts)
+            result[part] = PARTS[part](options.model.absolute(), Path(folder), options.prompts, options.rounds)
     result["seconds"] = round(time.monotonic() - started, 1)
     print(json.dumps(result, indent=2))
     print("\n".join(claim_lines(claims_of(result))))

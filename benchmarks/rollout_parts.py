@@ -153,9 +153,21 @@ class Bench:
 
 
 def bench_config(
-    model: Path, folder: Path, *, samples: int, max_tokens: int, shape: str, threads: int, source: str = ""
+    model: Path,
+    folder: Path,
+    *,
+    samples: int,
+    max_tokens: int,
+    shape: str,
+    threads: int,
+    source: str = "",
+    sequences: int = 128,
+    shard_prompts: int = 8,
 ) -> RunConfig:
-    """A run's config; without a source all answers are equal, which costs nothing to find out."""
+    """A run's config; without a source all answers are equal, which costs nothing to find out.
+
+    The engine holds so many `sequences` at a time.
+    """
     taste = folder / "equal.py"
     taste.write_text(CHEAP)
     return RunConfig.model_validate(
@@ -166,8 +178,8 @@ def bench_config(
             "rollout": {
                 "samples": samples,
                 "max_tokens": max_tokens,
-                "shard_prompts": 8,
-                "engine": {"max_sequences": 128},
+                "shard_prompts": shard_prompts,
+                "engine": {"max_sequences": sequences},
             },
             "preference": {"sources": {"it": source or f"python:{taste}:prefer"}, "train_on": "it"},
             "target": {"beta": 1.0},

@@ -1,31 +1,30 @@
 """The peer of the rollout benchmark: transformers' `generate`, batched, on the same prompts, K and lengths.
 
 python -m benchmarks.rollout_transformers MODEL PROMPTS SAMPLES LONGEST
+
+It prints a line when it is warm, then one for each line that it reads: a round over all prompts.
 """
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.frame import measured_dtype
 from benchmarks.rollout_parts import requests_for
+from gpo.cpu import use_threads
+from rollout.engine import SampleRequest
 
-BATCH_PROMPTS = 32
+BATCH_PROMPTS, WARM_UP_PROMPTS = 32, 8
 
 
-def main() -> None:
-    """Print tokens a second; a token after the end of an answer does not count."""
-    model_path, prompts, samples, longest = Path(sys.argv[1]), *(int(word) for word in sys.argv[2:5])
-    tokenizer = AutoTokenizer.from_pretrained(model_path)
-    # As the engine does: never in bfloat16 that is emulated.
-    dtype = getattr(torch, measured_dtype("auto"))
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype).eval()
-    requests = requests_for(model_path, prompts)
-    torch.manual_seed(0)
+def one_round(model: Any, tokenizer: Any, requests: list[SampleRequest], samples: int, longest: int) -> dict[str, Any]:
+    """Tokens a second; a token after the end of an answer does not count."""
     tokens = 0
     started = time.perf_counter()
     for first in range(0, len(requests), BATCH_PROMPTS):
@@ -51,7 +50,22 @@ def main() -> None:
         for answer in found[:, width:].tolist():
             tokens += answer.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in answer else len(answer)
     seconds = time.perf_counter() - started
-    print(json.dumps({"tokens": tokens, "seconds": round(seconds, 2), "tokens_a_second": round(tokens / seconds, 1)}))
+    return {"tokens": tokens, "seconds": round(seconds, 2), "tokens_a_second": round(tokens / seconds, 1)}
+
+
+def main() -> None:
+    """Warm up, then a round whenever asked."""
+    model_path, prompts, samples, longest = Path(sys.argv[1]), *(int(word) for word in sys.argv[2:5])
+    use_threads(len(os.sched_getaffinity(0)))
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    # As the engine does: never in bfloat16 that is emulated.
+    dtype = getattr(torch, measured_dtype("auto"))
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype).eval()
+    requests = requests_for(model_path, prompts)
+    torch.manual_seed(0)
+    print(json.dumps(one_round(model, tokenizer, requests[:WARM_UP_PROMPTS], samples, longest)), flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(one_round(model, tokenizer, requests, samples, longest)), flush=True)
 
 
 if __name__ == "__main__":
