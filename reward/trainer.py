@@ -4,11 +4,13 @@ workers, two learning rates), evaluation that gives every worker the same number
 whole, and best checkpoints by metric. What it is not: it reads no data and opens no model (`reward.training` does).
 
 Private to transformers 5.19 and used here: `loss_is_scaled_for_ga`, `_prepare_for_training`, `_save_checkpoint`,
-`_save`, `_issue_warnings_after_load`, and that a data loader of its own is used as it is;
+`_save`, `_issue_warnings_after_load`, `set_initial_training_values`, that every step is logged with its loss over all
+workers before it is saved, and that a data loader of its own is used as it is;
 tests/contract/test_transformers_trainer.py names the version.
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -38,6 +40,14 @@ _NO_DATA: Any = []
 """For a check of the trainer, which then never looks at it: `evaluate` is ours."""
 
 
+class SaveStepsAsAsked(TrainerCallback):
+    """The state of a step checkpoint brings its own save_steps along, and an earlier start may have had others."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """After the state is loaded."""
+        state.save_steps = args.save_steps
+
+
 class PairTrainer(Trainer):
     """Trains a PairModel; `heldout` None or empty: no evaluation."""
 
@@ -53,6 +63,7 @@ class PairTrainer(Trainer):
     ) -> None:
         super().__init__(model=model, args=args, train_dataset=passes, eval_dataset=_NO_DATA, callbacks=callbacks)
         self.remove_callback(PrinterCallback)
+        self.add_callback(SaveStepsAsAsked)
         self.loss_is_scaled_for_ga = True  # The weights of a step's pairs add up over its forward passes.
         self.settings = model.settings
         self.best = best
@@ -72,6 +83,25 @@ class PairTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The plan's own batches: they are shared out among workers already."""
         return DataLoader(self.train_dataset, batch_size=1, collate_fn=_only_one)  # type: ignore[arg-type]
+
+    def set_initial_training_values(self, *arguments: Any, **named: Any) -> tuple[Any, ...]:
+        """All steps are one epoch, of a stream too, which would else be gone through again after its last step."""
+        _, *others = super().set_initial_training_values(*arguments, **named)
+        return (1, *others)
+
+    def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
+        """Raises RewardInputError on every worker after a step that made no sense, before it is saved anywhere."""
+        loss, norm = logs.get("loss", 0.0), logs.get("grad_norm", 0.0)
+        # DeepSpeed tells a norm that is not finite as -1.
+        if not (math.isfinite(loss) and 0 <= norm < math.inf):
+            raise self._diverged(f"loss is {loss}, length of the gradient {norm if norm >= 0 else math.nan}")
+        super().log(logs, *arguments, **named)
+
+    def _diverged(self, found: str) -> RewardInputError:
+        return RewardInputError(
+            f"step {self.state.global_step}: {found}, expected finite numbers; lower learning_rate "
+            f"({self.args.learning_rate}) and start anew"
+        )
 
     def create_optimizer(self, model: Any = None) -> Any:
         """Backbone and heads in groups of their own; norms, biases and tau are not decayed."""
@@ -120,6 +150,8 @@ class PairTrainer(Trainer):
         if not self.heldout:
             return {}
         self.score_heldout()
+        if not self.heldout_values.isfinite().all():
+            raise self._diverged("scores of held-out pairs are not finite")
         metrics = evaluation_metrics(self.heldout, self.heldout_values, self.tau)
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(dict(named))

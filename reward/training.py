@@ -10,6 +10,7 @@ checkpoint is kept, `training/metrics.jsonl`, `training/tensorboard` where that 
 import dataclasses
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -164,7 +165,7 @@ def _finish(trainer: PairTrainer, task: TrainingTask, data: TrainingData, starte
     _put_in_place(trainer, task, state, None if chosen is None else chosen.directory)
     report = _report(trainer, task, data, started, trainer.state.global_step if chosen is None else chosen.step)
     part = Path(task.output) / f".{METRICS_FILE}.part-{os.getpid()}"
-    part.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    part.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", "utf-8")
     part.replace(Path(task.output) / METRICS_FILE)
     shutil.rmtree(task.folder / "steps", ignore_errors=True)
     if task.settings.keep_best == 1:
@@ -212,7 +213,9 @@ def _report(trainer: PairTrainer, task: TrainingTask, data: TrainingData, starte
 def _measured(evaluation: dict[str, float], pairs: Sequence[PreferencePair]) -> dict[str, Any]:
     """The metrics of an evaluation, and the 95 % interval of its accuracy, pairs taken as independent."""
     found: dict[str, Any] = {
-        name.removeprefix("eval_"): value for name, value in evaluation.items() if name.startswith("eval_")
+        name.removeprefix("eval_"): None if math.isnan(value) else value
+        for name, value in evaluation.items()
+        if name.startswith("eval_")
     }
     labelled = sum(pair.label != 0 for pair in pairs)
     return found | {"accuracy_ci95": list(wilson_interval(found["accuracy"], labelled))} if labelled else found

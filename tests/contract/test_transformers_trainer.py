@@ -23,6 +23,10 @@ def test_the_trainer_still_asks_its_own_methods() -> None:
     assert "self._save(" in inspect.getsource(Trainer.save_model)
     assert "skip_first_batches(train_dataloader" in inspect.getsource(Trainer._run_epoch)
     assert "self.evaluate(" in inspect.getsource(Trainer._evaluate)
+    logs = inspect.getsource(Trainer._maybe_log_save_evaluate)
+    assert logs.index("nested_gather(tr_loss") < logs.index("self.log(logs") < logs.index("self._save_checkpoint(")
+    first = inspect.getsource(Trainer.set_initial_training_values).rpartition("return (")[2].split(",")[0]
+    assert first.strip() == "num_train_epochs"
 
 
 def test_an_attention_can_be_registered_by_name() -> None:

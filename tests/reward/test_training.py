@@ -1,4 +1,4 @@
-"""Training a whole reward model: cycles, every loss and head, resume to the bit, continuing, what is left on disk.
+"""Training a whole reward model: cycles, every loss and head, continuing, what is left on disk.
 
 Run: python -m pytest tests/reward/test_training.py
 """
@@ -9,17 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from reward.best_checkpoints import BestCheckpoints
 from reward.errors import RewardInputError
 from reward.model import GeneralPreferenceModel
 from reward.scorer import PreferenceScorer
-from reward.trainer import PairTrainer
 from reward.training import METRICS_FILE
 from reward.training_settings import AdapterSettings, TrainingSettings
-from tests.reward.training_data import ANSWERS, train
+from tests.reward.training_data import ANSWERS, same_weights, train, weights
 from tests.tiny import save_tiny_model
 
 torch.set_num_threads(1)
@@ -29,15 +27,6 @@ PROMPT = [{"role": "user", "content": "Choose."}]
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("backbone"))
-
-
-def weights(folder: Path | str) -> dict[str, torch.Tensor]:
-    return load_file(Path(folder) / "model.safetensors")
-
-
-def same_weights(one: Path | str, other: Path | str) -> bool:
-    first, second = weights(one), weights(other)
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_gpm_learns_a_cycle_and_the_scorer_reads_it(backbone: Path, tmp_path: Path) -> None:
@@ -65,57 +54,6 @@ def test_evaluation_tells_every_metric_and_each_source(backbone: Path, tmp_path:
     low, high = found["accuracy_ci95"]
     assert 0 <= low <= found["accuracy"] <= high <= 1 and high - low > 0.3
     assert 0 < found["gate_entropy"] <= torch.log(torch.tensor(2.0)) + 1e-6
-
-
-class Killed(Exception):
-    """Stands for a kill in this process."""
-
-
-def kill_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    original = PairTrainer.compute_loss
-
-    def compute_loss(self: PairTrainer, *arguments: Any, **named: Any) -> Any:
-        if self.state.global_step == step:
-            raise Killed
-        return original(self, *arguments, **named)
-
-    monkeypatch.setattr(PairTrainer, "compute_loss", compute_loss)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"accumulation": 2, "learn_tau": True}, {"adapter": AdapterSettings(rank=2, dropout=0.1)}, {"buffer": 2}],
-)
-def test_a_training_goes_on_to_the_bit(
-    backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
-) -> None:
-    changes = {"save_steps": 2, "evaluate_steps": 3, "max_steps": 10, **changes}
-    undisturbed = train(tmp_path, backbone, "undisturbed", **changes)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_after(patch, 5)
-        train(tmp_path, backbone, "killed", **changes)
-    assert (tmp_path / "killed" / "training" / "steps" / "checkpoint-4").is_dir()
-    resumed = train(tmp_path, backbone, "killed", **changes)
-    assert same_weights(tmp_path / "undisturbed", tmp_path / "killed")
-    assert resumed["best_step"] == undisturbed["best_step"]
-    lines = [
-        [json.loads(line) for line in (tmp_path / name / "training/metrics.jsonl").read_text().splitlines()]
-        for name in ("undisturbed", "killed")
-    ]
-    assert lines[0] == lines[1]
-
-
-def test_a_step_checkpoint_that_is_not_whole_does_not_count(
-    backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_after(patch, 3)
-        train(tmp_path, backbone, "killed", save_steps=2)
-    whole = tmp_path / "killed/training/steps/checkpoint-2/whole.json"
-    whole.unlink()
-    train(tmp_path, backbone, "killed", save_steps=2)
-    train(tmp_path, backbone, "undisturbed", save_steps=2)
-    assert same_weights(tmp_path / "undisturbed", tmp_path / "killed")
 
 
 def test_the_best_checkpoints_are_kept_by_metric(tmp_path: Path) -> None:
@@ -247,6 +185,19 @@ def test_a_tracker_that_fails_ends_its_own_copies_only(
     assert "tracker Unreachable: ConnectionError: no such host" in caplog.text
     # Not among the step checkpoints, which are gone.
     assert list((tmp_path / "gpm/training/tensorboard").glob("events.*"))
+
+
+def test_a_training_that_diverges_stops_at_that_step_and_publishes_nothing(backbone: Path, tmp_path: Path) -> None:
+    with pytest.raises(RewardInputError, match=r"step \d+: loss is nan.*lower learning_rate \(1e\+20\)"):
+        train(tmp_path, backbone, "gpm", learning_rate=1e20, schedule="constant", warmup_ratio=0.0, save_steps=1)
+    assert not (tmp_path / "gpm" / METRICS_FILE).exists() and not (tmp_path / "gpm" / "config.json").exists()
+    lines = (tmp_path / "gpm/training/metrics.jsonl").read_text().splitlines()
+    assert lines and all("loss" in json.loads(line) for line in lines)
+
+
+def test_held_out_pairs_without_scores_stop_a_training_too(backbone: Path, tmp_path: Path) -> None:
+    with pytest.raises(RewardInputError, match="step 1: scores of held-out pairs are not finite"):
+        train(tmp_path, backbone, "gpm", learning_rate=1e20, schedule="constant", warmup_ratio=0.0, max_steps=1)
 
 
 def test_nothing_but_the_result_and_the_metrics_is_left(backbone: Path, tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
+
 from reward.pair_sources import PairSource
 from reward.training import TrainingTask, train_pairs
 from reward.training_settings import TrainingSettings
@@ -52,3 +55,14 @@ def train(folder: Path, backbone: Path, name: str, **changes: Any) -> dict[str, 
     report = train_pairs(make_task(folder, backbone, name, **changes))
     assert report is not None
     return report
+
+
+def weights(folder: Path | str) -> dict[str, torch.Tensor]:
+    """Of a saved model."""
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def same_weights(one: Path | str, other: Path | str) -> bool:
+    """Whether two saved models are equal to the bit."""
+    first, second = weights(one), weights(other)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
