@@ -116,7 +116,7 @@ def _bench_pair(row: Mapping[str, Any], where: str, default: str) -> BenchPair:
     name = str(row.get("id") if row.get("id") is not None else where.rpartition(" ")[2])
     if row.get("output_1") is not None:
         return BenchPair(name, subset, _llmbar_pair(row, where))
-    if row.get("prompt") is not None and row.get("chosen") is not None:
+    if row.get("prompt") is not None and row.get("chosen") is not None and not _is_whole(row["chosen"]):
         return BenchPair(name, subset, _prompt_pair(row, where))
     pair = pair_of_row(row, where)
     if pair.label < 0:
@@ -145,6 +145,11 @@ def _prompt_pair(row: Mapping[str, Any], where: str) -> PreferencePair:
         messages = prompt
     talks = {side: _talk(messages, row.get(side), f"{where}: {side}") for side in ("chosen", "rejected")}
     return pair_of_row(talks, where)
+
+
+def _is_whole(answer: Any) -> bool:
+    """Whether it is a conversation with its prompt, as in preference pairs that tell the prompt once more."""
+    return isinstance(answer, list) and len(answer) > 1
 
 
 def _talk(messages: Any, answer: Any, what: str) -> list[Any]:

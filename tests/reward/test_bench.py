@@ -41,18 +41,24 @@ def write(path: Path, rows: list[Any]) -> str:
     return str(path)
 
 
+def talk(prompt: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+
+
 def test_every_form_of_a_row_is_read(tmp_path: Path) -> None:
     rows = [
         {"id": 5, "subset": "hep-go", "prompt": "p", "chosen": "good", "rejected": "bad"},
         {"prompt": ["one", "two", "three"], "chosen": "good", "rejected": "bad"},
         {"prompt": "p", "chosen": [{"role": "assistant", "content": "good"}], "rejected": "bad"},
+        {"prompt": "p", "chosen": talk("p", "good"), "rejected": talk("p", "bad")},
         {"input": "p", "output_1": "bad", "output_2": "good", "label": 2},
         {"instruction": "p", "chosen": "good", "rejected": "bad"},
         {"instruction": "p", "chosen": "bad", "rejected": "good", "target_prob": 0.1},
     ]
     found = read_bench(write(tmp_path / "some.jsonl", rows))
     assert all(one.pair.chosen[-1]["content"] == "good" for one in found)
-    assert [one.subset for one in found] == ["hep-go", *["some"] * 5] and found[0].id == "5"
+    assert [one.subset for one in found] == ["hep-go", *["some"] * 6] and found[0].id == "5"
+    assert found[3].pair.chosen == talk("p", "good")
     assert [message["role"] for message in found[1].pair.chosen] == ["user", "assistant", "user", "assistant"]
     with pytest.raises(RewardInputError, match=r"row 1: label is 3"):
         read_bench(write(tmp_path / "bad.jsonl", [{"input": "p", "output_1": "a", "output_2": "b", "label": 3}]))
