@@ -112,9 +112,10 @@ compat: setup ## the suite's heart with the oldest and the newest versions in th
 	$(VENV)/bin/python scripts/compatibility.py newest build/compat-newest --torch $(TORCH)
 
 TYPE_CHART ?= ../shared/data/cyclic/pokemon_gen6_typechart.json
-cyclic: setup ## GPM against Bradley-Terry on the chart of 18 types; TYPE_CHART=FILE is where it lies
+cyclic: setup ## GPM right on all of the chart of 18 types, Bradley-Terry below its limit; TYPE_CHART=FILE is where it lies
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
-	$(VENV)/bin/gpo reward cyclic configs/reward_cyclic_chart.yaml --data $(TYPE_CHART) --output runs/cyclic-chart
+	$(VENV)/bin/gpo reward cyclic configs/reward_cyclic_chart.yaml --data $(TYPE_CHART) \
+		--output runs/cyclic-chart --check
 
 bench-reward-training: setup ## reward training against TRL's and the plain step; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct

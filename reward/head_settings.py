@@ -27,14 +27,17 @@ class HeadTrainingSettings:
     weight_decay: float = 0.01
     epochs: int = 60
     batch_pairs: int = 256
-    margin_loss: bool = False
-    """Logistic loss with the pairs' margins; their target_prob must then be 1."""
+    loss: Literal["logistic", "margin", "soft", "regression"] = "soft"
+    """As in `TrainingSettings`; with margin the pairs' target_prob must be 1."""
+    regression_target: float = 5.0
     seed: int = 0
     max_length: int = 2048
     bos_policy: Literal["reference", "single", "none"] | None = None
     eos_policy: Literal["overwrite", "append"] | None = None
     truncation: Literal["right", "prompt"] | None = None
     gate_prompt: Literal["first_message", "all_but_last"] | None = None
+    cut_pairs: Literal["drop", "keep", "refuse"] = "drop"
+    """Pairs of which max_length leaves no difference, or nothing of an answer."""
     new_heads: bool = False
     """Replace the heads of a reward model that is continued."""
     batch_tokens: int = 8192

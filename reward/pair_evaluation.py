@@ -6,16 +6,16 @@ Shape suffixes: N pairs, K answers of a group, D embedding width, L = D / 2 bloc
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from reward.encoded_pairs import EncodedPair
-from reward.pair_batches import PairBatch
-from reward.pair_metrics import split_metrics
+from reward.pair_metrics import split_metrics, wilson_interval
 from reward.pair_model import PairOutput
+from reward.pairs import PreferencePair
 from reward.preference import cyclic_triples, preference_table
 
 CALIBRATION_BINS = 10
@@ -32,15 +32,15 @@ class TripleCount(NamedTuple):
     decided: int
 
 
-def pair_values(output: PairOutput, batch: PairBatch, loss_N: Tensor) -> Tensor:
-    """One row of COLUMNS for each pair of a batch; the pairs of a group are neighbours."""
+def pair_values(output: PairOutput, pairs: Sequence[EncodedPair], loss_N: Tensor) -> Tensor:
+    """One row of COLUMNS for each of the pairs that gave this output; groups must be whole."""
     gate_NL = output.gate_NL
     entropy_N = torch.zeros_like(output.score_N) if gate_NL is None else gate_entropy(gate_NL)
     table = torch.stack([output.score_N, loss_N, entropy_N, output.norm_N2.mean(-1)], dim=-1).double()
     triples = torch.zeros(len(table), 2, dtype=torch.float64)
-    for places in _group_places(batch.pairs):
+    for places in _group_places(pairs):
         gate_L = None if gate_NL is None else gate_NL[places].mean(0)
-        counted = count_triples([batch.pairs[place] for place in places], output.v_N2D[places], gate_L)
+        counted = count_triples([pairs[place] for place in places], output.v_N2D[places], gate_L)
         triples[places[0]] = torch.tensor([counted.cyclic, counted.decided])
     return torch.cat([table.cpu(), triples], dim=-1)
 
@@ -99,6 +99,16 @@ def evaluation_metrics(pairs: Sequence[EncodedPair], value_N6: Tensor, tau: floa
             part = _metrics_of([pairs[place] for place in chosen], value_N6[chosen], tau)
             found |= {f"{source}/{name}": part[name] for name in ("pairs", "accuracy", "loss", "calibration_error")}
     return found
+
+
+def reported(metrics: Mapping[str, float], pairs: Sequence[PreferencePair]) -> dict[str, Any]:
+    """Metrics as training_metrics.json has them: None where nothing is measured, and the 95 % interval of the accuracy.
+
+    The interval takes pairs as independent.
+    """
+    found: dict[str, Any] = {name: None if math.isnan(value) else value for name, value in metrics.items()}
+    labelled = sum(pair.label != 0 for pair in pairs)
+    return found | {"accuracy_ci95": list(wilson_interval(found["accuracy"], labelled))} if labelled else found
 
 
 def _metrics_of(pairs: Sequence[EncodedPair], value_N6: Tensor, tau: float) -> dict[str, float]:

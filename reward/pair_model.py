@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from reward.checkpoint import read_tensors
 from reward.errors import RewardInputError
+from reward.head_settings import HeadTrainingSettings
 from reward.losses import logistic_loss, regression_loss, soft_label_loss
 from reward.model import LM_HEAD, GeneralPreferenceModel
 from reward.packed_attention import packing_obstacle
@@ -124,7 +125,11 @@ def pair_loss(output: PairOutput, batch: PairBatch, settings: TrainingSettings) 
 
 
 def loss_of_pairs(
-    score_N: Tensor, tau: Tensor | float, target_N: Tensor, margin_N: Tensor, settings: TrainingSettings
+    score_N: Tensor,
+    tau: Tensor | float,
+    target_N: Tensor,
+    margin_N: Tensor,
+    settings: TrainingSettings | HeadTrainingSettings,
 ) -> Tensor:
     """The preference loss of each pair."""
     if settings.loss == "soft":

@@ -189,7 +189,7 @@ class PairTrainer(Trainer):
             output = model(batch)
         self.tau = float(output.tau)
         loss_N = loss_of_pairs(output.score_N, output.tau, batch.target_N, batch.margin_N, self.settings)
-        return pair_values(output, batch, loss_N)
+        return pair_values(output, pairs, loss_N)
 
     def _keep_if_best(self, metrics: dict[str, float]) -> None:
         if self.best is None:

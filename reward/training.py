@@ -10,11 +10,9 @@ checkpoint is kept, `training/metrics.jsonl`, `training/tensorboard` where that 
 import dataclasses
 import json
 import logging
-import math
 import os
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,10 @@ from reward.best_checkpoints import BestCheckpoints
 from reward.checkpoint import publish
 from reward.encoded_pairs import PairEncoder
 from reward.encoding import ConversationEncoder
-from reward.pair_metrics import correct_pairs, wilson_interval
+from reward.pair_evaluation import reported
+from reward.pair_metrics import correct_pairs
 from reward.pair_model import PairModel
 from reward.pair_sources import PairSource
-from reward.pairs import PreferencePair
 from reward.publishing import publish_model, whole_state
 from reward.sharding import argument_values, tell_zero3
 from reward.starting_model import open_model
@@ -202,7 +200,7 @@ def _report(trainer: PairTrainer, task: TrainingTask, data: TrainingData, starte
         "workers": trainer.args.world_size,
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
-        "heldout": None if last is None else _measured(last, [pair.pair for pair in trainer.heldout]),
+        "heldout": None if last is None else reported(_evaluation(last), [pair.pair for pair in trainer.heldout]),
         "seconds": time.perf_counter() - started,
         "heldout_correct_of_last_step": [
             {"group": pair.pair.group, "correct": value} for pair, value in zip(trainer.heldout, correct, strict=True)
@@ -210,12 +208,6 @@ def _report(trainer: PairTrainer, task: TrainingTask, data: TrainingData, starte
     }
 
 
-def _measured(evaluation: dict[str, float], pairs: Sequence[PreferencePair]) -> dict[str, Any]:
-    """The metrics of an evaluation, and the 95 % interval of its accuracy, pairs taken as independent."""
-    found: dict[str, Any] = {
-        name.removeprefix("eval_"): None if math.isnan(value) else value
-        for name, value in evaluation.items()
-        if name.startswith("eval_")
-    }
-    labelled = sum(pair.label != 0 for pair in pairs)
-    return found | {"accuracy_ci95": list(wilson_interval(found["accuracy"], labelled))} if labelled else found
+def _evaluation(line: dict[str, float]) -> dict[str, float]:
+    """The metrics in a line of the log."""
+    return {name.removeprefix("eval_"): value for name, value in line.items() if name.startswith("eval_")}

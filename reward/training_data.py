@@ -13,6 +13,7 @@ import torch
 
 from reward.encoded_pairs import EncodedPair, EncodingCounts, PairEncoder, encode_all
 from reward.errors import RewardInputError
+from reward.head_settings import HeadTrainingSettings
 from reward.pair_metrics import split_metrics
 from reward.pair_sources import PairSource, load_pairs, mixed_stream
 from reward.pairs import PreferencePair
@@ -85,7 +86,7 @@ def check_metric(settings: TrainingSettings, heldout: Sequence[PreferencePair]) 
         )
 
 
-def check_margins(settings: TrainingSettings, train: Sequence[PreferencePair]) -> None:
+def check_margins(settings: TrainingSettings | HeadTrainingSettings, train: Sequence[PreferencePair]) -> None:
     """Raises RewardInputError for a margin loss without a single margin."""
     if settings.loss == "margin" and all(pair.margin is None for pair in train):
         raise RewardInputError("loss is margin, and no training pair has a margin; expected margins, or loss logistic")

@@ -159,29 +159,45 @@ class RewardTrainConfig(Settings):
         return self
 
     def _check_heads(self) -> None:
-        needs_more = {
-            "gate_scaling": self.gate_scaling,
-            "learn_tau": self.learn_tau,
-            "sft_weight": self.sft_weight,
-            "stream_buffer": self.stream_buffer,
-            "workers": self.workers > 1,
-            "sharding": self.sharding != "none",
-            "max_steps": self.max_steps,
-            "loss": self.loss == "regression",
-            "head_learning_rate": self.head_learning_rate,
-            "gradient_accumulation_steps": self.gradient_accumulation_steps > 1,
-            "gradient_checkpointing": self.gradient_checkpointing,
-            "evaluate_steps": self.evaluate_steps,
-            "save_steps": self.save_steps,
-            "keep_best": self.keep_best > 1,
-            "cut_pairs": self.cut_pairs != "drop",
-            "trackers": self.trackers,
-        }
-        wrong = [name for name, given in needs_more.items() if given]
+        wrong = [
+            name
+            for name, followed in _FOLLOWED_BY_HEADS.items()
+            if name in self.model_fields_set and getattr(self, name) not in followed
+        ]
+        if self.epochs is not None and self.epochs % 1:
+            wrong.append("epochs with a fraction")
+        if any(source.weight is not None for source in sources_of(self.train)):
+            wrong.append("weight of a source")
         if wrong:
             raise ValueError(f"{', '.join(wrong)}: not with tune = heads; expected tune = full or adapter")
-        if not isinstance(self.train, str) or not isinstance(self.heldout, str):
-            raise ValueError("tune is heads, which takes one file each for train and heldout; or tune = full")
+
+
+_FOLLOWED_BY_HEADS: dict[str, tuple[Any, ...]] = {
+    "gate_scaling": (False,),
+    "learn_tau": (False,),
+    "sft_weight": (0.0,),
+    "head_learning_rate": (None,),
+    "schedule": (None, "linear"),
+    "warmup_ratio": (0.0,),
+    "max_steps": (None,),
+    "gradient_accumulation_steps": (1,),
+    "max_grad_norm": (),
+    "dtype": ("auto",),
+    "gradient_checkpointing": (False,),
+    "stream_buffer": (0,),
+    "adapter": (AdapterConfig(),),
+    "evaluate_steps": (None,),
+    "save_steps": (None,),
+    "best_metric": ("accuracy",),
+    "keep_best": (1,),
+    "workers": (1,),
+    "sharding": ("none",),
+    "deepspeed": ({},),
+    "trackers": ((),),
+    "trust_remote_code": (False,),
+    "cluster": (ClusterConfig(),),
+}
+"""What only larger trainings read -> the values that a training of heads follows all the same."""
 
 
 def sources_of(given: str | tuple[SourceConfig, ...] | None) -> tuple[SourceConfig, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gpo.config.cyclic import CyclicConfig
-from gpo.errors import UserError
+from gpo.errors import StageError, UserError
 from gpo.files import write_json
 from gpo.modelfiles import has_chat_template, parameter_count, read_model_config
 from gpo.printable import tell
@@ -14,8 +14,11 @@ from gpo.printable import tell
 logger = logging.getLogger(__name__)
 
 
-def compare(config: CyclicConfig, data: Path | None, output: Path) -> int:
-    """Train, write cyclic.json and pictures, print the table; returns the exit status."""
+def compare(config: CyclicConfig, data: Path | None, output: Path, *, check: bool = False) -> int:
+    """Train, write cyclic.json and pictures, print the table; returns the exit status.
+
+    Raises StageError when `check` is on and the models did not come out as they must.
+    """
     from reward.errors import RewardInputError
 
     backbone = Path(config.backbone)
@@ -24,12 +27,30 @@ def compare(config: CyclicConfig, data: Path | None, output: Path) -> int:
     if not has_chat_template(backbone):
         raise UserError(f"backbone = {backbone}: its tokenizer has no chat template")
     try:
-        return _compare(config, data, output)
+        rows = _compare(config, data, output)
     except RewardInputError as error:
         raise UserError(str(error)) from None
+    wrong = shortcomings(rows) if check else []
+    if wrong:
+        raise StageError(f"{'; '.join(wrong)}; the models are in {output}: try more epochs or another learning rate")
+    return 0
 
 
-def _compare(config: CyclicConfig, data: Path | None, output: Path) -> int:
+def shortcomings(rows: list[Any]) -> list[str]:
+    """Where a GPM misses a pair, or a Bradley-Terry model is above what any scalar reward can reach."""
+    wrong = [
+        f"{row.data}: the GPM is right on {row.accuracy:.1%} of {row.pairs} pairs, expected all"
+        for row in rows
+        if row.model == "gpm" and row.accuracy < 1
+    ]
+    return wrong + [
+        f"{row.data}: Bradley-Terry is right on {row.accuracy:.1%}, above the scalar ceiling {row.scalar_ceiling:.1%}"
+        for row in rows
+        if row.model == "bt" and row.scalar_ceiling is not None and row.accuracy > row.scalar_ceiling + 1e-9
+    ]
+
+
+def _compare(config: CyclicConfig, data: Path | None, output: Path) -> list[Any]:
     from reward.cyclic_data import n_cycle, read_cyclic
     from reward.cyclic_ratings import CycleRule
 
@@ -48,7 +69,7 @@ def _compare(config: CyclicConfig, data: Path | None, output: Path) -> int:
 
     compare_on_cycles(sets, str(Path(config.backbone).absolute()), _settings(config), output, row_told)
     tell(table(rows))
-    return 0
+    return rows
 
 
 def _settings(config: CyclicConfig) -> Any:

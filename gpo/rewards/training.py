@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpo.cluster.runtime import relative
-from gpo.config.reward import RewardTrainConfig, sources_of
+from gpo.config.reward import RewardTrainConfig, SourceConfig, sources_of
 from gpo.errors import UserError
 from gpo.files import write_json, write_text
 from gpo.hub import push_reward_model
@@ -96,16 +96,15 @@ def _absolute(source: dict[str, Any]) -> dict[str, Any]:
 
 def _train_heads(config: RewardTrainConfig) -> int:
     from gpo.cpu import use_threads
-    from reward.pairs import read_pairs
 
-    train, heldout = read_pairs(str(config.train)), read_pairs(str(config.heldout))
+    train, heldout = _read_whole(config.train, config.loss), _read_whole(config.heldout, config.loss)
     from reward.head_training import HeadTrainingSettings, train_heads
 
     use_threads(len(os.sched_getaffinity(0)))
     filled = with_defaults(config)
     shared = set(HeadTrainingSettings.__dataclass_fields__) & set(RewardTrainConfig.model_fields)
     values = {name: getattr(filled, name) for name in shared} | {"epochs": int(filled.epochs or 1)}
-    settings = HeadTrainingSettings(**values, margin_loss=config.loss == "margin")
+    settings = HeadTrainingSettings(**values)
     bars: dict[int, Progress] = {}
 
     def progress(done: int, total: int) -> None:
@@ -116,20 +115,31 @@ def _train_heads(config: RewardTrainConfig) -> int:
     logger.info(
         "%s: accuracy %s training pairs, %s held-out pairs; heads took %.1f s",
         relative(Path(config.output)),
-        _share(report.train),
-        _share(report.heldout),
+        _share(vars(report.train)),
+        _share(vars(report.heldout)),
         report.head_seconds,
     )
     return 0
 
 
-def _share(split: Any) -> str:
+def _read_whole(given: str | tuple[SourceConfig, ...] | None, loss: str) -> Any:
+    """Every pair of some sources, and what was left out."""
+    from reward.pair_sources import PairSource, load_pairs
+    from reward.pairs import LoadedPairs
+
+    parts = [load_pairs(PairSource(**source.model_dump()), loss == "margin") for source in sources_of(given)]
+    pairs = tuple(pair for part in parts for pair in part.pairs)
+    return LoadedPairs(pairs, sum(part.duplicates for part in parts), sum(part.ties for part in parts))
+
+
+def _share(split: dict[str, Any]) -> str:
+    """Accuracy with its interval, and of how many pairs, from training_metrics.json."""
     from reward.pair_metrics import wilson_interval
 
-    if split.accuracy is None:
-        return f"unknown on {split.pairs}"
-    low, high = wilson_interval(split.accuracy, split.pairs)
-    return f"{split.accuracy:.3f} [{low:.3f}, {high:.3f}] on {split.pairs}"
+    if split["accuracy"] is None:
+        return f"unknown on {split['pairs']:.0f}"
+    low, high = split.get("accuracy_ci95") or wilson_interval(split["accuracy"], split["pairs"])
+    return f"{split['accuracy']:.3f} [{low:.3f}, {high:.3f}] on {split['pairs']:.0f}"
 
 
 def write_card(config: RewardTrainConfig) -> None:
@@ -221,9 +231,8 @@ def _tell(output: Path) -> None:
     found = report["heldout"]
     measured = "no held-out pairs"
     if found is not None:
-        low, high = found.get("accuracy_ci95", (0.0, 1.0))
-        measured = f"accuracy {found['accuracy']:.3f} [{low:.3f}, {high:.3f}] on {found['pairs']:.0f} held-out pairs at"
-        measured += f" step {report['best_step']}, calibration error {found['calibration_error']:.3f}"
+        measured = f"accuracy {_share(found)} held-out pairs at step {report['best_step']}, "
+        measured += f"calibration error {found['calibration_error']:.3f}"
     logger.info(
         "%s: loss %.4f to %.4f in %d steps; %s",
         relative(output),

@@ -41,6 +41,11 @@ def add_cyclic(reward: Verbs) -> None:
     cyclic.add_argument("overrides", nargs="*", metavar="key=value", help="dotted settings that replace the file's")
     cyclic.add_argument("--data", type=Path, metavar="FILE", help="preferences of your own")
     cyclic.add_argument("--output", type=Path, required=True, metavar="DIR")
+    cyclic.add_argument(
+        "--check",
+        action="store_true",
+        help="status 1 unless the GPM is right on every pair and BT within its limit",
+    )
     cyclic.set_defaults(verb=_cyclic)
 
 
@@ -65,4 +70,4 @@ def _cyclic(options: argparse.Namespace) -> int:
         path, overrides = None, [str(path), *overrides]
     config = read_settings(CyclicConfig, path, overrides)
     quiet_libraries()
-    return compare(config, options.data, options.output)
+    return compare(config, options.data, options.output, check=options.check)

@@ -1,36 +1,29 @@
 """Training heads on a frozen backbone: cycles, the cache, determinism, and what is left on disk."""
 
-import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
 
 from reward.backend_transformers import TransformersBackend
-from reward.encoding import ConversationEncoder
 from reward.errors import RewardInputError
-from reward.head_training import METRICS_FILE, HeadTrainingSettings, encode_pairs, train_heads
+from reward.head_training import METRICS_FILE, HeadTrainingSettings, train_heads
 from reward.hidden_cache import HiddenStateCache
 from reward.model import GeneralPreferenceModel
-from reward.pair_metrics import correct_pairs, find_cycles, split_metrics
+from reward.pair_evaluation import gate_entropy
+from reward.pair_metrics import correct_pairs
 from reward.pairs import LoadedPairs, PreferencePair
 from reward.preference import preference_score
 from reward.scorer import PreferenceScorer
+from tests.reward.training_data import pair
 from tests.tiny import read_json, save_tiny_model
 
 torch.set_num_threads(1)
 ANSWERS = ("rock, of course", "paper is what I say", "scissors!")
 QUICK: dict[str, Any] = {"epochs": 150, "learning_rate": 1e-2, "batch_pairs": 4}
-
-
-def pair(prompt: str, chosen: str, rejected: str, **values: Any) -> PreferencePair:
-    def talk(answer: str) -> list[dict[str, str]]:
-        return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-
-    return PreferencePair(talk(chosen), talk(rejected), **values)
 
 
 def cycle(prompt: str) -> list[PreferencePair]:
@@ -91,7 +84,7 @@ def test_the_twin_reads_the_states_and_runs_no_second_forward_pass(
     # The order of the pairs is no part of the key.
     train(backbone, tmp_path / "bt", cache, train_pairs=TRAIN[::-1], epochs=1, head="bt")
     assert sum(seen) == 11 and len(list(cache.iterdir())) == 1
-    train(backbone, tmp_path / "cut", cache, epochs=1, max_length=30)
+    train(backbone, tmp_path / "cut", cache, epochs=1, max_length=30, cut_pairs="keep")
     assert sum(seen) > 11 and len(list(cache.iterdir())) == 2
     other = save_tiny_model(tmp_path / "other", seed=1)
     train(other, tmp_path / "gpm", cache, epochs=1)
@@ -227,32 +220,15 @@ def test_soft_labels_and_margins_set_the_score(backbone: Path, tmp_path: Path) -
     entropy = float(torch.distributions.Bernoulli(torch.tensor(0.2)).entropy())
     assert report.loss == pytest.approx(entropy, abs=1e-3)
     assert report.train.accuracy == 1.0 and report.heldout.accuracy is None
-    wide = HeadTrainingSettings(epochs=20, head="bt", margin_loss=True)
+    hard = HeadTrainingSettings(epochs=20, head="bt", loss="logistic")
+    report = train_heads(backbone, soft, [], tmp_path / "hard", hard, tmp_path / "cache")
+    assert report.train.accuracy == 0.0  # A logistic loss asks for the chosen answer whatever the label says.
+    wide = HeadTrainingSettings(epochs=20, head="bt", loss="margin")
     losses = [
         train_heads(backbone, [pair("p", "a", "b", margin=m)], [], tmp_path / "m", wide, tmp_path).loss
-        for m in (None, 5.0)
+        for m in (0.0, 5.0)
     ]
     assert losses[1] > losses[0] + 1
-
-
-def test_cycles_are_found_within_groups_and_contradictions_decide_nothing() -> None:
-    tournament = [pair("p", a, b) for a, b in itertools.combinations("wxyz", 2)]
-    assert (find_cycles(tournament).cyclic_triples, find_cycles(tournament).decided_triples) == (0, 4)
-    last = pair("p", "z", "w")
-    cyclic = [item for item in tournament if item.rejected != last.chosen or item.chosen != last.rejected]
-    assert (find_cycles([*cyclic, last]).cyclic_triples, len(find_cycles([*cyclic, last]).edges)) == (2, 6)
-    undecided = find_cycles([*tournament, last])  # w over z and z over w
-    assert (undecided.cyclic_triples, undecided.decided_triples) == (0, 2)
-    reversed_label = pair("p", "w", "z", target_prob=0.1)
-    assert find_cycles([*cyclic, reversed_label]).cyclic_triples == 2
-    split = [pair("p", "a", "b"), pair("p", "b", "c"), pair("p", "c", "a", group="elsewhere")]
-    assert find_cycles(split).decided_triples == 0
-
-
-def test_a_score_of_zero_is_half_right() -> None:
-    metrics = split_metrics(TRAIN[:3], torch.tensor([1.0, 0.0, -1.0]))
-    assert metrics.accuracy == metrics.cyclic_accuracy == 0.5
-    assert split_metrics([], torch.zeros(0)).accuracy is None
 
 
 @pytest.mark.parametrize(
@@ -277,11 +253,39 @@ def test_inputs_that_cannot_be_trained_on_are_refused(backbone: Path, tmp_path: 
     with pytest.raises(RewardInputError, match="is the backbone itself"):
         train(backbone, backbone, tmp_path)
     with pytest.raises(RewardInputError, match=r"training pair 1 has target_prob 0\.7"):
-        train(backbone, tmp_path, tmp_path, [pair("p", "a", "b", target_prob=0.7)], margin_loss=True)
+        train(backbone, tmp_path, tmp_path, [pair("p", "a", "b", target_prob=0.7, margin=1)], loss="margin")
+    with pytest.raises(RewardInputError, match="no training pair has a margin"):
+        train(backbone, tmp_path, tmp_path, loss="margin")
 
 
-def test_pairs_that_truncation_makes_alike_are_told(backbone: Path, caplog: pytest.LogCaptureFixture) -> None:
-    settings = HeadTrainingSettings().reward_settings()
-    cutting = ConversationEncoder(AutoTokenizer.from_pretrained(backbone), settings, max_length=8)
-    _, pair_N2 = encode_pairs(cutting, TRAIN[:1])
-    assert pair_N2[0, 0] == pair_N2[0, 1] and "1 pairs are alike" in caplog.text
+def test_pairs_that_are_cut_alike_are_left_out_and_counted(backbone: Path, tmp_path: Path) -> None:
+    long = "word " * 40
+    late = pair("p", f"{long} yes", f"{long} no")
+    report = train(backbone, tmp_path / "gpm", tmp_path, [*TRAIN, late], epochs=1, max_length=100)
+    assert report.data["train"] == {"used": 6, "truncated_rows": 2, "alike_when_cut": 1, "answer_cut_away": 0}
+    assert report.train.pairs == 6
+    kept = train(backbone, tmp_path / "kept", tmp_path, [late], epochs=1, max_length=100, cut_pairs="keep")
+    assert kept.train.pairs == 1
+    with pytest.raises(RewardInputError, match="cut_pairs is 'refuse'"):
+        train(backbone, tmp_path / "none", tmp_path, [late], epochs=1, max_length=100, cut_pairs="refuse")
+
+
+def test_held_out_pairs_are_measured_as_a_whole_training_measures_them(
+    backbone: Path, cache: Path, tmp_path: Path
+) -> None:
+    named = [replace(item, source="cycle" if number < 3 else "plain") for number, item in enumerate(HELDOUT)]
+    settings = HeadTrainingSettings(**QUICK, gated=True)
+    train_heads(backbone, TRAIN, named, tmp_path, settings, cache)
+    found = read_json(tmp_path / METRICS_FILE)["heldout"]
+    scorer = PreferenceScorer.from_pretrained(tmp_path)
+    embedded = scorer.embed([messages for item in HELDOUT for messages in (item.chosen, item.rejected)])
+    assert embedded.gate_NL is not None
+    score_N = preference_score(embedded.v_ND[::2], embedded.v_ND[1::2], embedded.gate_NL[::2])
+    assert found["mean_abs_score"] == pytest.approx(float(score_N.abs().mean()), abs=1e-4)
+    assert found["loss"] == pytest.approx(float(torch.nn.functional.softplus(-score_N / scorer.tau).mean()), abs=1e-3)
+    assert found["gate_entropy"] == pytest.approx(float(gate_entropy(embedded.gate_NL[::2]).mean()), abs=1e-4)
+    assert found["embedding_norm"] > 0 and 0 <= found["calibration_error"] <= 0.5
+    assert (found["pairs"], found["cycle/pairs"], found["plain/pairs"]) == (4, 3, 1)
+    assert found["cyclic_share"] == (1.0 if found["cyclic_accuracy"] in (0.0, 1.0) else 0.0)
+    low, high = found["accuracy_ci95"]
+    assert low <= found["accuracy"] <= high

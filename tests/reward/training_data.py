@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from reward.pair_sources import PairSource
+from reward.pairs import PreferencePair
 from reward.training import TrainingTask, train_pairs
 from reward.training_settings import TrainingSettings
 
@@ -27,6 +28,15 @@ def cycle(prompt: str) -> list[dict[str, Any]]:
     rock, paper, scissors = ANSWERS
     edges = ((paper, rock), (scissors, paper), (rock, scissors))
     return [{"instruction": prompt, "chosen": chosen, "rejected": rejected} for chosen, rejected in edges]
+
+
+def pair(prompt: str, chosen: str, rejected: str, **values: Any) -> PreferencePair:
+    """Two answers to a prompt."""
+
+    def talk(answer: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+
+    return PreferencePair(talk(chosen), talk(rejected), **values)
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:

@@ -3,6 +3,7 @@
 Run: python -m pytest tests/gpo/rewards/test_training.py
 """
 
+import contextlib
 import json
 import signal
 import socket
@@ -17,6 +18,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gpo.rewards.cyclic import shortcomings
+from reward.cyclic import CyclicRow
 from reward.scorer import PreferenceScorer
 from tests.gpo.command_line import gpo as gpo_here
 from tests.gpo.rewards.workplace import environment, losses, make_workplace
@@ -195,7 +198,10 @@ def test_a_killed_worker_is_started_again_with_the_others_and_ends_with_the_same
 
 
 def is_worker(process: psutil.Process) -> bool:
-    return "TrainWorker" in " ".join(process.cmdline())
+    """Whether it is one that still lives."""
+    with contextlib.suppress(psutil.NoSuchProcess):  # Others of Ray's processes come and go.
+        return "TrainWorker" in " ".join(process.cmdline())
+    return False
 
 
 @pytest.mark.long  # `make kill`
@@ -226,7 +232,7 @@ def test_a_bad_row_is_told_before_anything_starts(folder: Path) -> None:
     [
         ("trackers=[mlflow]", "'mlflow'"),
         ("heldout=null", "heldout is not; there is nothing to measure on"),
-        ("tune=heads", "evaluate_steps, save_steps: not with tune = heads"),
+        ("tune=heads", "dtype, evaluate_steps, save_steps, cluster: not with tune = heads"),
         ("best_metric=cyclic_accuracy", "no held-out pair has labels that go in circles"),
     ],
 )
@@ -248,9 +254,18 @@ def test_bench_writes_rows_and_sections(folder: Path, alone: Path) -> None:
     assert refused.returncode == 2 and "no such file" in refused.stderr
 
 
+def test_a_check_of_cycles_names_what_came_out_wrong() -> None:
+    def row(model: str, accuracy: float, ceiling: float | None = 2 / 3) -> CyclicRow:
+        return CyclicRow("3-cycle", model, 4, 3, accuracy, ceiling, 1, 0.0)
+
+    assert shortcomings([row("gpm", 1.0), row("bt", 2 / 3), row("bt", 0.9, None)]) == []
+    missed, above = shortcomings([row("gpm", 0.9), row("bt", 0.7)])
+    assert "GPM is right on 90.0%" in missed and "70.0%, above the scalar ceiling 66.7%" in above
+
+
 def test_cyclic_writes_rows_next_to_the_ceiling(folder: Path) -> None:
     rates = ["learning_rate=3e-4", "head_learning_rate=1e-2"]
-    words = ["backbone=base", "cycles=[3]", "epochs=60", *rates, "--output", "cyclic"]
+    words = ["backbone=base", "cycles=[3]", "epochs=60", *rates, "--output", "cyclic", "--check"]
     done = gpo(folder, "reward", "cyclic", *words)
     assert done.returncode == 0, done.stderr
     rows = json.loads((folder / "cyclic/cyclic.json").read_text())
