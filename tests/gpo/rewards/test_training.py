@@ -197,6 +197,14 @@ def test_a_killed_worker_is_started_again_with_the_others_and_ends_with_the_same
     assert same_weights(output, undisturbed)
 
 
+@pytest.mark.long  # `make kill`
+def test_two_workers_that_cut_their_steps_have_the_loss_curve_of_one(
+    folder: Path, by_one: Callable[[list[str]], Path]
+) -> None:
+    run_workers(folder, 2, "output=cut", "workers=2", "gradient_accumulation_steps=2")
+    assert losses(folder / "cut") == pytest.approx(losses(by_one([])), abs=1e-5)
+
+
 def is_worker(process: psutil.Process) -> bool:
     """Whether it is one that still lives."""
     with contextlib.suppress(psutil.NoSuchProcess):  # Others of Ray's processes come and go.
