@@ -61,6 +61,18 @@ class PairModel(nn.Module):
 
     def forward(self, batch: PairBatch) -> PairOutput:
         """Scores of chosen over rejected, and what else comes out of the same pass."""
+        # Within the forward pass, because DeepSpeed's engine ends an autocast that is opened around it (only on a GPU).
+        with self._computing(batch.answer_N2.device.type):
+            return self._output(batch)
+
+    def _computing(self, device_type: str) -> torch.autocast:
+        """The compute type; master weights stay float32 whatever spreads them."""
+        bfloat16 = self.settings.precision == "bfloat16"
+        # Weights that are gathered layer by layer must not be kept in a cache of whole casts.
+        whole = self.settings.sharding not in ("zero3", "fsdp2")
+        return torch.autocast(device_type, torch.bfloat16, enabled=bfloat16, cache_enabled=whole)
+
+    def _output(self, batch: PairBatch) -> PairOutput:
         states_FH = self._states(batch)
         answer_NH, prompt_NH = (states_FH[place_N2.flatten()] for place_N2 in (batch.answer_N2, batch.prompt_N2))
         heads = self.model.heads

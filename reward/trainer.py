@@ -14,7 +14,6 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
@@ -125,13 +124,6 @@ class PairTrainer(Trainer):
         check_sharded(self.model_wrapped, self.settings.sharding)
         return prepared
 
-    def compute_loss_context_manager(self) -> AbstractContextManager[Any]:  # type: ignore[override]  # one is enough
-        """The compute type of every forward pass; master weights stay float32 whatever spreads them."""
-        bfloat16 = self.settings.precision == "bfloat16"
-        # Weights that are gathered layer by layer must not be kept in a cache of whole casts.
-        whole = self.settings.sharding not in ("zero3", "fsdp2")
-        return torch.autocast(self.args.device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=whole)
-
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -185,8 +177,7 @@ class PairTrainer(Trainer):
     def _batch_values(self, pairs: Sequence[EncodedPair]) -> Tensor:
         model = self.pair_model
         batch = lay_out(pairs, 1.0, share=model.shares_beginnings).to(self.args.device)
-        with self.compute_loss_context_manager():
-            output = model(batch)
+        output = model(batch)
         self.tau = float(output.tau)
         loss_N = loss_of_pairs(output.score_N, output.tau, batch.target_N, batch.margin_N, self.settings)
         return pair_values(output, pairs, loss_N)

@@ -7,6 +7,7 @@ that GPO does not need: on a CPU with bfloat16 matrix units that was more than h
 
 import functools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import MethodType
 from typing import Any, cast
 
@@ -102,6 +103,8 @@ def add_log_prob_head(model: Any) -> None:
     `answer_at` are flat positions of the final hidden states, each of which predicts the token of `answer_ids` at the
     same place (`layout`). Without the arguments the forward is the model's own. Going through the model's forward
     and through that of its LM head keeps DDP's, DeepSpeed's and FSDP's hooks in place. A second call changes nothing.
+    `compute_dtype` is the type of an autocast opened within the forward pass: DeepSpeed's engine ends one that is
+    opened around it (only on a GPU).
     Raises ValueError for a head with a bias and for logits that are scaled in an unknown way.
     """
     scale, cap = logit_transform(model.config)
@@ -121,12 +124,18 @@ def add_log_prob_head(model: Any) -> None:
 
     @functools.wraps(type(model).forward)
     def forward(
-        self: Any, *args: Any, answer_at: Tensor | None = None, answer_ids: Tensor | None = None, **kwargs: Any
+        self: Any,
+        *args: Any,
+        answer_at: Tensor | None = None,
+        answer_ids: Tensor | None = None,
+        compute_dtype: str | None = None,
+        **kwargs: Any,
     ) -> Any:
         if answer_at is None:
             return type(self).forward(self, *args, **kwargs)
-        hidden = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state
-        return self.get_output_embeddings()(hidden.flatten(0, 1)[answer_at], answer_ids=answer_ids)
+        with _computing(compute_dtype, answer_at.device.type):
+            hidden = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state
+            return self.get_output_embeddings()(hidden.flatten(0, 1)[answer_at], answer_ids=answer_ids)
 
     # Methods of what they hang on: a deep copy of the model, or of its head, computes with its own weights.
     head.forward, model.forward = MethodType(head_forward, head), MethodType(forward, model)
@@ -135,6 +144,13 @@ def add_log_prob_head(model: Any) -> None:
 def answer_logps(logps_R: Tensor, lengths: Sequence[int]) -> Tensor:
     """log p [N] in nats of whole answers, from that of their tokens."""
     return torch.stack([part.sum() for part in logps_R.split(list(lengths))])
+
+
+def _computing(dtype: str | None, device_type: str) -> AbstractContextManager[Any]:
+    if dtype is None:
+        return nullcontext()
+    # Without a cache of whole casts: weights that are gathered layer by layer would stay in it.
+    return torch.autocast(device_type, getattr(torch, dtype), enabled=dtype != "float32", cache_enabled=False)
 
 
 def _autocast_is_on(tensor: Tensor) -> bool:

@@ -21,7 +21,6 @@ from trl import KTOTrainer
 from trl.trainer.utils import use_adapter
 
 from gpo.training.batches import StepLoader, StepPlan, Steps
-from gpo.training.forward import compute_context
 from gpo.training.log_probs import add_log_prob_head, answer_logps
 from gpo.training.objectives import objective_loss, wanted_ratio
 from gpo.training.reference import (
@@ -199,16 +198,13 @@ class GPOTrainer(KTOTrainer):
     def _compute_type(self) -> str:
         return self.args.compute_dtype if self.args.compute_dtype != "auto" else self.accelerator.mixed_precision
 
-    def _computing(self) -> AbstractContextManager[Any]:
-        if self.args.compute_dtype == "auto":
-            return self.accelerator.autocast()
-        return compute_context(self.args.compute_dtype, self.accelerator.device.type)
-
     def _logps(self, model: Any, part: dict[str, Any]) -> Tensor:
         """log p [N] of each answer of a part in nats."""
         names = ("input_ids", "attention_mask", "position_ids", "answer_at", "answer_ids")
         inputs = {name: part[name] for name in names if name in part} | segments_of(part)
-        with self._segments(model), self._computing():
+        if self.args.compute_dtype != "auto":
+            inputs["compute_dtype"] = self.args.compute_dtype
+        with self._segments(model), self.accelerator.autocast():
             return answer_logps(model(**inputs), part["lengths"])
 
     def _segments(self, model: Any) -> AbstractContextManager[None]:

@@ -34,8 +34,8 @@ def sharding_obstacle(sharding: Sharding) -> str | None:
 def sharding_arguments(sharding: Sharding) -> dict[str, Any]:
     """Training arguments for a way of sharding.
 
-    Weights stay float32 in the engine and the trainer computes in autocast: an engine in bfloat16 would round the
-    master weights at every start.
+    Weights stay float32 in the engine and the model computes in autocast (`gpo.training.log_probs`): an engine in
+    bfloat16 would round the master weights at every start.
     """
     if sharding == "none":
         return {}

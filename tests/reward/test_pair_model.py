@@ -32,7 +32,9 @@ def same(found: Any, expected: Any) -> None:
 @pytest.mark.parametrize("case", published.entries("training_batches"))
 def test_training_batches_agree_with_the_published_ones(case: dict[str, Any], share: bool) -> None:
     directory = published.checkpoint(case["checkpoint"])
-    settings = TrainingSettings(loss="margin" if case["use_margin"] else "logistic", max_length=case["max_length"])
+    settings = TrainingSettings(
+        loss="margin" if case["use_margin"] else "logistic", max_length=case["max_length"], precision="float32"
+    )
     model = PairModel(GeneralPreferenceModel.from_pretrained(directory, dtype="float32"), settings)
     if not share:
         model.model.backbone.config._attn_implementation = "eager"

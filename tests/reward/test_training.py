@@ -17,6 +17,7 @@ from reward.model import GeneralPreferenceModel
 from reward.scorer import PreferenceScorer
 from reward.training import METRICS_FILE
 from reward.training_settings import AdapterSettings, TrainingSettings
+from tests.engine import Engine
 from tests.reward.training_data import ANSWERS, same_weights, train, weights
 from tests.tiny import save_tiny_model
 
@@ -39,6 +40,23 @@ def test_a_gpm_learns_a_cycle_and_the_scorer_reads_it(backbone: Path, tmp_path: 
     before = GeneralPreferenceModel.from_backbone(backbone, scorer.settings)
     moved = weights(tmp_path / "gpm")["model.layers.0.mlp.up_proj.weight"]
     assert not torch.equal(moved, before.backbone.layers[0].mlp.up_proj.weight)
+
+
+def test_an_engine_that_ends_autocasts_around_it_still_computes_in_bfloat16(
+    backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, types = PairTrainer.compute_loss, set()
+
+    def within(self: PairTrainer, model: Any, *arguments: Any, **named: Any) -> Any:
+        layer: Any = self.pair_model.model.backbone.layers[0].mlp
+        hook = layer.register_forward_hook(lambda _module, _inputs, output: types.add(output.dtype))
+        loss = original(self, Engine(model), *arguments, **named)
+        hook.remove()
+        return loss
+
+    monkeypatch.setattr(PairTrainer, "compute_loss", within)
+    train(tmp_path, backbone, "typed", epochs=1, precision="bfloat16")
+    assert types == {torch.bfloat16}
 
 
 def test_a_scalar_reward_cannot_learn_the_cycle(backbone: Path, tmp_path: Path) -> None:

@@ -146,6 +146,7 @@ def test_workers_that_torchrun_started_train_the_same_model_in_pieces_and_save_o
     if sharding == "zero3":
         assert all(one["weights"] < 0.6 * sum(tensor.numel() for tensor in whole.values()) for one in held)
     if overrides == PRECISE:
+        assert [one["computed"] for one in held] == ["torch.bfloat16"] * 2
         head, tau = found["value_head.weight"], PreferenceScorer.from_pretrained(folder / name).tau
         assert head.dtype == torch.float32 and (head.bfloat16().float() != head).any()
         assert tau != 0.1 and tau == pytest.approx(PreferenceScorer.from_pretrained(alone).tau, rel=1e-2)

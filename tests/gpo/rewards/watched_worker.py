@@ -1,4 +1,5 @@
-"""A worker as torchrun starts it that also says what it holds of weights and optimizer states: held-RANK.json.
+"""A worker as torchrun starts it that also says what it holds of weights and optimizer states, and the type that it
+computes in: held-RANK.json. DeepSpeed treats autocast in it as on a GPU.
 
 RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=… python -m tests.gpo.rewards.watched_worker CONFIG [key=value…]
 """
@@ -12,6 +13,7 @@ import torch
 
 from gpo.rewards.workers import main
 from reward.trainer import PairTrainer
+from tests.engine import ask_about_the_cpu
 
 
 def held_elements(trainer: PairTrainer) -> dict[str, int]:
@@ -32,13 +34,20 @@ def watch() -> None:
     original = PairTrainer.compute_loss
 
     def compute_loss(self: PairTrainer, *arguments: Any, **named: Any) -> Any:
+        types: list[str] = []
+        layer: Any = self.pair_model.model.backbone.layers[0].mlp
+        hook = layer.register_forward_hook(lambda _module, _inputs, output: types.append(str(output.dtype)))
+        loss = original(self, *arguments, **named)
+        hook.remove()
         if self.state.global_step == 1:
-            Path(f"held-{os.environ['RANK']}.json").write_text(json.dumps(held_elements(self)))
-        return original(self, *arguments, **named)
+            held = {**held_elements(self), "computed": types[0]}
+            Path(f"held-{os.environ['RANK']}.json").write_text(json.dumps(held))
+        return loss
 
     PairTrainer.compute_loss = compute_loss  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
+    ask_about_the_cpu()
     watch()
     main()

@@ -12,6 +12,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from gpo.training.trainer import GPOConfig, GPOTrainer
+from tests.engine import Engine
 from tests.gpo.training.small_training import TOKENIZER, Gradients, make_rows, make_trainer, steps_of, weights_of
 from tests.tiny import make_tiny_model, save_tiny_model
 
@@ -24,6 +25,14 @@ def test_the_log_ratio_of_the_first_step_is_exactly_zero(tmp_path: Path, bf16: b
     first, second = steps_of(trainer)[:2]
     assert first["log_ratio_max_abs"] == 0.0 and first["log_ratio_mean"] == 0.0
     assert second["log_ratio_max_abs"] > 0.0
+
+
+def test_an_engine_that_ends_autocasts_around_it_still_computes_in_the_compute_type(tmp_path: Path) -> None:
+    trainer, types = make_trainer(tmp_path, layout="padded", compute_dtype="bfloat16"), set()
+    layer = trainer.model.model.layers[0].mlp
+    layer.register_forward_hook(lambda _module, _inputs, output: types.add(output.dtype))
+    trainer.training_step(Engine(trainer.model), next(iter(trainer.get_train_dataloader())))
+    assert types == {torch.bfloat16}
 
 
 def test_the_first_loss_is_the_mean_square_of_the_targets(tmp_path: Path) -> None:

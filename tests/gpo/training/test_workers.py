@@ -34,6 +34,7 @@ ZERO: list[dict[str, Any]] = [
     {"sharding": "zero3"},
     {"sharding": "zero3", "from_disk": True, "precompute_ref_log_probs": False},
 ]
+PRECISE = {"sharding": "zero3", "compute_dtype": "bfloat16", "precompute_ref_log_probs": False}
 
 
 def free_port() -> int:
@@ -84,8 +85,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(folder: Path) -> list[dict[str, Any]]:
-    """The same with two workers, in every way of `PLAIN`, `FSDP` and then of `ZERO`."""
-    sharded = ZERO if HAS_DEEPSPEED else []
+    """The same with two workers, in every way of `PLAIN`, `FSDP` and then of `ZERO`, and `PRECISE`."""
+    sharded = [*ZERO, PRECISE] if HAS_DEEPSPEED else []
     return run_workers(folder, 2, [{**SETTINGS, **way} for way in [*PLAIN, *FSDP, *sharded]])
 
 
@@ -147,6 +148,16 @@ def test_zero_trains_the_same_model_in_pieces_and_saves_it_whole(
     assert len(alone["weights"]) > 20
     for name, value in alone["weights"].items():
         assert (saved[name] - value).abs().max() <= 1e-4, name
+
+
+@needs_deepspeed
+def test_zero_computes_in_the_compute_type_and_keeps_master_weights_in_float32(
+    alone: dict[str, Any], two: list[dict[str, Any]]
+) -> None:
+    found = two[-1]
+    assert [held["computed"] for held in found["held"]] == [["torch.bfloat16"]] * 2
+    assert found["first_ratio"] == 0.0 and found["losses"] == pytest.approx(alone["losses"], rel=5e-2)
+    assert all(weight.dtype == torch.float32 for weight in found["weights"].values())
 
 
 def test_a_way_of_sharding_that_this_machine_has_not_is_explained() -> None:

@@ -3,6 +3,7 @@
     RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=… python -m tests.gpo.training.worker_main FOLDER '[{}]'
 
 The list holds the settings of one training after the other, whose outcomes lie in FOLDER/0, FOLDER/1, …
+DeepSpeed treats autocast in it as on a GPU.
 The first worker writes outcome.pt: losses, first gradients (plain workers), whole weights, and the model directory.
 Every worker writes held-RANK.json: elements of parameters and optimizer states that it holds itself.
 """
@@ -19,6 +20,7 @@ from gpo.training.layout import lay_out
 from gpo.training.log_probs import add_log_prob_head, answer_logps
 from gpo.training.segment_attention import segment_attention, segments_of
 from gpo.training.workers import shard_fully, sharding_arguments, whole_state, work_alone
+from tests.engine import ask_about_the_cpu
 from tests.gpo.training.small_training import Gradients, make_rows, make_trainer, steps_of
 from tests.tiny import make_tiny_model
 
@@ -46,8 +48,12 @@ def train(folder: Path, settings: dict[str, Any], rank: int) -> None:
     gradients = Gradients()
     callbacks = [] if sharding else [gradients]
     trainer = make_trainer(folder, make_rows(prompts), callbacks=callbacks, **{**settings, **sharding})
+    types: set[str] = set()
+    layer = trainer.accelerator.unwrap_model(trainer.model).base_model.layers[0].mlp
+    hook = layer.register_forward_hook(lambda _module, _inputs, output: types.add(str(output.dtype)))
     trainer.train(resume_from_checkpoint=resume)
-    (folder / f"held-{rank}.json").write_text(json.dumps(held_elements(trainer)))
+    hook.remove()
+    (folder / f"held-{rank}.json").write_text(json.dumps({**held_elements(trainer), "computed": sorted(types)}))
     state = whole_state(trainer)
     if rank == 0:
         # A copy: save_pretrained takes out of the dictionary what it has written.
@@ -79,6 +85,7 @@ def shard(folder: Path, rank: int) -> None:
 def main() -> None:
     """The trainings in turn."""
     rank = int(os.environ.get("RANK", 0))
+    ask_about_the_cpu()
     if os.environ.get("WORLD_SIZE", "1") == "1":
         work_alone()
     for number, settings in enumerate(json.loads(sys.argv[2])):
