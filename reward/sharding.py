@@ -3,15 +3,17 @@ What it is: DeepSpeed ZeRO-1/2/3 and FSDP2 from one choice, and the check that i
 starts no workers.
 
 On the CPU accelerate 1.15 takes FSDP2 settings and runs DDP instead without a word, so FSDP2 is refused there. Weights
-stay float32 in the engine and the trainer computes in autocast: an engine in bfloat16 would round master weights,
-heads and tau.
+stay float32 in the engine and the model computes in autocast: an engine in bfloat16 would round master weights, heads
+and tau.
 """
 
 import os
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import Any
 
 import torch
+from transformers import TrainingArguments
 
 from reward.errors import RewardInputError
 from reward.pair_model import PairModel
@@ -21,20 +23,11 @@ ZERO_STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
 
 
 def argument_values(settings: TrainingSettings, model: PairModel, seconds: float) -> dict[str, Any]:
-    """Keywords for TrainingArguments; `seconds` is the deadline of what workers do together.
-
-    Raises RewardInputError where the choice cannot work.
-    """
+    """Keywords for TrainingArguments; `seconds` is the deadline of what workers do together."""
     on_cpu = not torch.cuda.is_available()
     if settings.sharding in ZERO_STAGES:
-        require_deepspeed()
         return {"deepspeed": deepspeed_config(settings), **(_deepspeed_on_a_cpu(seconds) if on_cpu else {})}
     if settings.sharding == "fsdp2":
-        if on_cpu:
-            raise RewardInputError(
-                "sharding is fsdp2 and torch finds no GPU, where accelerate would silently train with DDP; expected "
-                "none, zero1, zero2 or zero3 on a CPU"
-            )
         return fsdp2_values(model)
     return {"use_cpu": on_cpu}
 
@@ -57,14 +50,23 @@ def _deepspeed_on_a_cpu(seconds: float) -> dict[str, Any]:
     return {"use_cpu": False, "accelerator_config": {"use_configured_state": True}}
 
 
-def require_deepspeed() -> None:
-    """Raises RewardInputError when it is not installed."""
-    from importlib.util import find_spec
+def use_one_device(arguments: TrainingArguments) -> None:
+    """One process trains on one GPU: with several in sight transformers would put nn.DataParallel around the model."""
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
 
-    if find_spec("deepspeed") is None:
+
+def check_sharding(sharding: str) -> None:
+    """Raises RewardInputError where this machine cannot spread a model so; asked before one is opened."""
+    if sharding in ZERO_STAGES and find_spec("deepspeed") is None:
         raise RewardInputError(
-            "sharding needs deepspeed, which is missing; "
+            f"sharding is {sharding} and deepspeed is missing; "
             "`DS_BUILD_OPS=0 pip install --no-build-isolation deepspeed==0.19.8` installs it"
+        )
+    if sharding == "fsdp2" and not torch.cuda.is_available():
+        raise RewardInputError(
+            "sharding is fsdp2 and torch finds no GPU, where accelerate would silently train with DDP; expected none, "
+            "zero1, zero2 or zero3 on a CPU"
         )
 
 

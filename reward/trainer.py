@@ -200,13 +200,12 @@ class PairTrainer(Trainer):
         told = self.accelerator.reduce(torch.tensor([float(answer)], device=self.args.device), "sum")
         return bool(told.item())
 
-    def agree(self, number: int, what: str) -> None:
+    def agree(self, number: int, what: str, remedy: str) -> None:
         """Raises RewardInputError where workers have different numbers, as on machines that share no disk."""
         told = self.accelerator.gather(torch.tensor([number], device=self.args.device)).tolist()
         if len(set(told)) > 1:
             raise RewardInputError(
-                f"workers {what} {', '.join(map(str, told))}, by rank; expected the same one: output must lie on a "
-                "file system that all machines share"
+                f"workers {what} {', '.join(map(str, told))}, by rank; expected the same one: {remedy}"
             )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:

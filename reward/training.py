@@ -21,6 +21,7 @@ from transformers import AutoTokenizer, TrainingArguments
 
 from reward.best_checkpoints import BestCheckpoints
 from reward.checkpoint import publish
+from reward.compute_type import compute_type, device_here
 from reward.encoded_pairs import PairEncoder
 from reward.encoding import ConversationEncoder
 from reward.pair_evaluation import reported
@@ -28,7 +29,7 @@ from reward.pair_metrics import correct_pairs
 from reward.pair_model import PairModel
 from reward.pair_sources import PairSource
 from reward.publishing import publish_model, whole_state
-from reward.sharding import argument_values, tell_zero3
+from reward.sharding import argument_values, check_sharding, tell_zero3, use_one_device
 from reward.starting_model import open_model
 from reward.step_plan import Share
 from reward.trainer import PairTrainer, last_whole_checkpoint
@@ -67,13 +68,16 @@ class TrainingTask:
 def train_pairs(task: TrainingTask) -> Report | None:
     """Train to the end; the first worker returns the report, the others None."""
     started = time.perf_counter()
+    task = _settled(task)
     settings = task.settings
+    check_sharding(settings.sharding)
     tokenizer = AutoTokenizer.from_pretrained(task.backbone, trust_remote_code=settings.trust_remote_code)
     model = PairModel(open_model(task.backbone, settings), settings)
     if settings.sharding == "zero3":
         tell_zero3(model)
     # After the model: from here on transformers would open models in ZeRO-3's pieces.
     arguments = TrainingArguments(**_argument_values(task, model))
+    use_one_device(arguments)
     encoder = PairEncoder(ConversationEncoder(tokenizer, model.model.settings, settings.max_length))
     share = Share(
         rank=arguments.process_index,
@@ -93,9 +97,18 @@ def train_pairs(task: TrainingTask) -> Report | None:
         _tidy(task, resumed, step, best, lines)
     callbacks = [lines, Trackers(settings.trackers if arguments.process_index == 0 else (), task.folder)]
     trainer = PairTrainer(model, arguments, data.passes, data.heldout, best, tokenizer, callbacks)
-    trainer.agree(step, "start from step checkpoint")
+    trainer.agree(step, "start from step checkpoint", "output must lie on a file system that all machines share")
+    trainer.agree(16 if settings.precision == "bfloat16" else 32, "compute in so many bits:", "set dtype")
     trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
     return _finish(trainer, task, data, started)
+
+
+def _settled(task: TrainingTask) -> TrainingTask:
+    """With the compute type of this machine where none is asked for."""
+    if task.settings.precision != "auto":
+        return task
+    chosen: dict[str, Any] = {"precision": compute_type("bfloat16", device_here())}
+    return dataclasses.replace(task, settings=dataclasses.replace(task.settings, **chosen))
 
 
 def _argument_values(task: TrainingTask, model: PairModel) -> dict[str, Any]:

@@ -60,8 +60,9 @@ class TrainingSettings:
     accumulation: int = 1
     """Forward passes a worker's share of a step is cut into."""
     max_grad_norm: float = 1.0
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """Compute type, and type of the saved backbone; master weights are float32."""
+    precision: Literal["auto", "bfloat16", "float32"] = "bfloat16"
+    """Compute type, and type of the saved backbone; master weights are float32. auto: bfloat16 where the machine that
+    trains has instructions for it."""
     gradient_checkpointing: bool = False
     max_length: int = 2048
     bos_policy: Literal["reference", "single", "none"] | None = None

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,11 @@ from torch import nn
 
 from reward.errors import RewardInputError
 from reward.pair_model import PairModel
-from reward.sharding import argument_values, check_sharded, deepspeed_config, fsdp2_values
+from reward.sharding import check_sharded, check_sharding, deepspeed_config, fsdp2_values
 from reward.starting_model import open_model
+from reward.training import train_pairs
 from reward.training_settings import AdapterSettings, TrainingSettings
+from tests.reward.training_data import make_task
 from tests.tiny import save_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +48,14 @@ def test_fsdp2_is_told_the_layers_and_refused_on_a_cpu(tmp_path: Path) -> None:
     model = PairModel(open_model(save_tiny_model(tmp_path), SETTINGS), SETTINGS)
     assert fsdp2_values(model)["fsdp_config"]["transformer_layer_cls_to_wrap"] == ["LlamaDecoderLayer"]
     with pytest.raises(RewardInputError, match="silently train with DDP"):
-        argument_values(TrainingSettings(sharding="fsdp2"), model, 60)
+        check_sharding("fsdp2")
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is not None, reason="it is installed")
+def test_a_missing_deepspeed_is_told_before_a_model_is_opened(tmp_path: Path) -> None:
+    task = make_task(tmp_path, tmp_path / "no model", "out", sharding="zero3")
+    with pytest.raises(RewardInputError, match="sharding is zero3 and deepspeed is missing"):
+        train_pairs(task)
 
 
 def test_a_quantized_backbone_is_not_cut_into_pieces() -> None:
