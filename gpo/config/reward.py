@@ -97,8 +97,8 @@ class RewardTrainConfig(Settings):
     max_grad_norm: Positive = 1.0
     """Gradients are clipped to this length."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Compute type, and type of the saved backbone; master weights are float32. auto: bfloat16 where the machine has
-    instructions for it. heads: as the backbone is stored."""
+    """Compute type, and type of the saved backbone; master weights are float32. auto: bfloat16 where the machine that
+    trains has instructions for it. heads: as the backbone is stored."""
     gradient_checkpointing: bool = False
     """Compute layers again in the backward pass, for memory."""
     seed: Annotated[int, Field(ge=0)] = 0
