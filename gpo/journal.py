@@ -3,7 +3,6 @@
 A stage or shard is finished when its files are whole and its line is in `journal.jsonl`. Lines are only ever added.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from gpo.cluster.storage import Storage
 from gpo.config import RunConfig, changed_identity, identity_hash, identity_values
 from gpo.errors import UserError
 from gpo.files import append_json_line, read_json_lines, remove_parts, write_json, write_text
+from gpo.locking import hold
 from gpo.settings import dump_yaml
 
 FORMAT_VERSION = 1
@@ -93,14 +93,11 @@ class RunDirectory:
     def lock(self) -> None:
         """Hold the directory against a second driver; raises UserError when one is at work."""
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.root / ".lock").open("w")
+            self._lock = hold(self.root / ".lock")
         except OSError as error:
             raise UserError(f"{self.root}: cannot be a run directory ({error.strerror}); use --run-dir") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{self.root}: another gpo run is at work in it; wait for it or use --run-dir") from None
+        if self._lock is None:
+            raise UserError(f"{self.root}: another gpo run is at work in it; wait for it or use --run-dir")
 
 
 def open_run(

@@ -7,27 +7,24 @@ Train run (`gpo.rewards.workers`).
 import json
 import logging
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from gpo.cluster.runtime import relative
 from gpo.config.reward import RewardTrainConfig, SourceConfig, sources_of
 from gpo.errors import UserError
-from gpo.files import write_json, write_text
+from gpo.files import write_text
 from gpo.hub import push_reward_model
 from gpo.logs import Progress
-from gpo.modelfiles import has_chat_template, parameter_count, read_model_config
-from gpo.rewards.workers import RESULT, run_training
-from gpo.trackers import check_installed
+from gpo.rewards.checks import check_sources, check_training
+from gpo.rewards.output import RESULT, begin, check_ours, clear, held, is_finished
+from gpo.rewards.workers import run_training
 
 logger = logging.getLogger(__name__)
 
 __all__ = ["RewardTrainConfig", "train_reward_model", "training_task"]
 
 LARGEST_COLLECTIVE_SECONDS = 1800
-_PLACEMENT = ("cluster", "cache", "trackers", "save_steps", "hub")
-"""Keys that may change when a training goes on; workers are not among them, because they change the last digits."""
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "heads": {"learning_rate": 3e-3, "weight_decay": 0.01, "schedule": "linear", "epochs": 60, "batch_pairs": 256},
     "full": {"learning_rate": 2e-6, "weight_decay": 0.0, "schedule": "cosine", "epochs": 2.0, "batch_pairs": 32},
@@ -39,15 +36,8 @@ def train_reward_model(config: RewardTrainConfig, *, fresh: bool = False) -> int
     """Train, save, say what came out; returns the exit status. Raises UserError for the caller's mistakes."""
     from reward.errors import RewardInputError
 
-    backbone = Path(config.backbone)
-    read_model_config(backbone)
-    parameter_count(backbone)
-    if any(source.template for source in sources_of(config.train)) and not has_chat_template(backbone):
-        raise UserError(f"backbone = {backbone}: its tokenizer has no chat template")
-    if backbone.resolve() == Path(config.output).resolve():
-        raise UserError(f"output = {config.output}: it is the backbone itself; expected another directory")
-    check_installed(config.trackers, "trackers")
     try:
+        check_training(config)
         status = _train_heads(config) if config.tune == "heads" else _train_whole(config, fresh)
     except RewardInputError as error:
         raise UserError(str(error)) from None
@@ -58,11 +48,6 @@ def train_reward_model(config: RewardTrainConfig, *, fresh: bool = False) -> int
 def with_defaults(config: RewardTrainConfig) -> RewardTrainConfig:
     """The config without None where `tune` has a default."""
     values = {name: value for name, value in _DEFAULTS[config.tune].items() if getattr(config, name) is None}
-    if config.dtype == "auto" and config.tune != "heads":
-        from reward.compute_type import compute_type, device_here
-
-        values["dtype"] = compute_type("bfloat16", device_here())
-        logger.info("dtype: %s, by the instructions of this machine; dtype=… overrides it", values["dtype"])
     return config.model_copy(update=values)
 
 
@@ -152,82 +137,39 @@ def write_card(config: RewardTrainConfig) -> None:
         metrics = {name: metrics[name] for name in ("train", "heldout")}
     conventions = saved_settings(Path(config.output))
     write_text(Path(config.output) / CARD, reward_card(config.model_dump(mode="json"), metrics, conventions))
-    if conventions.card_compatible:  # Where it is not, saving has said so.
-        logger.info("%s: conventions %s", relative(Path(config.output)), conventions.described)
+    output = relative(Path(config.output))
+    if conventions.card_compatible:
+        logger.info("%s: conventions %s", output, conventions.described)
+    elif config.tune != "heads":  # Of heads, saving has said so in this very process.
+        logger.warning("%s is %s", output, conventions.described)
 
 
 def _train_whole(config: RewardTrainConfig, fresh: bool) -> int:
-    output = Path(config.output)
     if fresh:
-        _clear(output)
-    if is_finished(config):
-        logger.info("%s is finished; --fresh trains it anew", relative(output))
-    else:
-        task = training_task(config)
-        _check_sources(task)
-        begin(config)
-        run_training(task, config)
-        write_card(config)
-    _tell(output)
+        check_ours(config)
+    elif is_finished(config):
+        logger.info("%s is finished; --fresh trains it anew", relative(Path(config.output)))
+        _tell(config)
+        return 0
+    task = training_task(config)
+    check_sources(task)
+    with held(config):
+        if fresh:
+            clear(config)
+        if not is_finished(config):  # Another start may have finished it while this one read the data.
+            begin(config)
+            run_training(task, config)
+            write_card(config)
+    _tell(config)
     return 0
 
 
-def _clear(output: Path) -> None:
-    """Delete what an earlier training left; raises UserError when it does not look like one."""
-    if not output.is_dir() or not any(output.iterdir()):
-        return
-    if not (output / "training" / "config.json").is_file():
-        raise UserError(
-            f"output = {output}: --fresh would delete what is in it, but no `gpo reward train` wrote it; leave --fresh "
-            "out or change output"
-        )
-    shutil.rmtree(output)
-
-
-def begin(config: RewardTrainConfig) -> None:
-    """Say whose output directory this is; a result of anything else in it does not count."""
-    (Path(config.output) / RESULT).unlink(missing_ok=True)
-    write_json(_written(config), config.model_dump(mode="json"))
-
-
-def is_finished(config: RewardTrainConfig) -> bool:
-    """Whether this very training is done; raises UserError when another one lies in the output directory."""
-    if not _written(config).is_file():
-        return False
-    before, now = json.loads(_written(config).read_text("utf-8")), config.model_dump(mode="json")
-    changed = [name for name in now if name not in _PLACEMENT and before.get(name) != now[name]]
-    if changed:
-        raise UserError(
-            f"output = {config.output}: holds a training with another {', '.join(changed)} (there "
-            f"{before.get(changed[0])!r}, here {now[changed[0]]!r}); give another output, or --fresh to start anew"
-        )
-    return (Path(config.output) / RESULT).is_file()
-
-
-def _written(config: RewardTrainConfig) -> Path:
-    return Path(config.output) / "training" / "config.json"
-
-
-def _check_sources(task: Any) -> None:
-    """Read every row once, so that a bad one is told before anything starts; a stream and a hub only begin."""
-    from reward.pair_sources import load_pairs, stream_pairs
-    from reward.training_data import check_margins, check_metric
-
-    hard_labels = task.settings.loss == "margin"
-    read: dict[str, list[Any]] = {"train": [], "heldout": []}
-    for name, sources in (("train", task.train), ("heldout", task.heldout)):
-        for source in sources:
-            if source.path.startswith("hub:") or (name == "train" and task.stream_buffer):
-                next(stream_pairs(source, hard_labels), None)
-                continue
-            read[name] += load_pairs(source, hard_labels).pairs
-    if read["train"]:
-        check_margins(task.settings, read["train"])
-    check_metric(task.settings, read["heldout"])
-
-
-def _tell(output: Path) -> None:
+def _tell(config: RewardTrainConfig) -> None:
+    output = Path(config.output)
     report = json.loads((output / RESULT).read_text("utf-8"))
+    if config.dtype == "auto":
+        chosen = report["settings"]["precision"]
+        logger.info("dtype: %s, by the instructions of the machine that trained; dtype=… overrides it", chosen)
     found = report["heldout"]
     measured = "no held-out pairs"
     if found is not None:

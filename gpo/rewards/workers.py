@@ -5,12 +5,14 @@ and does `reward.training`. A worker that dies is started again, together with t
 whole step checkpoint.
 
 By torchrun: torchrun --nproc-per-node N -m gpo.rewards.workers CONFIG [key=value…]
+Before it: python -m gpo.rewards.workers --check CONFIG [key=value…], since torchrun starts a mistake again and again.
 """
 
 import logging
 import os
 import shutil
 import time
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,13 @@ from gpo.cpu import actor_environment, use_threads
 from gpo.errors import StageError, UserError
 from gpo.files import read_json_lines
 from gpo.logs import log_to_file
+from gpo.rewards.checks import check_for_torchrun, check_sources
+from gpo.rewards.output import RESULT, begin, held, is_finished
 from gpo.training.workers import work_alone
 
 logger = logging.getLogger(__name__)
 
 LARGEST_WORKER_DEATHS = 3
-RESULT = "training_metrics.json"
-"""In the output directory once a training is finished."""
 
 
 def run_training(task: Any, config: RewardTrainConfig) -> None:
@@ -40,7 +42,7 @@ def run_training(task: Any, config: RewardTrainConfig) -> None:
 
     with ray_alone(config.cluster):
         trainer = _torch_trainer(task, config)
-        fit(trainer, "reward training", steps, config.cluster.wait_seconds, lambda error: _failure(error, output))
+        fit(trainer, "reward training", steps, config.cluster.wait_seconds, lambda error: failure_of(error, output))
     shutil.rmtree(output / "training" / "ray", ignore_errors=True)
 
 
@@ -63,6 +65,8 @@ def _torch_trainer(task: Any, config: RewardTrainConfig) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from gpo.rewards.mistakes import Mistakes
+
     gpus = ray.cluster_resources().get("GPU", 0) > 0
     threads = config.cluster.threads or max(1, len(os.sched_getaffinity(0)) // config.workers)
     environment = {name: os.environ[name] for name in (*QUIET, "HF_HUB_OFFLINE") if name in os.environ}
@@ -72,6 +76,7 @@ def _torch_trainer(task: Any, config: RewardTrainConfig) -> Any:
         "name": f"reward-{time.time_ns()}",
         "storage_path": str(Path(task.output) / "training" / "ray"),
         "failure_config": FailureConfig(max_failures=LARGEST_WORKER_DEATHS),
+        "callbacks": [Mistakes()],
         "worker_runtime_env": {"env_vars": environment},
     }
     return TorchTrainer(
@@ -87,14 +92,13 @@ def _torch_trainer(task: Any, config: RewardTrainConfig) -> Any:
     )
 
 
-def _failure(error: BaseException, output: Path) -> Exception:
+def failure_of(error: BaseException, output: Path) -> Exception:
     """A mistake that only the workers could see is the caller's all the same."""
     from reward.errors import RewardInputError
 
-    failures = getattr(error, "worker_failures", None) or {}
-    for cause in [error, *failures.values(), getattr(error, "__cause__", None)]:
-        if isinstance(cause, RewardInputError) or isinstance(getattr(cause, "cause", None), RewardInputError):
-            return UserError(str(getattr(cause, "cause", cause)))
+    mistake = getattr(error, "controller_failure", None)
+    if isinstance(mistake, RewardInputError):
+        return UserError(str(mistake))
     return StageError(
         f"reward training failed: {error}\n  details are in {output / 'training' / 'logs'}; start the same command "
         "again to go on"
@@ -102,34 +106,53 @@ def _failure(error: BaseException, output: Path) -> Exception:
 
 
 def main() -> None:
-    """One worker under torchrun."""
+    """One worker under torchrun, or with --check only what is checked before any starts."""
     import sys
 
     from gpo.rewards.training import training_task
     from gpo.settings import read_settings
     from reward.errors import RewardInputError
 
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+    checks = sys.argv[1:2] == ["--check"]
+    words = sys.argv[2 if checks else 1 :]
+    if not words or words[0] in ("-h", "--help"):
         print(__doc__)
-        sys.exit(0 if len(sys.argv) > 1 else 2)
+        sys.exit(0 if words else 2)
     try:
-        config = read_settings(RewardTrainConfig, Path(sys.argv[1]), sys.argv[2:])
-        _work_under_torchrun(training_task(config), config)
-    except (UserError, RewardInputError) as error:
+        config = read_settings(RewardTrainConfig, Path(words[0]), words[1:])
+        check_for_torchrun(config)
+        if checks:
+            check_sources(training_task(config))
+        else:
+            _work_under_torchrun(config, int(os.environ.get("RANK", "0")))
+    except (UserError, RewardInputError, StageError) as error:
         print(f"gpo: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, StageError) else 2)
 
 
-def _work_under_torchrun(task: Any, config: RewardTrainConfig) -> None:
+def _work_under_torchrun(config: RewardTrainConfig, rank: int) -> None:
+    """The first worker does what the driver does of a training by Ray Train."""
+    from gpo.hub import push_reward_model
+    from gpo.rewards.training import training_task
+
+    if not is_finished(config):
+        task = training_task(config)
+        if rank == 0:
+            check_sources(task)
+        with held(config) if rank == 0 else nullcontext():
+            if rank == 0:
+                begin(config)
+            _train_under_torchrun(task, config)
+    if rank == 0:
+        push_reward_model(config)
+
+
+def _train_under_torchrun(task: Any, config: RewardTrainConfig) -> None:
     import torch
     import torch.distributed as dist
 
-    from gpo.rewards.training import begin, is_finished, write_card
+    from gpo.rewards.training import write_card
 
-    if is_finished(config):
-        return
-    if os.environ.get("RANK", "0") == "0":
-        begin(config)
     on_cpu = not torch.cuda.is_available()
     if on_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -6,6 +6,7 @@ Nothing is started. Run: python -m pytest tests/contract/test_ray.py
 import importlib.metadata
 import inspect
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from gpo.cluster.placement import Demand
 from gpo.cluster.reservation import Place
+from gpo.errors import UserError
 
 WRITTEN_FOR = "2.60"
 
@@ -44,6 +46,26 @@ def test_ray_trains_backend_is_called_on_start_with_workers_that_run_functions()
         "backend_config",
     ]
     assert callable(WorkerGroup.execute) and callable(WorkerGroup.execute_single_async)
+
+
+def test_a_worker_s_mistake_of_the_caller_s_is_never_tried_again() -> None:
+    from ray.train import FailureConfig
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+    from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+    from gpo.rewards.mistakes import Mistakes
+    from gpo.rewards.workers import failure_of
+    from reward.errors import RewardInputError
+
+    raised: dict[int, Exception] = {0: OSError("reset"), 1: UserExceptionWithTraceback(RewardInputError("mine"), "…")}
+    with pytest.raises(RewardInputError, match="mine") as found:
+        Mistakes().after_exception(None, raised)
+    policy, told = DefaultFailurePolicy(FailureConfig(max_failures=3)), ControllerError(found.value)
+    assert policy.make_decision(told) is FailureDecision.RAISE
+    assert str(failure_of(told, Path("out"))) == "mine" and isinstance(failure_of(told, Path("out")), UserError)
+    Mistakes().after_exception(None, {0: OSError("reset")})
+    assert policy.make_decision(WorkerGroupError("reset", {0: OSError("reset")})) is FailureDecision.RETRY
 
 
 def test_scaling_takes_shares_of_gpus_and_a_strategy() -> None:
