@@ -15,6 +15,7 @@ from reward.best_checkpoints import BestCheckpoints
 from reward.errors import RewardInputError
 from reward.model import GeneralPreferenceModel
 from reward.scorer import PreferenceScorer
+from reward.trainer import PairTrainer
 from reward.training import METRICS_FILE
 from reward.training_settings import AdapterSettings, TrainingSettings
 from tests.engine import Engine
