@@ -77,7 +77,8 @@ class Pool:
         shared = config.cluster.shape == "colocated"
         self._scorer_threads = threads_for(config, config.cluster.scorers + (0 if shared else config.cluster.samplers))
         self._workers: list[Worker] = []
-        self._look_again = 0.0
+        self._look_again: dict[str, float] = {}
+        """Of each role, when its missing processes are next looked for."""
         self._sender: Any = None
 
     def workers(self, role: str) -> list[Worker]:
@@ -85,9 +86,9 @@ class Pool:
         found = [worker for worker in self._workers if worker.role == role]
         cluster = self.config.cluster
         wanted = cluster.samplers if role == "sampler" else cluster.scorers
-        if len(found) == wanted or (found and time.monotonic() < self._look_again):
+        if len(found) == wanted or (found and time.monotonic() < self._look_again.get(role, 0.0)):
             return found
-        self._look_again = time.monotonic() + LOOK_SECONDS
+        self._look_again[role] = time.monotonic() + LOOK_SECONDS
         for _ in range(processes_now(role, wanted) - len(found)):
             actor = self._new_sampler() if role == "sampler" else self._new_scorer()
             self._workers.append(Worker(actor, role))
@@ -241,7 +242,7 @@ class Pool:
     def drop(self, worker: Worker) -> None:
         """Throw a process away; the next use starts a new one."""
         self._workers.remove(worker)
-        self._look_again = 0.0
+        self._look_again.clear()
         end_actor(worker.actor)
 
     def _end_sender(self) -> None:

@@ -277,6 +277,8 @@ class Stream:
         from gpo.rollouts.poison import leave_out_poison
 
         leave_out_poison(self.pool, self.job, shard)
+        if self.job.weights:
+            self.pool.rest_scorers()  # One may have tried the last prompt; sampling goes on.
         self._losses = 0
         self._again.appendleft(shard)
 

@@ -1,13 +1,15 @@
 """Actors for tests of the stream: they answer at once, and die, hang or fail where a prompt's text tells them to.
 
-`die`, `hang` and `raise` happen once (a file remembers), `poison` each time. In place of models only: pool, stream, Ray
-and files are the run's own.
+`die`, `hang`, `raise`, `full`, `oom` and `store` happen once (a file remembers), `poison` and `hungry` each time. In
+place of models only: pool, stream, Ray and files are the run's own.
 """
 
 import os
 import time
 from pathlib import Path
 from typing import Any
+
+from ray.exceptions import ObjectStoreFullError
 
 from gpo.files import write_json
 from rollout.engine import SampleRequest, Sampling
@@ -32,18 +34,30 @@ def misbehave(folder: Path, text: str, role: str) -> None:
         return
     once = folder / f"happened-{text.replace(' ', '-')}"
     if what == "poison":
-        os._exit(1)
+        die(folder, role)
+    if what == "hungry":
+        raise MemoryError
     if once.exists():
         return
     once.touch()
     if what == "die":
-        os._exit(1)
+        die(folder, role)
+    if what == "oom":
+        raise MemoryError
+    if what == "store":
+        raise ObjectStoreFullError("the answers find no room")
     if what == "hang":
         time.sleep(1000)
     if what == "raise":
         raise RuntimeError("the engine is in pieces")
     if what == "full":
         raise OSError(28, "No space left on device")
+
+
+def die(folder: Path, role: str) -> None:
+    """End this process, which frees the device that it would have."""
+    (folder / {"sampler": AWAKE, "scorer": SCORER_AWAKE}[role]).unlink(missing_ok=True)
+    os._exit(1)
 
 
 class FaultySampler:
@@ -113,6 +127,7 @@ class FaultyScorer:
 
     def try_one(self, samples: list[SampledPrompt]) -> None:
         """As `finish`, and writes nothing; refuses a prompt without dying where its text says so."""
+        (self._folder / SCORER_AWAKE).touch()
         for sample in samples:
             if sample.prompt[0]["content"] == "refused alone":
                 raise ValueError("the judge is away")

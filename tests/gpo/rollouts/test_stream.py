@@ -6,8 +6,10 @@ Run: python -m pytest tests/gpo/rollouts/test_stream.py
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -115,6 +117,24 @@ def test_a_death_costs_nothing_but_time(tmp_path: Path, role: str, cluster: dict
     done = Pass(tmp_path, ["plain"] * 5 + [f"die {role}"], **cluster).run()
     assert done.answers() == done.expected()
     assert sorted(done.finished) == list(range(6)) and done.given_up == []
+
+
+@pytest.mark.parametrize("role", ["sampler", "scorer"])
+def test_a_process_without_memory_is_replaced(tmp_path: Path, role: str) -> None:
+    done = Pass(tmp_path, ["plain"] * 5 + [f"oom {role}"], wait_seconds=300.0).run()
+    assert done.answers() == done.expected() and done.lost == [role] and done.given_up == []
+
+
+@pytest.mark.parametrize("role", ["sampler", "scorer"])
+def test_a_prompt_that_always_takes_too_much_memory_is_left_out(tmp_path: Path, role: str) -> None:
+    done = Pass(tmp_path, ["plain", f"hungry {role}"], prompts=8, wait_seconds=300.0).run()
+    assert done.given_up == [("p1", {"sampler": "sampling", "scorer": "scoring"}[role])]
+    assert done.answers() == done.expected(without=("p1",))
+
+
+def test_an_engine_that_finds_no_room_in_the_object_store_is_replaced(tmp_path: Path) -> None:
+    done = Pass(tmp_path, ["plain"] * 5 + ["store sampler"], wait_seconds=300.0).run()
+    assert done.answers() == done.expected() and done.lost == ["sampler"] and done.given_up == []
 
 
 def test_an_engine_that_hangs_or_fails_is_replaced(tmp_path: Path) -> None:
@@ -258,6 +278,27 @@ def test_engines_and_scorers_that_share_their_devices_rest_while_the_others_work
     done.pool.rest()
     assert not (tmp_path / AWAKE).exists() or shape == "split", "learners find all devices free"
     done.pool.close()
+
+
+def test_a_scorer_that_tried_prompts_alone_rests_before_sampling_goes_on(tmp_path: Path) -> None:
+    done = Pass(tmp_path, ["poison scorer"], prompts=SHARD * 3, shape="colocated", waiting_shards=1, wait_seconds=300.0)
+    done.run()
+    assert done.answers() == done.expected(without=("p0",))
+    assert not (tmp_path / BESIDE_A_SCORER).exists() and not (tmp_path / BESIDE_AN_ENGINE).exists()
+
+
+def test_scorers_look_for_room_although_samplers_have_just_found_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = {"sampler": 1, "scorer": 1}
+    monkeypatch.setattr(pool_module, "processes_now", lambda role, wanted: room[role])
+    pool = Pass(tmp_path, [], samplers=2, scorers=2).pool
+    assert [len(pool.workers(role)) for role in room] == [1, 1]
+    room["scorer"] = 2
+    later = time.monotonic() + pool_module.LOOK_SECONDS
+    monkeypatch.setattr(pool_module, "time", SimpleNamespace(monotonic=lambda: later))
+    assert [len(pool.workers(role)) for role in room] == [1, 2]
+    pool.close()
 
 
 def test_an_engine_holds_enough_shards_to_be_full_and_one_more(tmp_path: Path) -> None:
