@@ -156,7 +156,7 @@ def test_zero_computes_in_the_compute_type_and_keeps_master_weights_in_float32(
 ) -> None:
     found = two[-1]
     assert [held["computed"] for held in found["held"]] == [["torch.bfloat16"]] * 2
-    assert found["first_ratio"] == 0.0 and found["losses"] == pytest.approx(alone["losses"], rel=5e-2)
+    assert found["first_ratio"] == 0.0 and found["losses"] == pytest.approx(alone["losses"], rel=1e-1)
     assert all(weight.dtype == torch.float32 for weight in found["weights"].values())
 
 
