@@ -66,6 +66,8 @@ def prepare(config: RunConfig) -> Prepared:
     with faults.noted():
         _check_sharding(config)
     with faults.noted():
+        _check_attention(config)
+    with faults.noted():
         _check_offload(config)
     with faults.noted():
         _check_adapters(config)
@@ -139,6 +141,20 @@ def _check_sharding(config: RunConfig) -> None:
     obstacle = sharding_obstacle(sharding) if config.train.workers > 1 else None
     if obstacle:
         raise UserError(f"train.sharding = {sharding!r}: {obstacle}; or set train.sharding=none")
+
+
+def _check_attention(config: RunConfig) -> None:
+    if config.policy.attention != "flash_attention_2" or config.cluster.address is not None:
+        return
+    if _is_without_gpu(config):
+        raise UserError(
+            "policy.attention = 'flash_attention_2' needs a GPU, and this machine has none; set policy.attention=auto"
+        )
+    if importlib.util.find_spec("flash_attn") is None:
+        raise UserError(
+            "policy.attention = 'flash_attention_2': flash_attn is not installed: pip install "
+            "'gpo-align[cuda]'; or set policy.attention=sdpa"
+        )
 
 
 def _check_offload(config: RunConfig) -> None:

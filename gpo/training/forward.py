@@ -14,31 +14,32 @@ from torch import Tensor
 from gpo.training.layout import IdRow, lay_out
 
 
-def choose_attention(model: Path, asked: str, trust_remote_code: bool) -> str:
-    """The attention implementation for the learner.
+def choose_attention(model: Path, asked: str, device: str, trust_remote_code: bool) -> str:
+    """The attention implementation of a model that works on `device` (cpu, cuda).
 
     eager where the model caps its attention scores: transformers 5.19 loads such models (Gemma-2) with sdpa and
-    silently drops the cap. eager on the CPU too, where the backward of sdpa is slow for short rows.
+    silently drops the cap. eager on the CPU too, where the backward of sdpa is slow for short rows, and where flash
+    attention has no kernel.
     """
     from transformers import AutoConfig
 
+    if device == "cpu" and asked in ("auto", "flash_attention_2"):
+        return "eager"
     if asked != "auto":
         return asked
-    if not torch.cuda.is_available():
-        return "eager"
     config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
     return "eager" if capped else "sdpa"
 
 
-def load_policy(model: Path, *, attention: str, trust_remote_code: bool = False) -> Any:
-    """The policy in float32, the type of its master weights."""
+def load_policy(model: Path, *, attention: str, device: str, trust_remote_code: bool = False) -> Any:
+    """The policy in float32, the type of its master weights, for whoever moves it to `device` (cpu, cuda)."""
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(
         model,
         dtype=torch.float32,
-        attn_implementation=choose_attention(model, attention, trust_remote_code),
+        attn_implementation=choose_attention(model, attention, device, trust_remote_code),
         trust_remote_code=trust_remote_code,
         use_safetensors=True,
     )

@@ -41,8 +41,8 @@ class ForwardActor:
         from gpo.training.forward import load_policy, token_logps
         from gpo.training.log_probs import add_log_prob_head
 
-        policy = load_policy(
-            Path(model), attention=self._policy.attention, trust_remote_code=self._policy.trust_remote_code
-        ).eval()
+        asked, trust = self._policy.attention, self._policy.trust_remote_code
+        # This process reserves no device, so the model stays on the CPU.
+        policy = load_policy(Path(model), attention=asked, device="cpu", trust_remote_code=trust).eval()
         add_log_prob_head(policy)
         return [row.tolist() for row in token_logps(policy, rows, self._policy.dtype)]

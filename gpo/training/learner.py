@@ -116,7 +116,7 @@ def _make_trainer(task: LearnerTask, config: RunConfig) -> tuple[Any, Any]:
     tokenizer = load_tokenizer(Path(task.policy), trust)
     anchor = None
     if config.train.pull:
-        anchor = load_policy(Path(task.anchor), attention=policy.attention, trust_remote_code=trust)
+        anchor = load_policy(Path(task.anchor), attention=policy.attention, device=_device(), trust_remote_code=trust)
     trainer = GPOTrainer(
         model=_starting_model(task, config),
         args=args,
@@ -136,8 +136,8 @@ def _starting_model(task: LearnerTask, config: RunConfig) -> Any:
     from gpo.training.forward import load_policy
 
     directory = task.policy if _has_adapter(task) else task.start
-    policy = config.policy
-    model = load_policy(Path(directory), attention=policy.attention, trust_remote_code=policy.trust_remote_code)
+    asked, trust = config.policy.attention, config.policy.trust_remote_code
+    model = load_policy(Path(directory), attention=asked, device=_device(), trust_remote_code=trust)
     return PeftModel.from_pretrained(model, task.start, is_trainable=True) if _has_adapter(task) else model
 
 
@@ -208,14 +208,14 @@ def _trainer_arguments(task: LearnerTask, config: RunConfig) -> Any:
         report_to=[],
         disable_tqdm=True,
         dataloader_num_workers=0,
-        **{"use_cpu": not _cuda(), **sharding},
+        **{"use_cpu": _device() == "cpu", **sharding},
     )
 
 
-def _cuda() -> bool:
-    import torch
+def _device() -> str:
+    from reward.compute_type import device_here
 
-    return torch.cuda.is_available()
+    return device_here()
 
 
 def _metrics_callback(task: LearnerTask) -> Any:
@@ -251,8 +251,9 @@ def _publish(trainer: Any, tokenizer: Any, task: LearnerTask, config: RunConfig)
     model = trainer.accelerator.unwrap_model(trainer.model)
     _save_whole(training / "master", model, tokenizer, state)
     if sharded:
-        policy = config.policy
-        model = load_policy(training / "master", attention=policy.attention, trust_remote_code=policy.trust_remote_code)
+        asked, trust = config.policy.attention, config.policy.trust_remote_code
+        # The device is full of this worker's piece, so the whole is looked at on the CPU.
+        model = load_policy(training / "master", attention=asked, device="cpu", trust_remote_code=trust)
         add_log_prob_head(model)
     if config.train.lora is not None:
         model = model.merge_and_unload(adapter_names=["default"])

@@ -143,6 +143,23 @@ def test_offloading_activations_from_a_gpu_that_is_not_there_is_refused(
     )
 
 
+def test_flash_attention_is_refused_without_a_gpu_and_where_it_is_not_installed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"policy": {"attention": "flash_attention_2"}}
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "policy.attention = 'flash_attention_2' needs a GPU" in refusal(folder, **asked)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "flash_attn" else found(name))
+    assert "flash_attn is not installed: pip install 'gpo-align[cuda]'" in refusal(folder, **asked)
+    monkeypatch.setattr("importlib.util.find_spec", found)
+    (folder / "stub" / "flash_attn").mkdir(parents=True)
+    (folder / "stub" / "flash_attn" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(folder / "stub")
+    assert prepare(run_config(folder, **asked)).prompts
+
+
 def test_adapters_in_the_engine_are_refused_without_a_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     said = refusal(folder, train={"lora": {"rank": 4}}, rollout={"engine": {"adapters": True}})

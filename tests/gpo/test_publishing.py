@@ -36,7 +36,7 @@ LARGE, TINY = 0.01, 1e-10
 
 def save_updated(policy: Path, target: Path, size: float, share: float = 1.0) -> Any:
     """The policy with noise on the first `share` of its tensors; returns the model."""
-    model = load_policy(policy, attention="eager")
+    model = load_policy(policy, attention="eager", device="cpu")
     generator = torch.Generator().manual_seed(7)
     named = list(model.named_parameters())
     with torch.no_grad():
