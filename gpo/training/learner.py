@@ -53,7 +53,6 @@ def train_worker(values: dict[str, Any]) -> None:
     prepared = time.perf_counter()
     steps = Path(task.training) / "steps"
     checkpoint = last_whole(steps)
-    trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         drop_torn(steps)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -20,9 +20,16 @@ def mark_whole(checkpoint: Path) -> None:
 
 
 def last_whole(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole; None where there is none."""
-    steps = [path for path in folder.glob(f"{PREFIX}*") if (path / MARKER).is_file()]
-    return max(steps, key=step_of, default=None)
+    """The newest checkpoint that every worker finds whole; None where there is none. All workers call this.
+
+    Workers on nodes with disks of their own find different ones, and going on from different steps is no training.
+    """
+    from accelerate.utils import gather_object
+
+    own = {step_of(path): path for path in folder.glob(f"{PREFIX}*") if (path / MARKER).is_file()}
+    everyone: list[list[int]] = gather_object([sorted(own)])
+    common = set.intersection(*map(set, everyone))
+    return own[max(common)] if common else None
 
 
 def drop_torn(folder: Path) -> None:
