@@ -22,7 +22,8 @@ class EngineConfig(Settings):
     sleep_level: Literal[0, 1, 2] = 1
     """Colocated on a GPU: 1 parks the engine's weights in the machine's memory while others work, 2 drops them."""
     weight_transfer: Literal["disk", "nccl"] = "disk"
-    """How running engines get new weights. nccl: over the network, by vLLM, from a GPU of its own; needs GPUs."""
+    """How running engines get new weights. nccl: over the network, by vLLM, from a GPU that a learner left; needs
+    GPUs."""
     adapters: bool = False
     """With train.lora, on GPUs: engines keep the policy and take each version's adapter, a hundredth of the merged
     weights."""

@@ -107,6 +107,7 @@ class Pool:
             stale = [worker for worker in self.workers("sampler") if worker.loaded != weights]
             loads = self._send(stale, weights)
             failures = [failure for worker, load in loads if (failure := self._finish_load(worker, load, weights))]
+            self._end_sender()
             if not failures:
                 return [worker.actor for worker in self.holding(weights)]
             logger.warning("%s; it is replaced by a new one (%d of %d tries)", failures[0], tries, LARGEST_LOADS)
@@ -118,7 +119,8 @@ class Pool:
         if not (by_network and stale and all(worker.loaded for worker in stale)):
             return [(worker, load_weights(worker, weights)) for worker in stale]
         if self._sender is None:
-            self._sender = make_actor(NcclSender, threads=1, gpus=1.0)
+            # What a learner leaves behind is free for certain: samplers and scorers keep their devices.
+            self._sender = make_actor(NcclSender, threads=1, gpus=min(1.0, self.config.cluster.learner_gpus or 1.0))
         for worker in stale:
             worker.loaded = None
         actors = [worker.actor for worker in stale]
@@ -176,7 +178,6 @@ class Pool:
             wait_for(load, self.config.cluster.wait_seconds, "a sampler")
         except (ray.exceptions.RayError, StageError) as error:
             self.lose(worker, reason_of(error))
-            self._end_sender()
             return f"a sampler could not load {weights.directory}: {reason_of(error)}"
         worker.loaded = weights
         return None
@@ -246,7 +247,7 @@ class Pool:
         end_actor(worker.actor)
 
     def _end_sender(self) -> None:
-        """A sender that failed may hang in the group of engines that are gone; the next publish starts another."""
+        """A sender goes after each publish: the learners take its GPU next, and one that failed may hang for ever."""
         if self._sender is not None:
             end_actor(self._sender)
             self._sender = None
