@@ -6,7 +6,7 @@ many times over. What it is not: it forms no batches.
 
 import logging
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -44,8 +44,9 @@ class EncodedPair:
 class PairEncoder:
     """Encodes pairs; a second encoder finds where answers start, whatever the gate reads."""
 
-    def __init__(self, encoder: ConversationEncoder) -> None:
-        self._encoder = encoder
+    def __init__(self, encoder: ConversationEncoder, beat: Callable[[], None] = lambda: None) -> None:
+        """`beat` is called again and again as long as pairs get encoded."""
+        self._encoder, self._beat = encoder, beat
         settings = replace(encoder.settings, gate_prompt="all_but_last")
         self._answers = ConversationEncoder(encoder.tokenizer, settings, encoder.max_length)
 
@@ -63,6 +64,7 @@ class PairEncoder:
                 raise RewardInputError(
                     f"{source}: {error} (row N is the Nth pair that is used: ties and repeats are left out)"
                 ) from error
+            self._beat()
             yield from encoded
 
     def _encode(self, part: Sequence[tuple[int, PreferencePair]]) -> Iterator[EncodedPair]:

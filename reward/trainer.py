@@ -171,6 +171,7 @@ class PairTrainer(Trainer):
             values = self._batch_values(pairs)
             if place < len(batches):
                 value_N6[start : start + len(pairs)] = values
+            self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         self.pair_model.train()
         self.heldout_values = self.accelerator.reduce(value_N6.to(self.args.device), "sum").cpu()
 

@@ -34,7 +34,7 @@ from reward.starting_model import open_model
 from reward.step_plan import Share
 from reward.trainer import PairTrainer, last_whole_checkpoint
 from reward.training_data import TrainingData, read_data
-from reward.training_log import MetricsFile, Trackers
+from reward.training_log import Heartbeat, MetricsFile, Trackers
 from reward.training_settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,8 @@ def train_pairs(task: TrainingTask) -> Report | None:
     # After the model: from here on transformers would open models in ZeRO-3's pieces.
     arguments = TrainingArguments(**_argument_values(task, model))
     use_one_device(arguments)
-    encoder = PairEncoder(ConversationEncoder(tokenizer, model.model.settings, settings.max_length))
+    heartbeat = Heartbeat(task.folder / "alive")
+    encoder = PairEncoder(ConversationEncoder(tokenizer, model.model.settings, settings.max_length), heartbeat.beat)
     share = Share(
         rank=arguments.process_index,
         world=arguments.world_size,
@@ -95,7 +96,7 @@ def train_pairs(task: TrainingTask) -> Report | None:
     lines = MetricsFile(task.folder / "metrics.jsonl", data.epochs)
     if arguments.process_index == 0:
         _tidy(task, resumed, step, best, lines)
-    callbacks = [lines, Trackers(settings.trackers if arguments.process_index == 0 else (), task.folder)]
+    callbacks = [lines, heartbeat, Trackers(settings.trackers if arguments.process_index == 0 else (), task.folder)]
     trainer = PairTrainer(model, arguments, data.passes, data.heldout, best, tokenizer, callbacks)
     trainer.agree(step, "start from step checkpoint", "output must lie on a file system that all machines share")
     trainer.agree(16 if settings.precision == "bfloat16" else 32, "compute in so many bits:", "set dtype")

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,29 @@ class MetricsFile(TrainerCallback):
         part = self._path.with_name(f".{self._path.name}.part-{os.getpid()}")
         part.write_text("".join(json.dumps(line) + "\n" for line in kept if line["step"] <= step), "utf-8")
         part.replace(self._path)
+
+
+class Heartbeat(TrainerCallback):
+    """Touches a file whenever something is done that is no step: the driver waits as long as it gets newer."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._beaten = path, float("-inf")
+
+    def beat(self) -> None:
+        """Something was done; at most one touch a second."""
+        now = time.monotonic()
+        if now - self._beaten >= 1.0:
+            self._beaten = now
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.touch()
+
+    def on_substep_end(self, *_: Any, **__: Any) -> None:
+        """A forward pass of a step."""
+        self.beat()
+
+    def on_prediction_step(self, *_: Any, **__: Any) -> None:
+        """A batch of an evaluation."""
+        self.beat()
 
 
 class Trackers(TrainerCallback):

@@ -31,6 +31,12 @@ def test_a_pair_that_the_template_refuses_is_named_by_its_number() -> None:
             list(ENCODER.encode(bad))
 
 
+def test_a_sign_of_life_is_given_again_and_again_while_pairs_are_encoded() -> None:
+    beats: list[int] = []
+    encoder = PairEncoder(ENCODER._encoder, lambda: beats.append(1))
+    assert len(list(encoder.encode([pair(str(place)) for place in range(600)]))) == 600 and len(beats) == 3
+
+
 def test_the_data_set_of_a_bad_pair_is_named() -> None:
     with pytest.raises(RewardInputError, match="ultra: row 2: "):
         list(ENCODER.encode([replace(one, source="ultra") for one in (pair("q"), pair("brief", "system"))]))

@@ -17,6 +17,7 @@ from reward.model import GeneralPreferenceModel
 from reward.scorer import PreferenceScorer
 from reward.trainer import PairTrainer
 from reward.training import METRICS_FILE
+from reward.training_log import Heartbeat
 from reward.training_settings import AdapterSettings, TrainingSettings
 from tests.engine import Engine
 from tests.reward.training_data import ANSWERS, same_weights, train, weights
@@ -73,6 +74,17 @@ def test_evaluation_tells_every_metric_and_each_source(backbone: Path, tmp_path:
     low, high = found["accuracy_ci95"]
     assert 0 <= low <= found["accuracy"] <= high <= 1 and high - low > 0.3
     assert 0 < found["gate_entropy"] <= torch.log(torch.tensor(2.0)) + 1e-6
+
+
+def test_a_sign_of_life_is_given_while_no_step_ends(
+    backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats: list[str] = []
+    monkeypatch.setattr(Heartbeat, "beat", lambda self: beats.append("beat"))
+    train(tmp_path, backbone, "gpm", accumulation=1, max_steps=2, evaluate_steps=None)
+    before = len(beats)
+    train(tmp_path, backbone, "more", accumulation=1, max_steps=2, evaluate_steps=1)
+    assert len(beats) - before > before > 2, "each evaluation gives some"
 
 
 def test_the_best_checkpoints_are_kept_by_metric(tmp_path: Path) -> None:
