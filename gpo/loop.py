@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gpo import interrupts
+from gpo.cluster.runtime import begin_stage
 from gpo.context import RunContext
 from gpo.evaluation.heldout import answer_heldout, evaluate
 from gpo.publishing import measure_noise_floor, publish
@@ -35,6 +36,7 @@ def once(run: RunContext, stage: str, iteration: int, work: Callable[[RunContext
     if run.directory.finished(stage, iteration):
         return
     interrupts.check()
+    begin_stage()
     run.directory.record("begin", stage=stage, iteration=iteration)
     result = work(run, iteration)
     run.directory.record("stage", stage=stage, iteration=iteration, **result)

@@ -34,21 +34,39 @@ class NodeFiles:
         self._looked: dict[tuple[str, Path], bool] = {}
         self._brought: set[tuple[str, Path, tuple[Any, ...]]] = set()
         self._standing: list[Path] = []
+        self._stage: list[Path] = []
 
     def keep(self, *paths: Path) -> None:
         """Every node is to have these from now on, nodes that join later as well."""
         self._standing += [path.absolute() for path in paths]
 
+    def begin_stage(self) -> None:
+        """What was delivered for the stage before is asked for no longer."""
+        self._stage = []
+
     def deliver(self, *paths: Path) -> None:
-        """Bring files and directories, and those that every node is to have, to all nodes with a disk of their own."""
+        """Bring files and directories, and those that every node is to have, to all nodes with a disk of their own.
+
+        A node that joined behind an earlier call of this stage gets what that call brought.
+        """
         apart = self._apart()
-        for path in dict.fromkeys([*self._standing, *(path.absolute() for path in paths)]):
+        wanted = [path.absolute() for path in paths]
+        earlier = [path for path in self._stage if path not in wanted]
+        for path in dict.fromkeys([*self._standing, *wanted]):
             nodes = [*apart, *self._lacking(path, apart)]
             signature = _signature(path) if nodes else ()
-            lacking = [node for node in nodes if (node, path, signature) not in self._brought]
-            if lacking and signature:
-                _send(path, lacking)
-                self._brought |= {(node, path, signature) for node in lacking}
+            self._bring(path, signature, [node for node in nodes if (node, path, signature) not in self._brought])
+        for path in earlier:
+            # Never again to a node that had it: a process there may have written to it meanwhile.
+            had = {node for node, brought, _ in self._brought if brought == path}
+            new = [node for node in apart if node not in had]
+            self._bring(path, _signature(path) if new else (), new)
+        self._stage = [*earlier, *wanted]
+
+    def _bring(self, path: Path, signature: tuple[Any, ...], nodes: list[str]) -> None:
+        if nodes and signature:
+            _send(path, nodes)
+            self._brought |= {(node, path, signature) for node in nodes}
 
     def _lacking(self, path: Path, apart: list[str]) -> list[str]:
         """Nodes that see the run directory but not this path, which every node is to have."""
@@ -204,13 +222,27 @@ def _read(path: str) -> Iterator[tuple[str, bytes, int]]:
             yield str(file), chunk, written
 
 
+def _stream(references: Any, node: str) -> Iterator[Any]:
+    """What a generator on a node yields; raises StageError when the next is not there in time."""
+    import ray
+
+    while True:
+        ready, _ = ray.wait([references], timeout=COPY_SECONDS, fetch_local=False)
+        if not ready:
+            raise StageError(f"node {node} sends nothing for {COPY_SECONDS:.0f} s; start the same command again")
+        try:
+            yield next(references)
+        except StopIteration:
+            return
+
+
 def _fetch(path: Path, node: str) -> None:
     """Bring what is under a path on a node here; raises StageError when the node does not give it."""
     import ray
 
     parts: dict[Path, tuple[Path, int]] = {}
     try:
-        for reference in _task(node, _read, num_returns="streaming").remote(str(path)):
+        for reference in _stream(_task(node, _read, num_returns="streaming").remote(str(path)), node):
             name, chunk, written = ray.get(reference, timeout=COPY_SECONDS)
             target = Path(name)
             part = target.with_name(f".{target.name}.part-{os.getpid()}")

@@ -192,6 +192,12 @@ def deliver(*paths: Path) -> None:
         _files.deliver(*paths)
 
 
+def begin_stage() -> None:
+    """A node that joins from now on gets what is delivered from now on."""
+    if _files is not None:
+        _files.begin_stage()
+
+
 def collect(*paths: Path, beside: Path | None = None) -> None:
     """Bring back what processes on such nodes wrote; `beside`: only from the node that wrote this file last."""
     if _files is not None:

@@ -127,6 +127,7 @@ def _fit(run: RunContext, task: LearnerTask) -> None:
         nonlocal looked
         if time.monotonic() - looked > COLLECT_EVERY_SECONDS:
             collect(metrics, beside=metrics)
+            deliver()  # A node that joined meanwhile may be where a learner starts again.
             looked = time.monotonic()
         return read_json_lines(metrics)[before:]
 

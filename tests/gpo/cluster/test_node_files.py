@@ -82,3 +82,23 @@ def test_a_node_that_sees_the_run_is_brought_the_policy_that_it_lacks(disks: tup
     shutil.rmtree(there / "policy")
     files.deliver()
     assert not (there / "policy").exists(), "and only once"
+
+
+def test_a_node_that_joins_inside_a_stage_gets_what_the_stage_was_given_and_no_other_node_again(
+    disks: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = disks
+    files = NodeFiles(here, "no")
+    monkeypatch.setattr(NodeFiles, "_others", lambda self: [])
+    write(here / "old", "", 1000)
+    write(here / "weights", "", 1000)
+    files.deliver(here / "old")
+    files.begin_stage()
+    files.deliver(here / "weights")
+    monkeypatch.setattr(NodeFiles, "_others", lambda self: ["joined"])
+    files.deliver()
+    assert (there / "weights").exists() and not (there / "old").exists()
+    write(there / "weights", "a learner's lines", 1002)
+    write(here / "weights", "the driver's copy", 1001)
+    files.deliver()
+    assert (there / "weights").read_text() == "a learner's lines"
