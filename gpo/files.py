@@ -19,6 +19,19 @@ def remove_parts(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def last_written(folder: Path, *without: Path) -> int:
+    """When the newest file below a folder was written, in ns, but for those below `without`; 0 where there is none."""
+    newest = 0
+    for here, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if Path(here) / name not in without]
+        for name in names:
+            try:
+                newest = max(newest, (Path(here) / name).stat().st_mtime_ns)
+            except FileNotFoundError:  # gone meanwhile
+                continue
+    return newest
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace the file at once; readers see the old text or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gpo.config import RunConfig
+from gpo.config import ClusterConfig, RunConfig
 
 A_LITTLE_CPU = 0.01
 """What a process reserves that shares its node's cores: enough for Ray to count it."""
@@ -69,6 +69,14 @@ def demands(config: RunConfig, *, gpus: bool) -> list[Demand]:
             parts = config.rollout.engine.tensor_parallel if kind == "sampler" else 1
         found.append(Demand(kind, processes, processes if least is None else least, bundle, parts))
     return found
+
+
+def reward_workers(cluster: ClusterConfig, workers: int, *, gpus: bool) -> Demand:
+    """What `gpo reward train` takes: a GPU a worker where the cluster has any, or what the config says."""
+    bundle = {"CPU": cluster.learner_cpus or A_LITTLE_CPU}
+    if gpus or cluster.learner_gpus:
+        bundle["GPU"] = cluster.learner_gpus or 1.0
+    return Demand("worker", workers, workers, bundle)
 
 
 def _usual_share(shape: str, kind: str) -> float:

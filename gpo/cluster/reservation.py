@@ -9,13 +9,13 @@ own; their room is looked for before it starts.
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gpo import interrupts
 from gpo.cluster.placement import Demand, Node, demands, learners_apart, processes_that_fit, what_is_missing
-from gpo.config import RunConfig
+from gpo.config import ClusterConfig, RunConfig
 from gpo.errors import StageError, UserError, reason_of
 
 if TYPE_CHECKING:
@@ -74,12 +74,11 @@ class Reservation:
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
-        self._seconds = config.cluster.placement_seconds
         self._demands: dict[str, Demand] = {}
         self._places: list[Place] = []
         self._holders: dict[Place, Any] = {}
         self._count_demands(cluster_nodes())
-        self._ask_autoscaler()
+        want_nodes(config.cluster, list(self._demands.values()))
         try:
             self._hold_places()
         except BaseException:
@@ -104,21 +103,9 @@ class Reservation:
         self._count_demands(nodes)
         return what_is_missing(list(self._demands.values()), nodes)
 
-    def _ask_autoscaler(self) -> None:
-        """For nodes for all processes; nothing happens where there is none. Only the last call on a cluster counts."""
-        if self._config.cluster.address is not None:
-            _request_resources([d.bundle for d in self._demands.values() for _ in range(d.processes * d.parts)])
-
     def close(self) -> None:
-        """Nodes are wanted no longer: an autoscaler would keep them for ever."""
-        import ray
-
-        if self._config.cluster.address is None:
-            return
-        try:
-            _request_resources([])
-        except (ray.exceptions.RayError, RuntimeError, OSError) as error:  # what ended the run matters more
-            logger.warning("the autoscaler was not told that the run is over: %s", reason_of(error))
+        """Nodes are wanted no longer."""
+        want_no_nodes(self._config.cluster)
 
     def _reserve(self, demand: Demand, wanted: int) -> None:
         from ray.util.placement_group import placement_group
@@ -169,9 +156,10 @@ class Reservation:
         """Raises StageError when the free devices do not hold the learners within `cluster.placement_seconds`."""
         self._wait(lambda: what_is_missing([self._demands["learner"]], cluster_nodes()), StageError)
 
-    def learner_bundle(self) -> dict[str, float]:
-        """What a learner reserves."""
-        return self._demands["learner"].bundle
+    @property
+    def learners(self) -> Demand:
+        """All of them, and what each reserves."""
+        return self._demands["learner"]
 
     def _vacant(self, kind: str) -> list[Place]:
         return [place for place in self._placed() if place.kind == kind and place not in self._holders]
@@ -200,18 +188,42 @@ class Reservation:
         return found or f"  - {demand.sentence(demand.least)}: not placed yet, though there is room for {room}"
 
     def _wait(self, missing: Callable[[], str | None], failure: type[UserError] | type[StageError]) -> None:
-        """Until nothing is missing; says at once, and every ten seconds, what is."""
-        started = time.monotonic()
-        reported = -REPORT_EVERY_SECONDS
-        while (found := missing()) is not None:
-            interrupts.check()
-            waited = time.monotonic() - started
-            if waited >= self._seconds:
-                raise failure(f"the cluster lacks, after {waited:.0f} s:\n{found}\n{NEXT_STEP}")
-            if waited - reported >= REPORT_EVERY_SECONDS:
-                reported = waited
-                logger.warning("waiting up to %.0f s more; the cluster lacks:\n%s", self._seconds - waited, found)
-            time.sleep(POLL_SECONDS)
+        wait_for_room(missing, self._config.cluster.placement_seconds, failure, NEXT_STEP)
+
+
+def wait_for_room(
+    missing: Callable[[], str | None], seconds: float, failure: type[UserError] | type[StageError], next_step: str
+) -> None:
+    """Until nothing is missing; says at once, and every ten seconds, what is. Raises `failure` at the deadline."""
+    started = time.monotonic()
+    reported = -REPORT_EVERY_SECONDS
+    while (found := missing()) is not None:
+        interrupts.check()
+        waited = time.monotonic() - started
+        if waited >= seconds:
+            raise failure(f"the cluster lacks, after {waited:.0f} s:\n{found}\n{next_step}")
+        if waited - reported >= REPORT_EVERY_SECONDS:
+            reported = waited
+            logger.warning("waiting up to %.0f s more; the cluster lacks:\n%s", seconds - waited, found)
+        time.sleep(POLL_SECONDS)
+
+
+def want_nodes(cluster: ClusterConfig, wanted: Sequence[Demand]) -> None:
+    """Ask an autoscaler for nodes for all processes, where there is one. Only the last call on a cluster counts."""
+    if cluster.address is not None:
+        _request_resources([demand.bundle for demand in wanted for _ in range(demand.processes * demand.parts)])
+
+
+def want_no_nodes(cluster: ClusterConfig) -> None:
+    """Nodes are wanted no longer: an autoscaler would keep them for ever."""
+    import ray
+
+    if cluster.address is None:
+        return
+    try:
+        _request_resources([])
+    except (ray.exceptions.RayError, RuntimeError, OSError) as error:  # what ended the run matters more
+        logger.warning("the autoscaler was not told that the run is over: %s", reason_of(error))
 
 
 def _request_resources(bundles: list[dict[str, float]]) -> None:

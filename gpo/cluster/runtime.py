@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from gpo import interrupts
 from gpo.cluster.node_files import NodeFiles
 from gpo.cluster.placement import A_LITTLE_CPU
-from gpo.cluster.reservation import Reservation
+from gpo.cluster.reservation import Place, Reservation, cluster_nodes
+from gpo.cluster.worker_room import WorkerRoom
 from gpo.config import ClusterConfig, RunConfig
 from gpo.errors import StageError, UserError
 
@@ -157,8 +158,9 @@ def make_actor(
 ) -> Any:
     """Start an actor process of a plain class; it never restarts by itself, the stage that uses it decides.
 
-    `role` (sampler, scorer): it goes to a reserved place of that kind; None: anywhere, with `gpus` devices. Raises
-    StageError when no place is there within `cluster.placement_seconds`.
+    `role` (sampler, scorer): it goes to a reserved place of that kind. None: it takes `gpus` devices wherever they are
+    and no CPU, so that a cluster that holds the reserved places and nothing else has room for it. Raises StageError
+    when no place is there within `cluster.placement_seconds`.
     """
     import ray
 
@@ -170,13 +172,31 @@ def make_actor(
         **(environment or {}),
         **(place.environment() if place else {}),
     }
-    options = {"num_cpus": A_LITTLE_CPU, "num_gpus": gpus, **(place.actor_options() if place else {})}
+    options = {"num_cpus": 0, "num_gpus": gpus, **_options(place, gpus)}
     actor: Any = (
         ray.remote(kind).options(**options, max_restarts=0, runtime_env={"env_vars": environment}).remote(*arguments)
     )
     if place is not None and _reservation is not None:
         _reservation.hold(place, actor)
     return actor
+
+
+def _options(place: Place | None, gpus: float) -> dict[str, Any]:
+    """Ray puts a process that takes nothing at all on any node, also on a small head that offers no core."""
+    if place is not None:
+        return place.actor_options()
+    return {} if gpus else {"scheduling_strategy": _node_with_cores()}
+
+
+def _node_with_cores() -> Any:
+    """The driver's node where it offers cores, else the one that offers most of them."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    offered = {node.node_id: node.total.get("CPU", 0.0) for node in cluster_nodes()}
+    chosen = here if offered.get(here) else max(offered, key=lambda node: offered[node], default=here)
+    return NodeAffinitySchedulingStrategy(node_id=chosen, soft=True)
 
 
 def named_files(config: RunConfig) -> list[Path]:
@@ -214,13 +234,18 @@ def learner_scaling(config: RunConfig) -> dict[str, Any]:
     bundle = {"CPU": A_LITTLE_CPU}
     if _reservation is not None:
         _reservation.wait_for_learners()
-        bundle = _reservation.learner_bundle()
+        bundle = _reservation.learners.bundle
     return {
         "num_workers": config.train.workers,
         "use_gpu": "GPU" in bundle,
         "resources_per_worker": bundle,
         "placement_strategy": config.cluster.strategy.upper(),
     }
+
+
+def learner_room() -> Callable[[], str | None]:
+    """Ask it for what the cluster lacks for learners that are started from now on and have no place."""
+    return (lambda: None) if _reservation is None else WorkerRoom(_reservation.learners).missing
 
 
 def wait_for(reference: "ObjectRef", seconds: float, what: str) -> Any:

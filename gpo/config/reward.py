@@ -131,7 +131,8 @@ class RewardTrainConfig(Settings):
     keep_best: Count = 1
     """Best checkpoints to keep; the first is the result."""
     workers: Count = 1
-    """Processes that train, over the whole cluster."""
+    """Processes that train, over the whole cluster; each takes `cluster.learner_cpus` and `cluster.learner_gpus`, by
+    default a GPU where the cluster has any."""
     sharding: Literal["none", "zero1", "zero2", "zero3", "fsdp2"] = "none"
     """How the model is spread over workers."""
     deepspeed: dict[str, Any] = {}
@@ -150,6 +151,8 @@ class RewardTrainConfig(Settings):
     def _fit_together(self) -> "RewardTrainConfig":
         if self.tune == "heads":
             self._check_heads()
+        if self.cluster.storage is not None:
+            raise ValueError("cluster.storage is set, and a reward model is written to output alone; leave it out")
         if self.stream_buffer and self.max_steps is None:
             raise ValueError("stream_buffer is set and max_steps is not; a stream has no end: give max_steps")
         if self.heldout is None and (self.evaluate_steps or self.keep_best > 1):

@@ -17,33 +17,69 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from gpo.cluster.fitting import fit
+from gpo.cluster.fitting import Followed, fit, what_workers_say
+from gpo.cluster.placement import Demand, reward_workers, what_is_missing
+from gpo.cluster.reservation import cluster_nodes, wait_for_room, want_no_nodes, want_nodes
 from gpo.cluster.runtime import QUIET, ray_alone
+from gpo.cluster.worker_room import WorkerRoom
 from gpo.config.reward import RewardTrainConfig
 from gpo.cpu import actor_environment, use_threads
 from gpo.errors import StageError, UserError
-from gpo.files import read_json_lines
+from gpo.files import last_written, read_json_lines
 from gpo.logs import log_to_file
 from gpo.rewards.checks import check_for_torchrun, check_sources
 from gpo.rewards.output import RESULT, begin, held, is_finished
-from gpo.training.workers import work_alone
+from gpo.training.workers import threads_of_worker, work_alone
 
 logger = logging.getLogger(__name__)
 
 LARGEST_WORKER_DEATHS = 3
+NEXT_STEP = (
+    "add nodes, lower workers or what each takes (cluster.learner_cpus, cluster.learner_gpus), or wait longer with "
+    "cluster.placement_seconds"
+)
 
 
 def run_training(task: Any, config: RewardTrainConfig) -> None:
-    """Start the workers and wait for them; raises StageError when they fail or no step comes in time."""
-    output = Path(task.output)
+    """Start the workers and wait for them.
+
+    Raises UserError when the cluster has no room for them, StageError when they fail or nothing is heard of them.
+    """
+    output, folder = Path(task.output), Path(task.output) / "training"
+    log_to_file(folder / "logs", f"driver-{os.getpid()}")
 
     def steps() -> list[dict[str, Any]]:
-        return [line for line in read_json_lines(output / "training" / "metrics.jsonl") if "loss" in line]
+        return [line for line in read_json_lines(folder / "metrics.jsonl") if "loss" in line]
 
     with ray_alone(config.cluster):
-        trainer = _torch_trainer(task, config)
-        fit(trainer, "reward training", steps, config.cluster.wait_seconds, lambda error: failure_of(error, output))
-    shutil.rmtree(output / "training" / "ray", ignore_errors=True)
+        try:
+            demand = _find_room(config)
+            followed = Followed(
+                name="reward training",
+                steps=steps,
+                # What the driver and Ray Train write is no sign of the workers.
+                sign=lambda: last_written(output, folder / "ray", folder / "logs"),
+                missing=WorkerRoom(demand).missing,
+                cluster=config.cluster,
+            )
+            fit(_torch_trainer(task, config, demand.bundle), followed, lambda error: failure_of(error, output))
+        finally:
+            want_no_nodes(config.cluster)
+    shutil.rmtree(folder / "ray", ignore_errors=True)
+
+
+def _find_room(config: RewardTrainConfig) -> Demand:
+    """What the workers take, once the cluster has it; raises UserError when it lacks it at the deadline."""
+
+    def wanted() -> Demand:
+        gpus = any(node.total.get("GPU") for node in cluster_nodes())
+        return reward_workers(config.cluster, config.workers, gpus=gpus)
+
+    want_nodes(config.cluster, [wanted()])
+    # The first node with GPUs may join late, so what is wanted is counted anew at each look.
+    seconds = config.cluster.placement_seconds
+    wait_for_room(lambda: what_is_missing([wanted()], cluster_nodes()), seconds, UserError, NEXT_STEP)
+    return wanted()
 
 
 def worker(values: dict[str, Any]) -> None:
@@ -52,7 +88,7 @@ def worker(values: dict[str, Any]) -> None:
     if (Path(task.output) / RESULT).is_file():
         return  # Another worker died after the end: the driver itself starts no finished training.
     log_to_file(Path(task.output) / "training" / "logs", f"worker-{os.getpid()}")
-    use_threads(values["threads"])
+    use_threads(values["threads"] or threads_of_worker())
     if values["workers"] == 1 and task.settings.sharding == "none":
         work_alone()
     from reward.training import train_pairs
@@ -60,18 +96,17 @@ def worker(values: dict[str, Any]) -> None:
     train_pairs(task)
 
 
-def _torch_trainer(task: Any, config: RewardTrainConfig) -> Any:
-    import ray
+def _torch_trainer(task: Any, config: RewardTrainConfig, bundle: dict[str, float]) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from gpo.rewards.mistakes import Mistakes
 
-    gpus = ray.cluster_resources().get("GPU", 0) > 0
-    threads = config.cluster.threads or max(1, len(os.sched_getaffinity(0)) // config.workers)
+    gpus = "GPU" in bundle
+    threads = config.cluster.threads or int(config.cluster.learner_cpus)
     environment = {name: os.environ[name] for name in (*QUIET, "HF_HUB_OFFLINE") if name in os.environ}
     if not gpus:
-        environment |= {**actor_environment(), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(threads)}
+        environment |= {**actor_environment(), "DS_ACCELERATOR": "cpu"}
     options: dict[str, Any] = {
         "name": f"reward-{time.time_ns()}",
         "storage_path": str(Path(task.output) / "training" / "ray"),
@@ -86,7 +121,8 @@ def _torch_trainer(task: Any, config: RewardTrainConfig) -> Any:
         scaling_config=ScalingConfig(
             num_workers=config.workers,
             use_gpu=gpus,
-            resources_per_worker={"CPU": 0.01, "GPU": 1} if gpus else {"CPU": 0.01},
+            resources_per_worker=bundle,
+            placement_strategy=config.cluster.strategy.upper(),
         ),
         run_config=RunConfig(**options),
     )
@@ -100,8 +136,8 @@ def failure_of(error: BaseException, output: Path) -> Exception:
     if isinstance(mistake, RewardInputError):
         return UserError(str(mistake))
     return StageError(
-        f"reward training failed: {error}\n  details are in {output / 'training' / 'logs'}; start the same command "
-        "again to go on"
+        f"reward training failed: {what_workers_say(error)}\n  details are in "
+        f"{output / 'training' / 'logs'}; start the same command again to go on"
     )
 
 

@@ -17,7 +17,7 @@ from gpo.cpu import use_threads
 from gpo.files import append_json_line, write_json
 from gpo.logs import log_to_file
 from gpo.training.step_checkpoints import drop_torn, last_whole
-from gpo.training.workers import sharding_arguments, whole_state, work_alone
+from gpo.training.workers import sharding_arguments, threads_of_worker, whole_state, work_alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +38,14 @@ class LearnerTask:
     metrics: str
     logs: str
     threads: int
+    """0: by the cores of the node that the worker comes to."""
 
 
 def train_worker(values: dict[str, Any]) -> None:
     """What one Ray Train worker does."""
     task = LearnerTask(**values)
     log_to_file(Path(task.logs), f"learner-{os.getpid()}")
-    use_threads(task.threads)
+    use_threads(task.threads or threads_of_worker())
     config = RunConfig.model_validate(task.config)
     if config.train.workers == 1:
         work_alone()

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gpo.cluster.fitting import fit
-from gpo.cluster.runtime import collect, deliver, learner_scaling, threads_for
+from gpo.cluster.fitting import Followed, fit, what_workers_say
+from gpo.cluster.runtime import collect, deliver, learner_room, learner_scaling
 from gpo.context import RunContext
 from gpo.cpu import actor_environment
 from gpo.errors import StageError
-from gpo.files import read_json, read_json_lines
+from gpo.files import last_written, read_json, read_json_lines
 from gpo.training.learner import LearnerTask, train_worker
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ LARGEST_COLLECTIVE_SECONDS = 1800
 def train(run: RunContext, iteration: int) -> dict[str, Any]:
     """Move the policy toward the targets of an iteration; returns what the journal keeps of the stage.
 
-    Raises StageError when the learners keep dying, training itself fails, or no step comes within the deadline.
+    Raises StageError when the learners keep dying, training itself fails, or nothing is heard of it in time.
     """
     started = time.monotonic()
     run.pool.rest()
@@ -61,7 +61,7 @@ def make_task(run: RunContext, iteration: int) -> LearnerTask:
         checkpoint=str(run.directory.checkpoint(iteration).absolute()),
         metrics=str(run.directory.metrics.absolute()),
         logs=str(run.directory.logs.absolute()),
-        threads=threads_for(run.config, run.config.train.workers),
+        threads=run.config.cluster.threads or int(run.config.cluster.learner_cpus),
     )
 
 
@@ -133,9 +133,16 @@ def _fit(run: RunContext, task: LearnerTask) -> None:
 
     def failed(error: BaseException) -> Exception:
         return StageError(
-            f"training of iteration {task.iteration} failed: {error}\n  details are in {run.directory.logs}; start the "
-            "same command again to go on"
+            f"training of iteration {task.iteration} failed: {what_workers_say(error)}\n  details are in "
+            f"{run.directory.logs}; start the same command again to go on"
         )
 
-    name = f"iteration {task.iteration}: train"
-    fit(_torch_trainer(run, task), name, steps, run.config.cluster.wait_seconds, failed)
+    trainer = _torch_trainer(run, task)
+    followed = Followed(
+        name=f"iteration {task.iteration}: train",
+        steps=steps,
+        sign=lambda: last_written(Path(task.training), _ray_folder(task)),
+        missing=learner_room(),
+        cluster=run.config.cluster,
+    )
+    fit(trainer, followed, failed)

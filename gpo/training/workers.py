@@ -16,6 +16,14 @@ def work_alone() -> None:
         os.environ.pop(name, None)
 
 
+def threads_of_worker() -> int:
+    """CPU threads of a Ray Train worker: its node's cores, shared out among the training's workers on that node."""
+    import ray.train
+
+    cores = len(os.sched_getaffinity(0))
+    return max(1, cores // ray.train.get_context().get_local_world_size())
+
+
 def sharding_obstacle(sharding: Sharding) -> str | None:
     """Why this machine cannot shard so; None: it can. Asked before anything heavy starts."""
     if sharding.startswith("zero") and importlib.util.find_spec("deepspeed") is None:

@@ -68,6 +68,13 @@ def test_a_worker_s_mistake_of_the_caller_s_is_never_tried_again() -> None:
     assert policy.make_decision(WorkerGroupError("reset", {0: OSError("reset")})) is FailureDecision.RETRY
 
 
+def test_what_a_worker_raised_is_inside_what_ray_train_hands_on() -> None:
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+
+    error = ValueError("odd")
+    assert UserExceptionWithTraceback(error, "Traceback")._base_exc is error
+
+
 def test_scaling_takes_shares_of_gpus_and_a_strategy() -> None:
     from ray.train import ScalingConfig
 

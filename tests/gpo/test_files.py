@@ -3,12 +3,13 @@
 Run: python -m pytest tests/gpo/test_files.py
 """
 
+import os
 from pathlib import Path
 
 import pytest
 
 from gpo.errors import StageError
-from gpo.files import read_json, write_json
+from gpo.files import last_written, read_json, write_json
 from gpo.rollouts.scoring import read_answers
 
 
@@ -30,3 +31,11 @@ def test_held_out_answers_of_another_form_are_named(tmp_path: Path, value: objec
     write_json(tmp_path / "heldout.json", value)
     with pytest.raises(StageError, match=r"heldout\.json does not hold held-out answers"):
         read_answers(str(tmp_path / "heldout.json"))
+
+
+def test_the_newest_file_of_a_folder_is_found_but_for_folders_that_do_not_count(tmp_path: Path) -> None:
+    for name, seconds in (("steps/one", 10), ("ray/state", 30), ("alive", 20)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (seconds, seconds))
+    assert last_written(tmp_path, tmp_path / "ray") == 20 * 10**9 and last_written(tmp_path / "none") == 0

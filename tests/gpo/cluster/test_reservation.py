@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from gpo.cluster import node_files
+from gpo.cluster.placement import Demand
 from gpo.cluster.reservation import Reservation, cluster_nodes
-from gpo.cluster.runtime import QUIET, end_actor
+from gpo.cluster.runtime import QUIET, end_actor, make_actor
+from gpo.cluster.worker_room import WorkerRoom
 from gpo.errors import StageError, UserError
 from tests.gpo.small_runs import run_config
 
@@ -93,6 +96,56 @@ def test_places_are_held_by_actors_and_free_again_behind_them() -> None:
         end_actor(actors[1])
     finally:
         give_back(reservation)
+
+
+def test_a_process_without_a_place_of_its_own_runs_beside_a_cluster_that_is_full() -> None:
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    everything = placement_group([{"CPU": float(CPUS)}])
+    assert everything.wait(30)
+    try:
+        actor = make_actor(Sleeper, threads=1)
+        assert ray.get(actor.here.remote(), timeout=120) == "here"
+        end_actor(actor)
+    finally:
+        remove_placement_group(everything)
+
+
+def test_workers_that_ray_train_placed_lack_nothing_and_others_are_told() -> None:
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    earlier = placement_group([{"CPU": 3.0}])
+    assert earlier.wait(30)
+    room = WorkerRoom(Demand("learner", 2, 2, {"CPU": 1.0}))
+    try:
+        assert "2 learners of 1 CPU each: the cluster has room for 2, and for 1 of them now" in str(room.missing())
+        remove_placement_group(earlier)
+        workers = placement_group([{"CPU": 2.0}] * 2)
+        assert workers.wait(30) and room.missing() is None
+        remove_placement_group(workers)
+    finally:
+        remove_placement_group(earlier)
+
+
+def test_a_stream_that_falls_silent_ends_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def count(seconds: float) -> Iterator[int]:
+        yield 0
+        yield 1
+        time.sleep(seconds)
+
+    node = cluster_nodes()[0].node_id
+
+    def found(seconds: float) -> list[int]:
+        references = node_files._task(node, count, num_returns="streaming").remote(seconds)
+        return [ray.get(reference) for reference in node_files._stream(references, node)]
+
+    assert found(0) == [0, 1]
+    monkeypatch.setattr(node_files, "COPY_SECONDS", 2.0)
+    with pytest.raises(StageError, match="sends nothing for 2 s"):
+        found(60)
 
 
 def test_a_pool_with_a_least_number_starts_small_and_grows_when_there_is_room() -> None:
