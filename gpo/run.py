@@ -136,7 +136,7 @@ def engine_settings(config: RunConfig, prepared: Prepared) -> EngineSettings:
         gpu_memory_utilization=engine.gpu_memory_utilization,
         tensor_parallel=engine.tensor_parallel,
         max_sequences=engine.max_sequences,
-        threads=threads_for(config, at_work),
+        threads=threads_for(config.cluster, at_work, config.cluster.sampler_cpus),
         compile=engine.compile,
         weight_transfer=engine.weight_transfer,
         sleep_level=engine.sleep_level if shared else 0,

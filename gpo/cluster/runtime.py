@@ -141,11 +141,18 @@ def use_token_where_there_is_one() -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
 
 
-def threads_for(config: RunConfig, processes: int) -> int:
-    """CPU threads of one process among `processes` that work at the same time."""
-    if config.cluster.threads:
-        return config.cluster.threads
-    return max(1, len(os.sched_getaffinity(0)) // max(1, processes))
+def threads_for(cluster: ClusterConfig, processes: int, reserved: float = 0) -> int:
+    """CPU threads of one process among `processes` that work at the same time, each with `reserved` CPUs of its own.
+
+    On a cluster the cores that count are those of the node that offers fewest, which may hold all the processes.
+    """
+    if cluster.threads or reserved:
+        return cluster.threads or max(1, int(reserved))
+    cores = len(os.sched_getaffinity(0))
+    if cluster.address is not None:
+        offered = [int(node.total["CPU"]) for node in cluster_nodes() if node.total.get("CPU")]
+        cores = min(offered, default=cores)
+    return max(1, cores // max(1, processes))
 
 
 def make_actor(

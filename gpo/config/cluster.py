@@ -43,7 +43,8 @@ class ClusterConfig(Settings):
     learner_gpus: Positive | None = None
     """The same for a learner."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads a process; 0 = all cores, shared out among processes that work at the same time."""
+    """CPU threads a process; 0: the CPUs that are set aside for it, or else its share of its node's cores among the
+    processes that work at the same time."""
     waiting_shards: Count = 8
     """Sampled shards that may wait for a scorer; colocated: after so many, sampling and scoring change places."""
     waiting_mib: Positive = 128.0

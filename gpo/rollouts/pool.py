@@ -74,8 +74,9 @@ class Pool:
         self._engine = engine
         self._record = record
         self._kinds = {"sampler": sampler, "scorer": scorer}
-        shared = config.cluster.shape == "colocated"
-        self._scorer_threads = threads_for(config, config.cluster.scorers + (0 if shared else config.cluster.samplers))
+        cluster = config.cluster
+        at_work = cluster.scorers + (0 if cluster.shape == "colocated" else cluster.samplers)
+        self._scorer_threads = threads_for(cluster, at_work, cluster.scorer_cpus)
         self._workers: list[Worker] = []
         self._look_again: dict[str, float] = {}
         """Of each role, when its missing processes are next looked for."""

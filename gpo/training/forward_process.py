@@ -29,7 +29,7 @@ class ForwardProcess:
     def start(self) -> None:
         """Start it where it is missing; returns at once, so that other processes can start beside it."""
         if self._actor is None:
-            threads = threads_for(self._config, 1)
+            threads = threads_for(self._config.cluster, 1)
             policy = self._config.policy.model_dump(mode="json")
             self._actor = make_actor(
                 ForwardActor, policy, self._logs, threads, threads=threads, environment=SLEEPING_THREADS
