@@ -18,7 +18,7 @@ from typing import Literal
 
 import psutil
 
-from gpo.planning.plan import GIB, available_memory_gib
+from gpo.planning.memory import GIB, available_memory_gib
 
 TESTED = {
     "torch": "2.13.0",

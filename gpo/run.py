@@ -17,6 +17,7 @@ from gpo.hub import push_when_asked
 from gpo.journal import RunDirectory, open_run, set_status
 from gpo.logs import log_to_file
 from gpo.loop import self_play
+from gpo.planning.kv_cache import kv_cache
 from gpo.preflight import Prepared
 from gpo.printable import tell
 from gpo.report.terminal import closing_table, samples_before_and_after
@@ -129,10 +130,12 @@ def engine_settings(config: RunConfig, prepared: Prepared) -> EngineSettings:
     engine = config.rollout.engine
     shared = config.cluster.shape == "colocated"
     at_work = config.cluster.samplers + (0 if shared else config.cluster.scorers)
+    cache = kv_cache(config)
     return EngineSettings(
         max_model_len=prepared.max_model_len,
         dtype=config.policy.dtype,
-        kv_cache_gib=engine.kv_cache_gib,
+        kv_cache_gib=cache.gib,
+        kv_cache_reason=cache.reason,
         gpu_memory_utilization=engine.gpu_memory_utilization,
         tensor_parallel=engine.tensor_parallel,
         max_sequences=engine.max_sequences,

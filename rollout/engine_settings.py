@@ -25,6 +25,8 @@ class EngineSettings:
     dtype: str = "bfloat16"
     kv_cache_gib: float = 1.0
     """CPU only; vLLM would take what it likes."""
+    kv_cache_reason: str = "that is the default"
+    """Why so much, for the log."""
     gpu_memory_utilization: float = 0.85
     tensor_parallel: int = 1
     max_sequences: int = 128
@@ -85,7 +87,7 @@ def _on_cpu(settings: EngineSettings) -> tuple[dict[str, Any], list[str]]:
     return arguments, [
         "in this process, because vLLM found no GPU and its processes of its own lower torch to one thread",
         f"{settings.threads} threads on cores of its own, because engines that share cores wait for each other",
-        f"{settings.kv_cache_gib:g} GiB of KV cache, because rollout.engine.kv_cache_gib says so",
+        f"{settings.kv_cache_gib:.3g} GiB of KV cache, because {settings.kv_cache_reason}",
         f"in blocks of {CPU_BLOCK_TOKENS} tokens, because only whole blocks are shared by the answers to a prompt; "
         "vLLM's 128 would compute a short prompt anew for each",
     ]

@@ -11,8 +11,9 @@ from gpo.settings import Settings
 class EngineConfig(Settings):
     """The vLLM engine of each sampler (placement)."""
 
-    kv_cache_gib: Positive = 1.0
-    """Memory for the KV cache on the CPU, in GiB."""
+    kv_cache_gib: Positive | None = None
+    """Memory for the KV cache on the CPU, in GiB. null: what max_sequences of the longest rows need, but for all
+    samplers of a machine at most a sixteenth of its free memory."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.85
     """Share of a GPU's memory that the engine may take."""
     tensor_parallel: Count = 1

@@ -4,19 +4,16 @@ Memory of a process = base + weights x bytes of their type (+ cache, + optimizer
 against the machine before anything heavy starts. Imports neither torch, vllm nor ray.
 """
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import psutil
 
 from gpo.config import RunConfig
 from gpo.errors import UserError
 from gpo.modelfiles import adapter_parameter_count, parameter_count
+from gpo.planning.kv_cache import kv_cache
+from gpo.planning.memory import BYTES, GIB, available_memory_gib
 
-GIB = 1 << 30
 BASE_GIB = 0.7
 """A Python process with torch and transformers."""
 ENGINE_BASE_GIB = 1.1
@@ -24,7 +21,6 @@ ENGINE_BASE_GIB = 1.1
 DRIVER_GIB = 1.0
 """The driver and Ray's own processes on its node."""
 OPTIMIZER_STATES = {"rmsprop": 1, "adamw": 2}
-BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +68,7 @@ def make_plan(config: RunConfig) -> Plan:
             base=ENGINE_BASE_GIB,
             # On the CPU vLLM keeps packed copies of the linear layers beside what it loaded.
             weights=2 * weights,
-            kv_cache=config.rollout.engine.kv_cache_gib,
+            kv_cache=kv_cache(config).gib,
         ),
         Memory(process="scorer", base=BASE_GIB, weights=_scorer_weights(config)),
         Memory(
@@ -142,14 +138,6 @@ def _pieces(config: RunConfig, *shardings: str) -> int:
     return config.train.workers if config.train.sharding in shardings else 1
 
 
-def kv_bytes_a_token(model_config: dict[str, Any], dtype: str) -> int:
-    """Bytes of the KV cache for a token: keys and values of every layer and KV head."""
-    text = model_config.get("text_config", model_config)
-    heads = text.get("num_key_value_heads") or text["num_attention_heads"]
-    width = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
-    return int(2 * text["num_hidden_layers"] * heads * width * BYTES[dtype])
-
-
 def _scorer_weights(config: RunConfig) -> float:
     directories = {spec.partition(":")[2] for spec in config.preference.sources.values() if spec.startswith("gpm:")}
     # A machine that computes the policy in float32 for want of bfloat16 computes its reward models so too.
@@ -189,38 +177,3 @@ def check_fits(plan: Plan, run_directory: Path, *, alone: bool = True) -> None:
             f"the run writes about {plan.disk_gib:.1f} GiB under {run_directory}, {free:.1f} GiB are free there; free "
             "some or choose another --run-dir"
         )
-
-
-def available_memory_gib() -> float:
-    """What this machine, or its container, still has; GPO_MEMORY_GIB in the environment lowers it."""
-    available = min(psutil.virtual_memory().available / GIB, _container_gib(Path("/sys/fs/cgroup")))
-    limit = os.environ.get("GPO_MEMORY_GIB")
-    if not limit:
-        return available
-    try:
-        lowered = float(limit)
-    except ValueError:
-        lowered = -1.0
-    if not lowered >= 0:
-        raise UserError(f"GPO_MEMORY_GIB = {limit!r}: expected a number of GiB, for example 7.5; mend or unset it")
-    return min(available, lowered)
-
-
-def _container_gib(cgroup: Path) -> float:
-    """What the memory limit of a container (cgroup v2 or v1) leaves; infinite where there is none.
-
-    File cache that the kernel can drop does not count as used.
-    """
-    for limit, used, statistics in (
-        ("memory.max", "memory.current", "memory.stat"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
-    ):
-        try:
-            texts = [(cgroup / name).read_text() for name in (limit, used, statistics)]
-        except OSError:
-            continue
-        if texts[0].strip() == "max":
-            return float("inf")
-        droppable = sum(int(line.split()[1]) for line in texts[2].splitlines() if line.startswith("inactive_file "))
-        return (int(texts[0]) - int(texts[1]) + droppable) / GIB
-    return float("inf")

@@ -72,7 +72,9 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _print_memory(config: "RunConfig", plan: "Plan", device_gib: float | None) -> None:
     from gpo.modelfiles import read_model_config
-    from gpo.planning.plan import GIB, available_memory_gib, device_phases, kv_bytes_a_token
+    from gpo.planning.kv_cache import kv_bytes_a_token, kv_cache
+    from gpo.planning.memory import GIB, available_memory_gib
+    from gpo.planning.plan import device_phases
 
     print(f"policy: {plan.parameters / 1e6:.1f} M parameters")
     columns = ("base", "weights", "gradients", "optimizer", "activations", "kv_cache", "total")
@@ -88,8 +90,9 @@ def _print_memory(config: "RunConfig", plan: "Plan", device_gib: float | None) -
         print(f"together on all nodes: {plan.peak_gib:.1f} GiB ({listed})")
     print(f"disk: {plan.disk_gib:.1f} GiB")
     token = kv_bytes_a_token(read_model_config(Path(config.policy.model)), config.policy.dtype)
-    held = int(config.rollout.engine.kv_cache_gib * GIB / token)
-    print(f"KV cache: {token / 1024:.1f} KiB a token, so {config.rollout.engine.kv_cache_gib:g} GiB hold {held} tokens")
+    cache = kv_cache(config)
+    held = int(cache.gib * GIB / token)
+    print(f"KV cache: {token / 1024:.1f} KiB a token, so {cache.gib:.3g} GiB hold {held} tokens ({cache.reason})")
     for phase, gib in device_phases(config, plan).items():
         fits = (
             "" if device_gib is None else (": fits" if gib <= device_gib else f": does not fit into {device_gib:g} GiB")

@@ -22,7 +22,8 @@ import yaml
 
 from gpo.config import RunConfig
 from gpo.modelfiles import with_compute_dtype
-from gpo.planning.plan import GIB, make_plan
+from gpo.planning.memory import GIB
+from gpo.planning.plan import make_plan
 from gpo.planning.rates import iteration_time, measured_rates
 from gpo.settings import read_settings
 from tests.e2e.tiny_run import REPOSITORY, command, environment, journal

@@ -12,8 +12,10 @@ import pytest
 
 from gpo.config import RunConfig
 from gpo.errors import UserError
-from gpo.modelfiles import parameter_count, tensor_shapes
-from gpo.planning.plan import GIB, Memory, Plan, _container_gib, available_memory_gib, check_fits, make_plan
+from gpo.modelfiles import parameter_count, read_model_config, tensor_shapes
+from gpo.planning.kv_cache import kv_bytes_a_token, kv_cache
+from gpo.planning.memory import GIB, _container_gib, available_memory_gib
+from gpo.planning.plan import Memory, Plan, check_fits, make_plan
 from tests.gpo.small_runs import run_config
 from tests.tiny import save_tiny_model
 
@@ -26,7 +28,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(folder: Path, **changes: Any) -> RunConfig:
-    return run_config(folder, **changes)
+    """With a KV cache of one size, unless the changes say otherwise."""
+    rollout = {"engine": {"kv_cache_gib": 1.0}, **changes.pop("rollout", {})}
+    return run_config(folder, rollout=rollout, **changes)
 
 
 def test_a_plan_counts_the_parameters_of_the_policy(folder: Path) -> None:
@@ -116,6 +120,25 @@ def test_more_iterations_and_step_checkpoints_need_more_disk(folder: Path) -> No
     base = make_plan(config(folder)).disk_gib
     assert make_plan(config(folder, iterations=20)).disk_gib > base
     assert make_plan(config(folder, train={"save_steps": 1})).disk_gib > base
+
+
+def test_the_cache_has_room_for_all_sequences_within_a_share_of_the_memory_and_for_one_in_any_case(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = (1024 + 512) * kv_bytes_a_token(read_model_config(folder / "policy"), "float32") / GIB
+    policy = {"model": str(folder / "policy"), "dtype": "float32"}
+
+    def size(free_gib: float, **engine: Any) -> Any:
+        monkeypatch.setenv("GPO_MEMORY_GIB", str(free_gib))
+        cluster = {"samplers": 2}
+        return kv_cache(config(folder, policy=policy, cluster=cluster, rollout={"max_tokens": 512, "engine": engine}))
+
+    free = available_memory_gib()
+    assert size(free, max_sequences=2).gib == pytest.approx(2 * one)
+    shared = size(free, max_sequences=100_000)
+    assert shared.gib == pytest.approx(free / 16 / 2, rel=0.1) and "16th of the free memory" in shared.reason
+    assert size(0.01 * one).gib == pytest.approx(one)
+    assert size(free, kv_cache_gib=0.3).gib == 0.3
 
 
 def test_a_run_that_fits_is_let_through(tmp_path: Path) -> None:
