@@ -64,7 +64,8 @@ chaos-full: setup ## more than 200 of them, hours; goes on where it stopped
 
 cluster: setup ## runs and node deaths on a Ray cluster in network namespaces (root, iproute2), about 20 minutes
 	@command -v ip >/dev/null || { echo "cluster: needs ip: apt-get update && apt-get install iproute2" >&2; exit 2; }
-	$(VENV)/bin/python -m pytest tests/cluster tests/e2e/test_sockets.py -m "long or not long"
+	$(VENV)/bin/python -m pytest tests/cluster tests/e2e/test_sockets.py tests/gpo/rewards/test_launch_scripts.py \
+		-m "long or not long"
 
 fuzz: setup ## damaged configs, prompts, preference files and models: 400 cases, some minutes
 	rm -f runs/fuzz.jsonl

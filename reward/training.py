@@ -101,7 +101,9 @@ def train_pairs(task: TrainingTask) -> Report | None:
     trainer.agree(step, "start from step checkpoint", "output must lie on a file system that all machines share")
     trainer.agree(16 if settings.precision == "bfloat16" else 32, "compute in so many bits:", "set dtype")
     trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
-    return _finish(trainer, task, data, started)
+    report = _finish(trainer, task, data, started)
+    heartbeat.close()
+    return report
 
 
 def _settled(task: TrainingTask) -> TrainingTask:

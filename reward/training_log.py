@@ -60,6 +60,10 @@ class Heartbeat(TrainerCallback):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.touch()
 
+    def close(self) -> None:
+        """Nobody waits any more."""
+        self._path.unlink(missing_ok=True)
+
     def on_substep_end(self, *_: Any, **__: Any) -> None:
         """A forward pass of a step."""
         self.beat()

@@ -32,7 +32,7 @@ OWN_TEST = {"gpm.md"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN_HERE = ("run", "show", "report", "report --watch", "plan", "reward train", "reward score")
 RUN_ELSEWHERE = {
-    "submit": ("tests/cluster/test_cluster.py", '"gpo", "submit"'),
+    "submit": ("tests/cluster/test_cluster.py", "gpo_submit("),
     "generate": ("tests/gpo/evaluation/test_cli_generate.py", '["generate", "--model"'),
     "eval": ("tests/gpo/evaluation/test_cli_eval.py", 'gpo(place, "eval"'),
     "tournament": ("tests/gpo/evaluation/test_cli_eval.py", 'gpo(place, "tournament"'),

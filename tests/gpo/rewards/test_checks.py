@@ -63,10 +63,8 @@ def test_a_mistake_is_told_before_ray_starts(
 
 
 @pytest.mark.parametrize("checks", [["--check"], []], ids=["check", "train"])
-@pytest.mark.parametrize(
-    ("override", "told"), [*MISTAKES, ("tune=heads evaluate_steps=null save_steps=null", "torchrun would repeat")]
-)
-def test_torchrun_s_entry_tells_the_same_mistakes_and_refuses_heads(
+@pytest.mark.parametrize(("override", "told"), MISTAKES)
+def test_torchrun_s_entry_tells_the_same_mistakes(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -76,8 +74,18 @@ def test_torchrun_s_entry_tells_the_same_mistakes_and_refuses_heads(
 ) -> None:
     monkeypatch.setattr("reward.training.train_pairs", lambda _task: pytest.fail("it would train"))
     with pytest.raises(SystemExit) as ended:
-        under_torchrun(monkeypatch, *checks, "config.yaml", *override.split())
+        under_torchrun(monkeypatch, *checks, "config.yaml", override)
     assert ended.value.code == 2 and told in capsys.readouterr().err and not (folder / "out").exists()
+
+
+@pytest.mark.parametrize("checks", [["--check"], []], ids=["check", "train"])
+def test_torchrun_trains_no_heads(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], checks: list[str]
+) -> None:
+    (folder / "heads.yaml").write_text("{backbone: base, train: train.jsonl, output: out}")
+    with pytest.raises(SystemExit) as ended:
+        under_torchrun(monkeypatch, *checks, "heads.yaml")
+    assert ended.value.code == 2 and "torchrun would repeat" in capsys.readouterr().err
 
 
 def test_a_check_without_a_mistake_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

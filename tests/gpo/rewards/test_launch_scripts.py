@@ -51,6 +51,7 @@ def test_torchrun_trains_the_same_with_two_workers(folder: Path, alone: list[flo
     assert losses(folder / "torchrun") == pytest.approx(alone, abs=1e-5)
 
 
+@pytest.mark.long  # `make cluster`
 @pytest.mark.skipif(not namespaces_can_be_made(), reason="needs root and iproute2 for network namespaces")
 def test_a_ray_cluster_trains_the_same(folder: Path, alone: list[float]) -> None:
     with namespaced_cluster(folder, workers=0, cpus=0, head_cpus=2) as cluster:

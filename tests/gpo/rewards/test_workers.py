@@ -14,7 +14,6 @@ from gpo.cluster.placement import Node
 from gpo.config.reward import RewardTrainConfig
 from gpo.errors import StageError, UserError
 from gpo.rewards import workers
-from reward.errors import RewardInputError
 
 
 def config(workers: int = 1, **cluster: Any) -> RewardTrainConfig:
@@ -50,15 +49,8 @@ def test_a_bucket_for_a_reward_training_is_refused() -> None:
         config(storage="s3://bucket/runs")
 
 
-def test_a_mistake_in_the_data_that_a_worker_saw_is_the_callers_and_any_other_failure_the_stages(
-    tmp_path: Path,
-) -> None:
-    def failure(error: Exception) -> Exception:
-        told = UserExceptionWithTraceback(error, f"Traceback (most recent call last):\nValueError: {error}")
-        return workers._failure(WorkerGroupError("Traceback", {0: told}), tmp_path)
-
-    mistake = failure(RewardInputError("row 3 has no answer"))
-    assert isinstance(mistake, UserError) and str(mistake) == "row 3 has no answer"
-    other = failure(ValueError("odd"))
-    first, _ = str(other).split("\n")
-    assert isinstance(other, StageError) and first == "reward training failed: worker 0: ValueError: odd"
+def test_a_failure_of_the_workers_is_told_in_a_line_without_its_traceback(tmp_path: Path) -> None:
+    told = UserExceptionWithTraceback(ValueError("odd"), "Traceback (most recent call last):\nValueError: odd")
+    failure = workers.failure_of(WorkerGroupError("Traceback", {0: told}), tmp_path)
+    first, _ = str(failure).split("\n")
+    assert isinstance(failure, StageError) and first == "reward training failed: worker 0: ValueError: odd"
