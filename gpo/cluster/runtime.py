@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 512 << 20
+A_LITTLE_OF_A_NODE = 0.001
+"""Of the one that each node has of its own name."""
 REACH_SECONDS = 5.0
 LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's own name for it; 0 keeps the sockets of a local Ray on loopback."""
@@ -192,18 +194,19 @@ def _options(place: Place | None, gpus: float) -> dict[str, Any]:
     """Ray puts a process that takes nothing at all on any node, also on a small head that offers no core."""
     if place is not None:
         return place.actor_options()
-    return {} if gpus else {"scheduling_strategy": _node_with_cores()}
+    return {} if gpus else {"resources": {_node_with_cores(): A_LITTLE_OF_A_NODE}}
 
 
-def _node_with_cores() -> Any:
-    """The driver's node where it offers cores, else the one that offers most of them."""
+def _node_with_cores() -> str:
+    """The resource that Ray gives a node by its address: of the driver's node where it offers cores, else of the one
+    that offers most. Ray 2.60 does not keep a soft affinity of a process that takes nothing."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = ray.get_runtime_context().get_node_id()
-    offered = {node.node_id: node.total.get("CPU", 0.0) for node in cluster_nodes()}
-    chosen = here if offered.get(here) else max(offered, key=lambda node: offered[node], default=here)
-    return NodeAffinitySchedulingStrategy(node_id=chosen, soft=True)
+    nodes = cluster_nodes()
+    own = [node for node in nodes if node.node_id == here and node.total.get("CPU")]
+    chosen = own[0] if own else max(nodes, key=lambda node: node.total.get("CPU", 0.0))
+    return f"node:{chosen.address}"
 
 
 def named_files(config: RunConfig) -> list[Path]:

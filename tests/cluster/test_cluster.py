@@ -179,6 +179,7 @@ def test_a_node_that_dies_costs_only_the_work_in_flight(cluster, config, folder,
     process = cluster.popen(cluster.head, words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: moment(out) or process.poll() is not None, f"moment of {stage}")
     victim = wait_for(lambda: hosts_of(cluster, title) or process.poll() is not None, title)[0]
+    assert victim is not cluster.head, "the head has no work"
     victim.kill()
     try:
         written = {path: path.stat().st_mtime_ns for path in (out / "iterations/001").rglob("shard-*.parquet")}
