@@ -29,6 +29,12 @@ from tests.gpo.small_runs import run_config
 REPOSITORY = Path(__file__).parents[3]
 
 
+@pytest.fixture(autouse=True)
+def _no_token_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where this user has one, the environment would say so for good, and a Ray of another test in this process fail."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+
+
 def test_only_listed_variables_and_those_asked_for_go_along(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("MY_SETTING", "7")
