@@ -31,7 +31,7 @@ REPOSITORY = Path(__file__).parents[3]
 
 @pytest.fixture(autouse=True)
 def _no_token_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where this user has one, the environment would say so for good, and a Ray of another test in this process fail."""
+    """Where this user has one, the environment would say so for good, and a Ray of another test here would fail."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
 
 
