@@ -38,6 +38,14 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(PairTrainer, "compute_loss", compute_loss)
 
 
+def train_until_killed(
+    monkeypatch: pytest.MonkeyPatch, step: int, folder: Path, backbone: Path, name: str, **changes: Any
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after(patch, step)
+        train(folder, backbone, name, **changes)
+
+
 @pytest.mark.parametrize(
     "changes",
     [{}, {"accumulation": 2, "learn_tau": True}, {"adapter": AdapterSettings(rank=2, dropout=0.1)}, {"buffer": 2}],
@@ -47,9 +55,7 @@ def test_a_training_goes_on_to_the_bit(
 ) -> None:
     changes = {"save_steps": 2, "evaluate_steps": 3, "max_steps": 10, **changes}
     undisturbed = train(tmp_path, backbone, "undisturbed", **changes)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_after(patch, 5)
-        train(tmp_path, backbone, "killed", **changes)
+    train_until_killed(monkeypatch, 5, tmp_path, backbone, "killed", **changes)
     assert (tmp_path / "killed" / "training" / "steps" / "checkpoint-4").is_dir()
     resumed = train(tmp_path, backbone, "killed", **changes)
     assert same_weights(tmp_path / "undisturbed", tmp_path / "killed")
@@ -64,9 +70,7 @@ def test_a_training_goes_on_to_the_bit(
 def test_a_step_checkpoint_that_is_not_whole_does_not_count(
     backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_after(patch, 3)
-        train(tmp_path, backbone, "killed", save_steps=2)
+    train_until_killed(monkeypatch, 3, tmp_path, backbone, "killed", save_steps=2)
     whole = tmp_path / "killed/training/steps/checkpoint-2/whole.json"
     whole.unlink()
     train(tmp_path, backbone, "killed", save_steps=2)
@@ -95,10 +99,6 @@ def test_a_training_killed_after_its_last_step_does_no_further_one(
 def test_a_training_that_goes_on_saves_as_often_as_it_is_now_told(
     backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_after(patch, 3)
-        train(tmp_path, backbone, "gpm", save_steps=2)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_after(patch, 8)
-        train(tmp_path, backbone, "gpm", save_steps=5)
+    train_until_killed(monkeypatch, 3, tmp_path, backbone, "gpm", save_steps=2)
+    train_until_killed(monkeypatch, 8, tmp_path, backbone, "gpm", save_steps=5)
     assert [path.name for path in (tmp_path / "gpm/training/steps").iterdir()] == ["checkpoint-5"]
