@@ -1,14 +1,17 @@
 """The small files of a checkpoint directory, and the weights that are refused; needs no torch.
-What it is: JSON objects, the index of shards and the look for pickles, for the checks in front of a command and for
-`reward.checkpoint` alike. What it is not: it opens no weights.
+What it is: JSON objects, a training's result, the index of shards and the look for pickles, for the checks in front of
+a command and for `reward.checkpoint` alike. What it is not: it opens no weights.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from reward.errors import RewardInputError
 
+METRICS_FILE = "training_metrics.json"
+"""What a training found; it is written last, so where it is the training is finished."""
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -23,6 +26,14 @@ def read_object(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RewardInputError(f"{file} holds a {type(value).__name__}, expected an object; copy the checkpoint again")
     return value
+
+
+def write_object(file: Path, value: dict[str, Any]) -> None:
+    """Replace the file at once with a JSON object; raises ValueError for NaN and infinity, which are no JSON."""
+    # Nodes that share a disk count their processes alike.
+    part = file.with_name(f".{file.name}.part-{os.uname().nodename}-{os.getpid()}")
+    part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", "utf-8")
+    part.replace(file)
 
 
 def read_weight_map(directory: Path) -> dict[str, str]:

@@ -8,10 +8,8 @@ Shape suffixes: N pairs, U different token rows. pair_N2 holds the places of (ch
 """
 
 import dataclasses
-import json
 import logging
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +21,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from reward.backend_transformers import Progress
+from reward.checkpoint_files import METRICS_FILE, write_object
 from reward.compute_type import compute_type
 from reward.encoded_pairs import EncodedPair, EncodingCounts, PairEncoder, encode_all
 from reward.encoding import ConversationEncoder, EncodedConversation
@@ -41,7 +40,6 @@ from reward.training_data import check_margins
 
 logger = logging.getLogger(__name__)
 
-METRICS_FILE = "training_metrics.json"
 FORMAT_VERSION = 1
 
 
@@ -118,7 +116,7 @@ def train_heads(
         head_seconds=head_seconds,
         heldout_correct=[{"group": one.pair.group, "correct": c} for one, c in zip(heldout, correct, strict=True)],
     )
-    _write_json(Path(output_dir) / METRICS_FILE, _as_json(report, evaluation))
+    write_object(Path(output_dir) / METRICS_FILE, _as_json(report, evaluation))
     return report
 
 
@@ -218,9 +216,3 @@ def different_rows(pairs: Sequence[EncodedPair]) -> tuple[list[EncodedConversati
     place = {key: number for number, key in enumerate(sorted(set(keys)))}
     rows = [EncodedConversation(list(ids), end, 0, False, True) for end, *ids in place]
     return rows, torch.tensor([place[key] for key in keys]).reshape(-1, 2)
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
-    part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", "utf-8")
-    part.replace(path)

@@ -101,7 +101,7 @@ def _read(path: Path) -> RowStates:
 
 def _write(states: RowStates, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
+    part = path.with_name(f".{path.name}.part-{os.uname().nodename}-{os.getpid()}")
     try:
         tensors = {"answer_UH": states.answer_UH, "prompt_UH": states.prompt_UH}
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)

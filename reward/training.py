@@ -8,9 +8,7 @@ checkpoint is kept, `training/metrics.jsonl`, `training/tensorboard` where that 
 """
 
 import dataclasses
-import json
 import logging
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from transformers import AutoTokenizer, TrainingArguments
 
 from reward.best_checkpoints import BestCheckpoints
 from reward.checkpoint import publish
+from reward.checkpoint_files import METRICS_FILE, write_object
 from reward.compute_type import compute_type, device_here
 from reward.encoded_pairs import PairEncoder
 from reward.encoding import ConversationEncoder
@@ -39,7 +38,6 @@ from reward.training_settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
-METRICS_FILE = "training_metrics.json"
 FORMAT_VERSION = 1
 Report = dict[str, Any]
 
@@ -178,9 +176,7 @@ def _finish(trainer: PairTrainer, task: TrainingTask, data: TrainingData, starte
     chosen = best.kept()[0] if best is not None and kept else None
     _put_in_place(trainer, task, state, None if chosen is None else chosen.directory)
     report = _report(trainer, task, data, started, trainer.state.global_step if chosen is None else chosen.step)
-    part = Path(task.output) / f".{METRICS_FILE}.part-{os.getpid()}"
-    part.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", "utf-8")
-    part.replace(Path(task.output) / METRICS_FILE)
+    write_object(Path(task.output) / METRICS_FILE, report)
     shutil.rmtree(task.folder / "steps", ignore_errors=True)
     if task.settings.keep_best == 1:
         shutil.rmtree(task.folder / "best", ignore_errors=True)

@@ -41,7 +41,7 @@ class MetricsFile(TrainerCallback):
         if not self._path.is_file():
             return
         kept = [line for line in map(_whole_line, self._path.read_text("utf-8").splitlines()) if line]
-        part = self._path.with_name(f".{self._path.name}.part-{os.getpid()}")
+        part = self._path.with_name(f".{self._path.name}.part-{os.uname().nodename}-{os.getpid()}")
         part.write_text("".join(json.dumps(line) + "\n" for line in kept if line["step"] <= step), "utf-8")
         part.replace(self._path)
 

@@ -12,11 +12,12 @@ import sys
 import time
 from pathlib import Path
 
+from reward.checkpoint_files import METRICS_FILE
+
 MODELS = Path("models")
 CONFIG = "configs/quickstart.yaml"
 REWARD = "configs/quickstart_reward.yaml"
 PREFERENCES, GPM, BT = (MODELS / f"quickstart-{name}" for name in ("preferences", "gpm", "bt"))
-METRICS = "training_metrics.json"
 QUIET = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -44,7 +45,7 @@ def step(*command: str) -> None:
 
 def trained(model: Path) -> bool:
     """Whether a reward model is there and no older than the pairs that it learns from."""
-    metrics = model / METRICS
+    metrics = model / METRICS_FILE
     return metrics.is_file() and metrics.stat().st_mtime >= (PREFERENCES / "cycles.json").stat().st_mtime
 
 
@@ -52,7 +53,7 @@ def reward_table() -> str:
     """GPM against its Bradley-Terry twin on the same pairs, with the paired interval."""
     from gpo.evaluation.winrate import accuracy_difference_ci
 
-    gpm, bt = (json.loads((folder / METRICS).read_text()) for folder in (GPM, BT))
+    gpm, bt = (json.loads((folder / METRICS_FILE).read_text()) for folder in (GPM, BT))
     groups = [entry["group"] for entry in gpm["heldout_correct"]]
     correct = [[entry["correct"] for entry in model["heldout_correct"]] for model in (gpm, bt)]
     difference = accuracy_difference_ci(*correct, groups)

@@ -198,7 +198,7 @@ def _write(path: str, references: list[Any], written: int) -> bool:
 
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part-{os.getpid()}")
+    part = target.with_name(f".{target.name}.part-{os.uname().nodename}-{os.getpid()}")
     with part.open("wb") as stream:
         for reference in references:
             stream.write(ray.get(reference))
@@ -245,7 +245,7 @@ def _fetch(path: Path, node: str) -> None:
         for reference in _stream(_task(node, _read, num_returns="streaming").remote(str(path)), node):
             name, chunk, written = ray.get(reference, timeout=COPY_SECONDS)
             target = Path(name)
-            part = target.with_name(f".{target.name}.part-{os.getpid()}")
+            part = target.with_name(f".{target.name}.part-{os.uname().nodename}-{os.getpid()}")
             if target not in parts:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 part.unlink(missing_ok=True)

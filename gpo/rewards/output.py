@@ -10,9 +10,8 @@ from gpo.config.reward import RewardTrainConfig
 from gpo.errors import UserError
 from gpo.files import write_json
 from gpo.locking import hold
+from reward.checkpoint_files import METRICS_FILE
 
-RESULT = "training_metrics.json"
-"""In the output directory once a training is finished."""
 _LOCK = ".lock"
 _PLACEMENT = ("cluster", "cache", "trackers", "save_steps", "hub")
 """Keys that may change when a training goes on; workers are not among them, because they change the last digits."""
@@ -59,7 +58,7 @@ def clear(config: RewardTrainConfig) -> None:
 
 def begin(config: RewardTrainConfig) -> None:
     """Say whose output directory this is; a result of anything else in it does not count."""
-    (Path(config.output) / RESULT).unlink(missing_ok=True)
+    (Path(config.output) / METRICS_FILE).unlink(missing_ok=True)
     write_json(_written(config), config.model_dump(mode="json"))
 
 
@@ -74,7 +73,7 @@ def is_finished(config: RewardTrainConfig) -> bool:
             f"output = {config.output}: holds a training with another {', '.join(changed)} (there "
             f"{before.get(changed[0])!r}, here {now[changed[0]]!r}); give another output, or --fresh to start anew"
         )
-    return (Path(config.output) / RESULT).is_file()
+    return (Path(config.output) / METRICS_FILE).is_file()
 
 
 def _written(config: RewardTrainConfig) -> Path:

@@ -17,8 +17,9 @@ from gpo.files import write_text
 from gpo.hub import push_reward_model
 from gpo.logs import Progress
 from gpo.rewards.checks import check_sources, check_training
-from gpo.rewards.output import RESULT, begin, check_ours, clear, held, is_finished
+from gpo.rewards.output import begin, check_ours, clear, held, is_finished
 from gpo.rewards.workers import run_training
+from reward.checkpoint_files import METRICS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ def write_card(config: RewardTrainConfig) -> None:
     from gpo.cards import CARD, reward_card
     from reward.settings import saved_settings
 
-    metrics = json.loads((Path(config.output) / RESULT).read_text("utf-8"))
+    metrics = json.loads((Path(config.output) / METRICS_FILE).read_text("utf-8"))
     if config.tune == "heads":
         metrics = {name: metrics[name] for name in ("train", "heldout")}
     conventions = saved_settings(Path(config.output))
@@ -166,7 +167,7 @@ def _train_whole(config: RewardTrainConfig, fresh: bool) -> int:
 
 def _tell(config: RewardTrainConfig) -> None:
     output = Path(config.output)
-    report = json.loads((output / RESULT).read_text("utf-8"))
+    report = json.loads((output / METRICS_FILE).read_text("utf-8"))
     if config.dtype == "auto":
         chosen = report["settings"]["precision"]
         logger.info("dtype: %s, by the instructions of the machine that trained; dtype=… overrides it", chosen)

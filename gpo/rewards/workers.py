@@ -28,8 +28,9 @@ from gpo.errors import StageError, UserError
 from gpo.files import last_written, read_json_lines
 from gpo.logs import log_to_file
 from gpo.rewards.checks import check_for_torchrun, check_sources
-from gpo.rewards.output import RESULT, begin, held, is_finished
+from gpo.rewards.output import begin, held, is_finished
 from gpo.training.workers import threads_of_worker, work_alone
+from reward.checkpoint_files import METRICS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def _find_room(config: RewardTrainConfig) -> Demand:
 def worker(values: dict[str, Any]) -> None:
     """What one Ray Train worker does."""
     task = values["task"]
-    if (Path(task.output) / RESULT).is_file():
+    if (Path(task.output) / METRICS_FILE).is_file():
         return  # Another worker died after the end: the driver itself starts no finished training.
     log_to_file(Path(task.output) / "training" / "logs", f"worker-{os.getpid()}")
     use_threads(values["threads"] or threads_of_worker())

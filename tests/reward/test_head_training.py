@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from reward.backend_transformers import TransformersBackend
+from reward.checkpoint_files import METRICS_FILE
 from reward.errors import RewardInputError
-from reward.head_training import METRICS_FILE, HeadTrainingSettings, train_heads
+from reward.head_training import HeadTrainingSettings, train_heads
 from reward.hidden_cache import HiddenStateCache
 from reward.model import GeneralPreferenceModel
 from reward.pair_evaluation import gate_entropy

@@ -12,11 +12,11 @@ import torch
 from transformers import TrainerCallback
 
 from reward.best_checkpoints import BestCheckpoints
+from reward.checkpoint_files import METRICS_FILE
 from reward.errors import RewardInputError
 from reward.model import GeneralPreferenceModel
 from reward.scorer import PreferenceScorer
 from reward.trainer import PairTrainer
-from reward.training import METRICS_FILE
 from reward.training_log import Heartbeat
 from reward.training_settings import AdapterSettings, TrainingSettings
 from tests.engine import Engine

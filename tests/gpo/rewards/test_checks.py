@@ -17,6 +17,7 @@ from gpo import hub
 from gpo.config.reward import RewardTrainConfig
 from gpo.rewards import output, workers
 from gpo.settings import read_settings
+from reward.checkpoint_files import METRICS_FILE
 from reward.training import train_pairs
 from tests.gpo.command_line import gpo
 from tests.gpo.rewards.workplace import make_workplace
@@ -119,7 +120,7 @@ def test_a_second_start_with_the_same_output_is_refused_while_the_first_is_at_wo
 def test_a_fresh_start_deletes_all_but_the_lock_that_it_holds(folder: Path) -> None:
     config = config_of()
     output.begin(config)
-    (folder / "out" / output.RESULT).write_text("{}")
+    (folder / "out" / METRICS_FILE).write_text("{}")
     (folder / "out/training/steps").mkdir()
     with output.held(config):
         output.check_ours(config)
@@ -142,7 +143,7 @@ def test_auto_is_the_type_of_the_machine_that_trains_and_the_driver_tells_it_and
     done = gpo(folder, "reward", "train", "config.yaml", "epochs=1", "dtype=auto", "gate_prompt=all_but_last")
     assert done.status == 0 and "dtype: bfloat16, by the instructions of the machine that trained" in done.said
     assert "out is not card-compatible: gate_prompt" in done.said
-    report = json.loads((folder / "out" / output.RESULT).read_text())
+    report = json.loads((folder / "out" / METRICS_FILE).read_text())
     weights = load_file(folder / "out/model.safetensors")
     assert report["settings"]["precision"] == "bfloat16"
     assert {weight.dtype for weight in weights.values()} == {torch.bfloat16, torch.float32}
