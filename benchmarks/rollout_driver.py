@@ -27,8 +27,9 @@ import torch
 from benchmarks.frame import at_least, at_most, claim_lines, write_report
 from gpo.cluster.runtime import ray_session
 from gpo.config import RolloutConfig, RunConfig
-from gpo.context import RunContext, TokenizedPrompt
+from gpo.context import RunContext
 from gpo.journal import open_run
+from gpo.prompts import TokenizedPrompt
 from gpo.rollouts.pool import Pool
 from gpo.rollouts.scoring import ShardScorer
 from gpo.rollouts.stage import generate_and_score

@@ -7,9 +7,10 @@ from typing import Any
 
 from gpo.cluster.runtime import ray_session
 from gpo.config import RunConfig
+from gpo.rollouts.jobs import Job, Shard
 from gpo.rollouts.logged_sampler import LoggedSampler
 from gpo.rollouts.pool import Pool, Weights
-from gpo.rollouts.stream import Job, Shard, Stream
+from gpo.rollouts.stream import Stream
 from rollout.engine import SampleRequest, Sampling
 from rollout.engine_settings import EngineSettings
 

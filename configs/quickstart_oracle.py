@@ -10,7 +10,7 @@ two answers,
 Each rule alone is an order. The cycles come from the limits: a rule that is silent about a small difference
 speaks about the sum of two. Of three equally warm answers with 15, 30 and 45 words, 30 beats 15 and 45 beats
 30, both by rule 3, as 15 words more try nobody's patience; but 15 beats 45 by rule 1, as 30 words more do.
-About 12 % of the decided triples of SmolLM2's samples are such cycles (measured by scripts/quickstart.py).
+About 12 % of the decided triples of SmolLM2's samples are such cycles (measured by scripts/quickstart_preferences.py).
 
 An answer cut by the token limit counts 12 words more than it shows: it is not over yet.
 

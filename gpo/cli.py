@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point; returns the exit status (see DESIGN: 0 done, 1 failed, 2 mistake, 130 and 143 interrupted).
+    """Entry point; returns the exit status (0 done, 1 failed, 2 mistake, 130 and 143 interrupted).
 
     Raises SystemExit for words that it does not understand.
     """

@@ -1,4 +1,4 @@
-"""The GPO loss, those it is compared with, and the sequence log-probabilities they are made of.
+"""The GPO loss, and those it is compared with.
 
 Pure: tensors in, tensors out, no configuration and no I/O. Targets come from `gpo.targets`.
 

@@ -1,6 +1,7 @@
 """Publish: engines take the new weights, and the canary proves that they did."""
 
 import logging
+import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -48,7 +49,7 @@ def publish(run: RunContext, iteration: int) -> dict[str, Any]:
     if run.config.rollout.engine.adapters:
         publish_adapter(run.directory.training(iteration) / "master", run.directory.checkpoint(iteration))
     weights = run.weights_after(iteration)
-    trainer = read_json(run.directory.training(iteration) / "canary.json")["answer_logps"]
+    trainer = _trainer_logps(run, iteration)
     floor_file = read_json(run.directory.iteration(0) / FLOOR_FILE)
     before = floor_file["answer_logps"] if iteration == 1 else _trainer_logps(run, iteration - 1)
     floor, factor = Gap(**floor_file["floor"]), run.config.canary.factor
@@ -96,6 +97,4 @@ def _start_logps(run: RunContext) -> list[list[float]]:
 
 def _drop_masters_before(run: RunContext, iteration: int) -> None:
     """Master weights of the iteration before are needed by nobody once this one is published."""
-    import shutil
-
     shutil.rmtree(run.directory.training(iteration - 1) / "master", ignore_errors=True)

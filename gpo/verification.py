@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from gpo.context import verified_version
 from gpo.errors import StageError
 from gpo.journal import RunDirectory
 from gpo.rollouts.shards import shard_numbers
 from rollout.errors import RolloutInputError
 from rollout.records import check_baseline, check_shard
-from rollout.weights import ADAPTER
+from rollout.weights import ADAPTER, verified_version
 
 logger = logging.getLogger(__name__)
 

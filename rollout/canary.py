@@ -103,7 +103,7 @@ class Verdict:
     gap: Gap
     floor: Gap
     update: Gap | None
-    """How far the trainer's own numbers moved since the version before; None at the start."""
+    """How far the trainer's own numbers moved since the version before; None where there is none."""
     movement: Movement | None
     accepted: bool
     below_noise: bool

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 from rollout.errors import RolloutInputError
@@ -111,3 +112,20 @@ def verify_published(directory: Path) -> WeightMarker:
             f"(in {MARKER})"
         )
     return marker
+
+
+def verified_version(directory: Path) -> str:
+    """Of a published directory whose content agrees with its marker; raises ValueError otherwise."""
+    return _verified_version(directory.absolute(), _file_stamps(directory))
+
+
+def _file_stamps(directory: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of change of every file."""
+    files = ((path.name, path.stat()) for path in sorted(directory.iterdir()))
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)
+
+
+@cache
+def _verified_version(directory: Path, _stamps: tuple[tuple[str, int, int], ...]) -> str:
+    """Hashing a checkpoint takes seconds a GiB, so once a process while no file of it changes."""
+    return verify_published(directory).version

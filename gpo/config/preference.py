@@ -38,8 +38,8 @@ class PreferenceConfig(Settings):
         return self
 
     def judge_names(self) -> list[str]:
-        """The judges, the source trained on first."""
-        return list(dict.fromkeys([*self.judges])) or [self.train_on]
+        """In the order of `judges`; without any, the source that is trained on."""
+        return list(dict.fromkeys(self.judges)) or [self.train_on]
 
 
 class TargetConfig(Settings):
@@ -50,7 +50,7 @@ class TargetConfig(Settings):
     beta: Positive
     """Strength of the pull to the sampling policy. No default: it sets the scale of everything."""
     tau: Positive | None = None
-    """Temperature of the preference; None: the one saved with the model, 1 for a Python function."""
+    """Temperature of the preference; None: the one saved with the model, 0.1 for a function or a URL."""
     clamp: Positive | None = None
     """Targets are cut to +-clamp nats."""
     exclude_self: bool = False
@@ -58,7 +58,7 @@ class TargetConfig(Settings):
     log_z: Literal["zero", "mean", "logmeanexp"] | None = None
     """What stands for log Z. None: zero (the paper's) for the baseline self, the mean over the samples for others."""
     largest_nats: Positive = 50.0
-    """A run whose targets exceed this is refused (the `-reference` recipes need more than 1000)."""
+    """A run whose targets exceed this is refused (the `-reference` recipes need 1000)."""
 
     def log_z_for(self, baseline_kind: str) -> Literal["zero", "mean", "logmeanexp"]:
         """The log Z that is used: only a skew table has targets that average to 0 by themselves."""

@@ -144,8 +144,8 @@ class RewardTrainConfig(Settings):
     cache: str = "models/hidden-states"
     """heads: folder for the backbone's states, which a twin on the same pairs uses again."""
     cluster: ClusterConfig = ClusterConfig()
-    hub: HubConfig = HubConfig()
     """Where the workers run."""
+    hub: HubConfig = HubConfig()
 
     @model_validator(mode="after")
     def _fit_together(self) -> "RewardTrainConfig":

@@ -14,11 +14,11 @@ from gpo.cards import write_policy_card
 from gpo.cluster.runtime import collect, deliver, wait_for
 from gpo.context import RunContext
 from gpo.evaluation.choosing import choose_checkpoint, evaluations_so_far
+from gpo.evaluation.heldout_judge import read_answers
 from gpo.evaluation.watch import against_length, paired_samples, watched
 from gpo.evaluation.winrate import cyclic_share, kl_nats, win_rate
 from gpo.files import write_json
 from gpo.logs import Progress
-from gpo.rollouts.scoring import read_answers
 from rollout.sampler import SampleReport
 
 logger = logging.getLogger(__name__)

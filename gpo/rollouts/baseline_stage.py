@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from gpo.cluster.runtime import collect
-from gpo.context import RunContext, TokenizedPrompt
+from gpo.context import RunContext
 from gpo.errors import StageError
 from gpo.logs import Progress
+from gpo.prompts import TokenizedPrompt
 from gpo.rollouts.baselines import older_policies
+from gpo.rollouts.jobs import Job, Shard
 from gpo.rollouts.pool import Weights
 from gpo.rollouts.scoring import BaselinePart
 from gpo.rollouts.shards import give_up, missing_shards, shard_slices
-from gpo.rollouts.stream import Job, Shard, Stream
+from gpo.rollouts.stream import Stream
 from rollout.records import SampledPrompt
 
 logger = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from typing import Any
 
 from gpo.cluster.runtime import wait_for
 from gpo.errors import StageError, reason_of
+from gpo.rollouts.jobs import DEATHS_BEFORE_ISOLATION, Job, Shard, scoring_failed
 from gpo.rollouts.pool import Pool, Worker
-from gpo.rollouts.stream import DEATHS_BEFORE_ISOLATION, Job, Shard, scoring_failed
 
 logger = logging.getLogger(__name__)
 

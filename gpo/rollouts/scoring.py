@@ -7,16 +7,14 @@ actor judges held-out answers, because it has the models.
 import logging
 import os
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gpo.config import RunConfig
 from gpo.cpu import use_threads
-from gpo.errors import StageError
-from gpo.files import read_json, write_json
+from gpo.evaluation.heldout_judge import HeldoutJudge, Judgement, answer_group, write_answers
 from gpo.logs import log_to_file
 from gpo.rollouts.embedding_cache import EmbeddingCache
 from gpo.rollouts.summary import ShardSummary, summarise, summarise_file
@@ -34,7 +32,7 @@ from rollout.weights import content_hash
 
 if TYPE_CHECKING:
     from gpo.rollouts.shard_rows import BaselineGroup
-    from reward.source import AnswerGroup, PreferenceSource, ReadGroup
+    from reward.source import PreferenceSource, ReadGroup
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +58,7 @@ class ShardScorer:
         use_threads(threads)
         self._preference = self._config.preference
         self._sources: dict[str, PreferenceSource] = {}
-        self._heldout: dict[tuple[str, str], list[ReadGroup]] = {}
+        self._judges: dict[str, HeldoutJudge] = {}
         self._cache: EmbeddingCache | None = None
         self._fingerprint: str | None = None
 
@@ -204,63 +202,10 @@ class ShardScorer:
 
     def keep_answers(self, path: str, *parts: list[SampledPrompt]) -> int:
         """Write held-out answers whole; returns how many there are."""
-        samples = [sample for part in parts for sample in part]
-        write_json(Path(path), {"format_version": 1, "prompts": [asdict(sample) for sample in samples]})
-        return sum(len(sample.completion) for sample in samples)
+        return write_answers(path, [sample for part in parts for sample in part])
 
-    def _read(self, judge: str, path: str) -> "list[ReadGroup]":
-        """Held-out answers as a judge reads them; the files never change, so each is read once."""
-        if (judge, path) not in self._heldout:
-            groups = [answer_group(sample) for sample in read_answers(path)]
-            self._heldout[judge, path] = self.source(judge).read(groups)
-        return self._heldout[judge, path]
-
-    def judge(self, judge: str, candidate: str, opponents: dict[str, str]) -> "Judgement":
+    def judge(self, judge: str, candidate: str, opponents: dict[str, str]) -> Judgement:
         """Held-out answers of a file against those of other files; each answer is read once."""
-        source = self.source(judge)
-        own = self._read(judge, candidate)
-        against = {name: self._read(judge, path) for name, path in opponents.items()}
-        return Judgement(
-            probabilities={
-                name: [_probability(source, one, other) for one, other in zip(own, read, strict=True)]
-                for name, read in against.items()
-            },
-            tables=[source.compare(group).double().numpy() for group in own],
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What a judge makes of one checkpoint's held-out answers; B prompts, K answers, M answers of the opponent."""
-
-    probabilities: dict[str, list[np.ndarray]]
-    """For each opponent: [B] arrays [K, M], the probability that the candidate's answer is preferred."""
-    tables: list[np.ndarray]
-    """[B] arrays [K, K] of raw scores among the candidate's own answers."""
-
-
-def read_answers(path: str) -> list[SampledPrompt]:
-    """Held-out answers as `keep_answers` wrote them; raises StageError naming a file that is damaged."""
-    found = read_json(Path(path))
-    try:
-        return [SampledPrompt(**values) for values in found["prompts"]]
-    except (KeyError, TypeError) as error:
-        raise StageError(f"{path} does not hold held-out answers ({error}); put a copy of it in its place") from None
-
-
-def answer_group(sample: SampledPrompt) -> "AnswerGroup":
-    """Raw messages and answers, for a source to render with its own template."""
-    from reward.source import Answer, AnswerGroup
-
-    answers = [
-        Answer(text=text, finished=reason == "stop")
-        for text, reason in zip(sample.completion, sample.finish_reason, strict=True)
-    ]
-    return AnswerGroup(messages=sample.prompt, answers=answers)
-
-
-def _probability(source: "PreferenceSource", own: "ReadGroup", other: "ReadGroup") -> np.ndarray:
-    from reward.preference import preference_probability
-
-    table_KM = source.compare(own, other)
-    return preference_probability(table_KM, source.tau).double().numpy()
+        if judge not in self._judges:
+            self._judges[judge] = HeldoutJudge(partial(self.source, judge))
+        return self._judges[judge].judge(candidate, opponents)

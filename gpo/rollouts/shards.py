@@ -4,10 +4,11 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gpo.context import RunContext, TokenizedPrompt
+from gpo.context import RunContext
 from gpo.errors import StageError
 from gpo.journal import RunDirectory
-from gpo.rollouts.stream import Shard
+from gpo.prompts import TokenizedPrompt
+from gpo.rollouts.jobs import Shard
 
 logger = logging.getLogger(__name__)
 

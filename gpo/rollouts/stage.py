@@ -14,8 +14,9 @@ from gpo.context import RunContext
 from gpo.errors import StageError
 from gpo.logs import Progress
 from gpo.rollouts.baseline_stage import baseline_parts
+from gpo.rollouts.jobs import Job, Shard
 from gpo.rollouts.shards import give_up, missing_shards, shard_numbers, shard_slices
-from gpo.rollouts.stream import Job, Shard, Stream
+from gpo.rollouts.stream import Stream
 from gpo.rollouts.summary import ShardSummary, summarise_file
 from rollout.sampler import SampleReport
 

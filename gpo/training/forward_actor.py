@@ -31,7 +31,7 @@ class ForwardActor:
 
     def answer_logps(self, model: str, answers: str, prompts: int) -> list[float]:
         """log p in nats of the first held-out answer of each of the first `prompts` prompts of an answers file."""
-        from gpo.rollouts.scoring import read_answers
+        from gpo.evaluation.heldout_judge import read_answers
 
         samples = read_answers(answers)[:prompts]
         rows = [(sample.prompt_ids, sample.completion_ids[0]) for sample in samples]

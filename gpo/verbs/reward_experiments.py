@@ -31,7 +31,7 @@ def add_cyclic(reward: Verbs) -> None:
     cyclic = reward.add_parser(
         "cyclic",
         help="GPM against Bradley-Terry on cyclic preferences",
-        description="Trains both models whole, with the same settings, and writes cyclic.json (accuracy next to the "
+        description="Trains both models with the same settings, and writes cyclic.json (accuracy next to the "
         "best that any scalar reward can reach), the models, and a picture of the GPM's embeddings. Without --data: "
         'plain cycles. --data: a win table {"answers": {…}, "wins": [[winner, loser], …]}, a type chart as in '
         "poke-env, preference pairs, or answers with ratings by several criteria.",

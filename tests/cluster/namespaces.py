@@ -5,6 +5,7 @@ hide a folder behind an empty one of its own, as a host without a shared disk. N
 """
 
 import itertools
+import json
 import os
 import secrets
 import shutil
@@ -74,12 +75,40 @@ class Host:
                 continue
 
 
+@dataclass(frozen=True)
+class Autoscaler:
+    """Ray's own, with its provider of nodes on one machine: they appear on the head's host as they are wanted."""
+
+    most_nodes: int
+    cpus: int
+
+    def write(self, path: Path, address: str) -> Path:
+        """The config file of `ray start --head`."""
+        head = {"resources": {}, "node_config": {}, "max_workers": 0}
+        added = {"resources": {"CPU": self.cpus}, "node_config": {}, "min_workers": 0, "max_workers": self.most_nodes}
+        config = {
+            "cluster_name": "added",
+            "max_workers": self.most_nodes,
+            "provider": {"type": "fake_multinode", "gcs_address": address},
+            "available_node_types": {"ray.head.default": head, "added": added},
+            "head_node_type": "ray.head.default",
+            "idle_timeout_minutes": 0.1,
+        }
+        path.write_text(json.dumps(config))
+        return path
+
+    def environment(self) -> dict[str, str]:
+        """What the provider demands, and a look every second."""
+        return {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+
+
 @dataclass
 class NamespacedCluster:
     """The head first; every other host is a worker node."""
 
     hosts: list[Host]
     folder: Path
+    autoscaler: Autoscaler | None = None
     token: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
 
     @property
@@ -99,7 +128,8 @@ class NamespacedCluster:
         quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "token"}
         path = f"{RAY.parent}:{os.environ['PATH']}"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        return {**kept, **quiet, "RAY_AUTH_TOKEN": self.token, "PYTHONPATH": str(REPOSITORY), "PATH": path}
+        own = {"RAY_AUTH_TOKEN": self.token, "PYTHONPATH": str(REPOSITORY), "PATH": path}
+        return {**kept, **quiet, **own, **(self.autoscaler.environment() if self.autoscaler else {})}
 
     def start(self, host: Host, cpus: int) -> None:
         """Ray on a host; joins the head's cluster unless it is the head."""
@@ -108,6 +138,9 @@ class NamespacedCluster:
         words += ["--disable-usage-stats"]
         if host is self.head:
             words += ["--head", "--port", str(PORT), "--dashboard-host", host.address, "--include-dashboard", "true"]
+            if self.autoscaler is not None:
+                config = self.autoscaler.write(host.temporary / "autoscaling.json", self.address)
+                words += ["--autoscaling-config", str(config)]
         else:
             words += ["--address", self.address]
         for _ in range(MOST_STARTS):
@@ -139,7 +172,13 @@ class NamespacedCluster:
 
 @contextmanager
 def namespaced_cluster(
-    folder: Path, *, workers: int, cpus: int, head_cpus: int = 0, hidden: Path | None = None
+    folder: Path,
+    *,
+    workers: int,
+    cpus: int,
+    head_cpus: int = 0,
+    hidden: Path | None = None,
+    autoscaler: Autoscaler | None = None,
 ) -> Iterator[NamespacedCluster]:
     """A head and so many worker nodes; all that was started is gone at the end. Several may stand at once."""
     number = next(_clusters)
@@ -153,9 +192,12 @@ def namespaced_cluster(
     ]
     for host in hosts:
         host.temporary.mkdir(parents=True)
-    cluster = NamespacedCluster(hosts, folder)
+    cluster = NamespacedCluster(hosts, folder, autoscaler)
     try:
         _make_network(hosts)
+        if autoscaler is not None:
+            # Added nodes find their address by the way out.
+            subprocess.run(["ip", "-n", hosts[0].name, "route", "add", "default", "dev", "bridge"], check=True)
         cluster.start(hosts[0], head_cpus)
         with ThreadPoolExecutor(max_workers=2) as pool:
             list(pool.map(lambda host: cluster.start(host, cpus), hosts[1:]))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from gpo.errors import StageError
+from gpo.evaluation.heldout_judge import read_answers
 from gpo.files import last_written, read_json, write_json
-from gpo.rollouts.scoring import read_answers
 
 
 def test_what_was_written_comes_back(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from gpo.errors import StageError
+from gpo.rollouts.jobs import Job, Shard
 from gpo.rollouts.pool import Pool, Weights
-from gpo.rollouts.stream import Job, Shard, Stream
+from gpo.rollouts.stream import Stream
 from rollout.engine import SampleRequest, Sampling
 from rollout.engine_settings import EngineSettings
 from tests.gpo.rollouts.faulty_actors import FaultySampler, FaultyScorer
