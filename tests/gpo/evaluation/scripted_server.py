@@ -101,7 +101,7 @@ def serve(script: Script) -> Iterator[Served]:
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            for place in range(0, len(content), 1 if reply.dribble else len(content)):
+            for place in range(0, len(content), 1 if reply.dribble else max(1, len(content))):
                 self.wfile.write(content[place : place + 1] if reply.dribble else content)
                 time.sleep(reply.dribble)
 
