@@ -122,7 +122,14 @@ def claims_of(report: dict[str, Any]) -> list[Claim]:
             widest["transformers"],
         ),
         at_most("scoring: our best back end / the limit, time", ratio["best / limit"], 1.2, widest["limit"]),
+        at_most("scoring: seconds an answer with the most answers a prompt / with two", growth_of(report), 1.1),
     ]
+
+
+def growth_of(report: dict[str, Any]) -> float:
+    """How much dearer an answer is in the largest table than in the smallest; 1 where the cost grows linearly."""
+    first, *_, last = (row["seconds"] / row["k"] for row in report["growth"])
+    return float(last / first)
 
 
 def largest_difference(one: list[Any], other: list[Any]) -> float:

@@ -8,14 +8,14 @@ The text under each field of the classes is the one source; this page repeats it
 import argparse
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from gpo.config.cyclic import CyclicConfig
-from gpo.config.reward import RewardTrainConfig
+from gpo.config.reward import TRAINING_PLACEMENT, RewardTrainConfig, SourceConfig
 from gpo.config.run import PLACEMENT, RunConfig
 from gpo.files import write_text
 from gpo.settings import Settings
@@ -28,37 +28,44 @@ A setting is a line of the YAML file or a word `key=value` on the command line, 
 (`train.learning_rate=1e-6`). A key that is not in this list is refused, with the nearest name. `gpo run CONFIG
 --dry-run` prints what holds.
 
-Keys marked *placement* may change between starts of the same run; all others are the run's identity, and a run
-directory refuses a start with another value.
+Keys marked *placement* may change between starts of the same run, or of the same training; all others are its
+identity, and its directory refuses a start with another value.
+
+Variables of the environment: `GPO_MEMORY_GIB` lowers what this machine is taken to have free, `GPO_CORE_LOCKS` names the
+folder in which engines of this machine agree about their cores, `OPENAI_BASE_URL` and `OPENAI_API_KEY` are a chat judge's.
 """
 
 
 def page() -> str:
     """The whole page."""
-    parts = [HEAD, "## A run: `gpo run`\n", *section("", RunConfig)]
-    parts += ["## Reward training: `gpo reward train`\n", *section("", RewardTrainConfig)]
-    parts += ["## Cyclic experiment: `gpo reward cyclic`\n", *section("", CyclicConfig)]
+    parts = [HEAD, "## A run: `gpo run`\n", *section("", RunConfig, PLACEMENT)]
+    parts += ["## Reward training: `gpo reward train`\n", *section("", RewardTrainConfig, TRAINING_PLACEMENT)]
+    parts += ["### Sources\n", f"{first_sentence(SourceConfig)} `train` and `heldout` may be lists of them.\n"]
+    parts += table("", SourceConfig, ())
+    parts += ["## Cyclic experiment: `gpo reward cyclic`\n", *section("", CyclicConfig, ())]
     return "\n".join(parts)
 
 
-def section(prefix: str, kind: type[Settings]) -> Iterator[str]:
+def section(prefix: str, kind: type[Settings], placement: Sequence[str], note: str = "") -> Iterator[str]:
     """Tables of a class and of the classes below it, in the order of the fields."""
-    below: list[tuple[str, type[Settings]]] = []
-    rows = []
+    if prefix:
+        yield f"### {prefix.removesuffix('.')}\n"
+        yield f"{first_sentence(kind)}{note}\n"
+    yield from table(prefix, kind, placement)
     for name, field in kind.model_fields.items():
         inner = settings_class(field.annotation)
         if inner is not None:
-            below.append((f"{prefix}{name}", inner))
-        else:
-            rows.append(row(f"{prefix}{name}", field))
-    if prefix:
-        yield f"### {prefix.removesuffix('.')}\n"
-        yield f"{first_sentence(kind)}\n"
+            absent = not field.is_required() and field.get_default(call_default_factory=True) is None
+            yield from section(f"{prefix}{name}.", inner, placement, " Off unless it is given." if absent else "")
+
+
+def table(prefix: str, kind: type[Settings], placement: Sequence[str]) -> Iterator[str]:
+    """The fields of a class that are no sections."""
+    fields = kind.model_fields.items()
+    rows = [row(f"{prefix}{name}", field, placement) for name, field in fields if not settings_class(field.annotation)]
     if rows:
         yield "| key | type | default | meaning |\n|---|---|---|---|"
         yield "\n".join(rows) + "\n"
-    for name, inner in below:
-        yield from section(f"{name}.", inner)
 
 
 def settings_class(annotation: Any) -> type[Settings] | None:
@@ -75,9 +82,9 @@ def first_sentence(kind: type[Settings]) -> str:
     return " ".join((kind.__doc__ or "").strip().split("\n\n")[0].split())
 
 
-def row(name: str, field: FieldInfo) -> str:
+def row(name: str, field: FieldInfo, placement: Sequence[str]) -> str:
     """One line of a table."""
-    placed = any(name == key or name.startswith(f"{key}.") for key in PLACEMENT)
+    placed = any(name == key or name.startswith(f"{key}.") for key in placement)
     meaning = " ".join((field.description or "").split())
     if placed and "placement" not in meaning:
         meaning = f"{meaning} *Placement.*"

@@ -3,11 +3,12 @@
     python scripts/newcomer.py
 
 Clones this checkout's commits into an empty folder and types what the documents say there, with files of the newcomer's
-own: a dozen preference pairs, two dozen prompts, a preference function. Needs what `make setup` needs; takes some
-minutes. Prints a line a step.
+own: a dozen preference pairs, two dozen prompts, a copy of `configs/first_run.yaml`. Needs what `make setup` needs;
+takes some minutes. Prints a line a step.
 """
 
 import json
+import shutil
 import subprocess
 import tempfile
 import time
@@ -15,25 +16,6 @@ from pathlib import Path
 
 HERE = Path(__file__).parents[1]
 TOPICS = "bread rain chess trains honey paper clocks rivers gardens letters lamps bridges".split()
-CONFIG = """\
-name: mine
-iterations: 1
-policy: {model: models/smollm2-135m-instruct}
-prompts: {train: my-prompts.jsonl, heldout_count: 8}
-rollout: {samples: 3, max_tokens: 48}
-preference:
-  sources: {taste: "python:taste.py:prefer"}
-  train_on: taste
-target: {beta: 0.5}
-train: {learning_rate: 1.5e-5}
-evaluation: {samples: 2, kl_prompts: 4}
-"""
-TASTE = '''"""Shorter is better."""
-
-
-def prefer(messages, a, b):
-    return float((len(a.text) < len(b.text)) - (len(a.text) > len(b.text)))
-'''
 
 
 def own_files(folder: Path) -> None:
@@ -46,8 +28,7 @@ def own_files(folder: Path) -> None:
     prompts = [{"prompt": f"{verb} {topic}."} for verb in ("Say something about", "Praise") for topic in TOPICS]
     for name, rows in (("my-pairs", pairs), ("my-prompts", prompts)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (folder / "my.yaml").write_text(CONFIG, encoding="utf-8")
-    (folder / "taste.py").write_text(TASTE, encoding="utf-8")
+    shutil.copy(folder / "configs/first_run.yaml", folder / "my.yaml")
 
 
 def main() -> None:

@@ -202,6 +202,9 @@ _FOLLOWED_BY_HEADS: dict[str, tuple[Any, ...]] = {
 }
 """What only larger trainings read -> the values that a training of heads follows all the same."""
 
+TRAINING_PLACEMENT = ("cluster", "cache", "trackers", "save_steps", "hub")
+"""Keys that may change when a training goes on; workers are not among them, because they change the last digits."""
+
 
 def sources_of(given: str | tuple[SourceConfig, ...] | None) -> tuple[SourceConfig, ...]:
     """A list in any case."""

@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gpo.config.reward import RewardTrainConfig
+from gpo.config.reward import TRAINING_PLACEMENT, RewardTrainConfig
 from gpo.errors import UserError
 from gpo.files import write_json
 from gpo.locking import hold
 from reward.checkpoint_files import METRICS_FILE
 
 _LOCK = ".lock"
-_PLACEMENT = ("cluster", "cache", "trackers", "save_steps", "hub")
-"""Keys that may change when a training goes on; workers are not among them, because they change the last digits."""
 
 
 @contextmanager
@@ -67,7 +65,7 @@ def is_finished(config: RewardTrainConfig) -> bool:
     if not _written(config).is_file():
         return False
     before, now = json.loads(_written(config).read_text("utf-8")), config.model_dump(mode="json")
-    changed = [name for name in now if name not in _PLACEMENT and before.get(name) != now[name]]
+    changed = [name for name in now if name not in TRAINING_PLACEMENT and before.get(name) != now[name]]
     if changed:
         raise UserError(
             f"output = {config.output}: holds a training with another {', '.join(changed)} (there "

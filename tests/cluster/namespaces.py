@@ -27,6 +27,11 @@ PORT = 6379
 START_SECONDS = 150
 MOST_STARTS = 3
 OBJECT_STORE_BYTES = 200 << 20
+COMMANDS = (
+    "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
+    "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files", "rsync_exclude", "rsync_filter",
+)  # fmt: skip
+"""Lists that the config of an autoscaler must have."""
 _clusters = itertools.count()
 
 
@@ -93,6 +98,10 @@ class Autoscaler:
             "available_node_types": {"ray.head.default": head, "added": added},
             "head_node_type": "ray.head.default",
             "idle_timeout_minutes": 0.1,
+            "upscaling_speed": 1.0,
+            "file_mounts_sync_continuously": False,
+            **{key: {} for key in ("file_mounts", "docker", "auth")},
+            **{key: [] for key in COMMANDS},
         }
         path.write_text(json.dumps(config))
         return path
