@@ -31,8 +31,9 @@ A setting is a line of the YAML file or a word `key=value` on the command line, 
 Keys marked *placement* may change between starts of the same run, or of the same training; all others are its
 identity, and its directory refuses a start with another value.
 
-Variables of the environment: `GPO_MEMORY_GIB` lowers what this machine is taken to have free, `GPO_CORE_LOCKS` names the
-folder in which engines of this machine agree about their cores, `OPENAI_BASE_URL` and `OPENAI_API_KEY` are a chat judge's.
+Variables of the environment: `GPO_MEMORY_GIB` lowers what this machine is taken to have free, `GPO_CORE_LOCKS` names
+the folder in which engines of this machine agree about their cores, `OPENAI_BASE_URL` and `OPENAI_API_KEY` are a chat
+judge's.
 """
 
 

@@ -34,9 +34,7 @@ def add_to(verbs: Verbs) -> None:
     evaluate.add_argument("--judge", metavar="SPEC", help="gpm:DIR or openai:MODEL")
     evaluate.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
     evaluate.add_argument("--cache", type=Path, metavar="DIR", help="what was judged is kept here (default: DIR/cache)")
-    evaluate.add_argument(
-        "--difficulties", type=Path, metavar="CSV", help="AlpacaEval's df_gamed.csv, whose difficulties its numbers use"
-    )
+    evaluate.add_argument("--difficulties", type=Path, metavar="CSV", help="df_gamed.csv, as for --gamed")
     evaluate.add_argument("--gamed", type=Path, metavar="CSV", help="AlpacaEval's df_gamed.csv")
     evaluate.add_argument(
         "--constraints", type=Path, metavar="FILE", help="IFEval's prompts: check their constraints, without a judge"

@@ -27,7 +27,9 @@ def _add_train(reward: Verbs) -> None:
     )
     train.add_argument("config", type=Path, help="YAML file of the training")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="dotted settings that replace the file's")
-    train.add_argument("--fresh", action="store_true", help="throw away what is in the output directory")
+    train.add_argument(
+        "--fresh", action="store_true", help="throw away what is in output; heads are always trained anew"
+    )
     train.set_defaults(verb=_train)
 
 
