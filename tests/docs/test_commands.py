@@ -89,7 +89,7 @@ def verb_of(words: list[str]) -> str:
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workplace")
     make_workplace(folder)
-    shutil.copyfile(folder / "configs/quickstart.yaml", folder / "my.yaml")
+    shutil.copyfile(folder / "configs/first_run.yaml", folder / "my.yaml")
     return folder
 
 

@@ -29,6 +29,8 @@ def make_workplace(folder: Path) -> None:
         (folder / f"models/quickstart-preferences/{name}.jsonl").write_text(text, "utf-8")
     for name in ("pairs", "more"):
         (folder / f"{name}.jsonl").write_text(text, "utf-8")
+    prompts = [{"prompt": f"Say something about {word}, number {n}."} for word in ("bread", "rain") for n in range(12)]
+    (folder / "my-prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts), "utf-8")
     plant_measured_run(folder / "runs/quickstart")
 
 
