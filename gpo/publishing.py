@@ -54,7 +54,7 @@ def publish(run: RunContext, iteration: int) -> dict[str, Any]:
     before = floor_file["answer_logps"] if iteration == 1 else _trainer_logps(run, iteration - 1)
     floor, factor = Gap(**floor_file["floor"]), run.config.canary.factor
     verdicts = [
-        judge(gap(trainer, engine), floor, gap(trainer, before), factor, movement(before, trainer, engine, floor))
+        judge(gap(trainer, engine), floor, gap(trainer, before), movement(before, trainer, engine, floor), factor)
         for engine in _engine_logps(run, iteration)
     ]
     verdict = next((one for one in verdicts if not one.accepted), verdicts[0])

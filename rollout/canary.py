@@ -59,18 +59,18 @@ class Movement:
 
     share: float
     """1: all of it; 0: none, the engine holds the weights of before. Slope of the engine's change on the trainer's."""
-    error: float
-    """Standard error of the share, from the noise floor."""
+    error: float | None
+    """Standard error of the share, from the noise floor; None where the trainer's numbers did not move at all."""
 
     @property
     def visible(self) -> bool:
         """Whether the update is above the noise, so that the share says anything."""
-        return self.error <= LARGEST_ERROR
+        return self.error is not None and self.error <= LARGEST_ERROR
 
     @property
     def complete(self) -> bool:
         """Whether the engine may hold all of the update."""
-        return abs(self.share - 1) <= max(SMALLEST_TOLERANCE, ERRORS_TOLERATED * self.error)
+        return self.error is None or abs(self.share - 1) <= max(SMALLEST_TOLERANCE, ERRORS_TOLERATED * self.error)
 
 
 LARGEST_ERROR = 0.14
@@ -88,7 +88,7 @@ def movement(before: Rows, now: Rows, engine: Rows, floor: Gap) -> Movement:
     shown = [b - a for xs, ys in zip(before, engine, strict=True) for a, b in zip(xs, ys, strict=True)]
     square = sum(value * value for value in moved)
     if square == 0:
-        return Movement(share=0.0, error=float("inf"))
+        return Movement(share=0.0, error=None)
     # The mean of a normal variable's size is 0.8 of its standard deviation.
     return Movement(
         share=sum(a * b for a, b in zip(moved, shown, strict=True)) / square,
@@ -102,9 +102,9 @@ class Verdict:
 
     gap: Gap
     floor: Gap
-    update: Gap | None
-    """How far the trainer's own numbers moved since the version before; None where there is none."""
-    movement: Movement | None
+    update: Gap
+    """How far the trainer's own numbers moved since the version before."""
+    movement: Movement
     accepted: bool
     below_noise: bool
     """The update is smaller than the noise: the canary cannot see it, only hash and version can."""
@@ -115,23 +115,22 @@ class Verdict:
             f"canary: trainer and engine differ by {self.gap.mean:.2g} nats a token (largest {self.gap.largest:.2g}); "
             f"the noise floor is {self.floor.mean:.2g} ({self.floor.largest:.2g})"
         )
-        if self.update is not None:
-            text += f"; the update moved them by {self.update.mean:.2g}"
-            text += ", which is below the noise" if self.below_noise else ""
-        if self.movement is not None and not self.below_noise:
-            text += f"; the engine shows {self.movement.share:.0%} of it"
-        return text
+        shown = "which is below the noise" if self.below_noise else f"the engine shows {self.movement.share:.0%} of it"
+        return f"{text}; the update moved them by {self.update.mean:.2g}, {shown}"
 
 
-def judge(found: Gap, floor: Gap, update: Gap | None, factor: float, moved: Movement | None = None) -> Verdict:
+def judge(found: Gap, floor: Gap, update: Gap, moved: Movement, factor: float) -> Verdict:
     """Accept a gap of mean and maximum up to `factor` times the floor's, and an update that the engine shows in full.
 
     An update below the noise shows in neither: there only the marker's hash and version can tell.
     """
     noise = floor.at_least_resolution()
     close = found.mean <= factor * noise.mean and found.largest <= factor * noise.largest
-    below = update is not None and (update.mean <= noise.mean if moved is None else not moved.visible)
-    complete = moved is None or not moved.visible or moved.complete
     return Verdict(
-        gap=found, floor=floor, update=update, movement=moved, accepted=close and complete, below_noise=below
+        gap=found,
+        floor=floor,
+        update=update,
+        movement=moved,
+        accepted=close and (moved.complete or not moved.visible),
+        below_noise=not moved.visible,
     )

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from gpo.verbs.parts import Verbs, add_scorer_options, count, quiet_libraries
+from gpo.verbs.parts import Verbs, add_scorer_options, count, quiet_libraries, request_of
 from gpo.verbs.reward_experiments import add_bench, add_cyclic
 
 
@@ -64,11 +64,8 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
-    from dataclasses import fields
-
     from gpo.rewards.scoring import ScoreRequest, score_rewards
 
-    names = (field.name for field in fields(ScoreRequest))
-    request = ScoreRequest(**{name: getattr(options, name) for name in names})
+    request = request_of(ScoreRequest, options)
     quiet_libraries()
     return score_rewards(request)

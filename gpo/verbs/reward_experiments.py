@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from gpo.verbs.parts import Verbs, add_scorer_options, count, quiet_libraries
+from gpo.verbs.parts import Verbs, add_scorer_options, count, quiet_libraries, request_of
 
 
 def add_bench(reward: Verbs) -> None:
@@ -50,11 +50,9 @@ def add_cyclic(reward: Verbs) -> None:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from dataclasses import fields
-
     from gpo.rewards.bench import BenchRequest, bench_rewards
 
-    request = BenchRequest(**{field.name: getattr(options, field.name) for field in fields(BenchRequest)})
+    request = request_of(BenchRequest, options)
     quiet_libraries()
     return bench_rewards(request)
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from gpo.verbs.parts import Verbs, above_zero, quiet_libraries
+from gpo.verbs.parts import Verbs, above_zero, quiet_libraries, request_of
 
 
 def add_to(verbs: Verbs) -> None:
@@ -38,14 +38,10 @@ def add_to(verbs: Verbs) -> None:
 
 
 def _submit(options: argparse.Namespace) -> int:
-    from dataclasses import fields
-
     from gpo.cluster.submit import SubmitRequest, submit
     from gpo.config import RunConfig
     from gpo.settings import read_settings
 
     config = read_settings(RunConfig, options.config, options.overrides)
     quiet_libraries()
-    return submit(
-        config, SubmitRequest(**{field.name: getattr(options, field.name) for field in fields(SubmitRequest)})
-    )
+    return submit(config, request_of(SubmitRequest, options))

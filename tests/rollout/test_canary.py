@@ -3,14 +3,16 @@
 Run: python -m pytest tests/rollout/test_canary.py
 """
 
+import json
 import math
+from dataclasses import asdict
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.canary import FIXED_TEXTS, Gap, canary_rows, gap, judge, movement
+from rollout.canary import FIXED_TEXTS, Gap, Movement, canary_rows, gap, judge, movement
 from tests.tiny import make_tokenizer
 
 numbers = st.floats(-50, 0)
@@ -47,6 +49,7 @@ def test_texts_or_tokens_that_are_missing_on_one_side_are_an_error(
 
 
 FLOOR = Gap(mean=0.01, largest=0.1)
+SHOWN = Movement(share=1.0, error=0.01)
 
 
 @pytest.mark.parametrize(
@@ -59,23 +62,16 @@ FLOOR = Gap(mean=0.01, largest=0.1)
     ],
 )
 def test_a_gap_is_accepted_while_mean_and_largest_stay_within_the_factor(found: Gap, accepted: bool) -> None:
-    assert judge(found, FLOOR, None, 4.0).accepted is accepted
+    assert judge(found, FLOOR, Gap(1.0, 1.0), SHOWN, 4.0).accepted is accepted
 
 
 def test_an_update_smaller_than_the_noise_is_named() -> None:
-    small = judge(Gap(0.01, 0.1), FLOOR, Gap(0.01, 5.0), 4.0)
-    assert small.below_noise and "below the noise" in small.sentence()
-    large = judge(Gap(0.01, 0.1), FLOOR, Gap(0.02, 0.02), 4.0)
+    small = judge(Gap(0.01, 0.1), FLOOR, Gap(0.01, 5.0), Movement(share=0.0, error=0.5), 4.0)
+    assert small.accepted and small.below_noise and "below the noise" in small.sentence()
+    large = judge(Gap(0.0123, 0.1), FLOOR, Gap(0.02, 0.02), SHOWN, 4.0)
     assert not large.below_noise and "below the noise" not in large.sentence()
-    assert "moved them by 0.02" in large.sentence()
-
-
-def test_without_an_update_the_sentence_speaks_of_the_gap_alone() -> None:
-    verdict = judge(Gap(0.0123, 0.2), FLOOR, None, 4.0)
-    assert not verdict.below_noise
-    assert (
-        "0.012 nats" in verdict.sentence() and "is 0.01 (" in verdict.sentence() and "update" not in verdict.sentence()
-    )
+    assert "moved them by 0.02, the engine shows 100% of it" in large.sentence()
+    assert "0.012 nats" in large.sentence() and "is 0.01 (" in large.sentence()
 
 
 def test_the_fixed_texts_become_prompt_and_answer_ids_without_a_second_start_token() -> None:
@@ -101,7 +97,7 @@ def test_an_update_above_the_noise_must_show_in_full(shown: float, complete: boo
     moved = movement(rows_of(before), rows_of(now), rows_of(engine), FLOOR)
     assert moved.share == pytest.approx(shown, abs=0.15) and moved.visible and moved.complete is complete
     found = gap(rows_of(now), rows_of(engine))
-    verdict = judge(found, FLOOR, gap(rows_of(before), rows_of(now)), 100.0, moved)
+    verdict = judge(found, FLOOR, gap(rows_of(before), rows_of(now)), moved, 100.0)
     assert verdict.accepted is complete and not verdict.below_noise
 
 
@@ -111,5 +107,7 @@ def test_an_update_below_the_noise_says_nothing_and_one_of_nothing_neither() -> 
     now = [value + random.gauss(0, 0.001) for value in before]
     for engine in (before, now):
         moved = movement(rows_of(before), rows_of(now), rows_of(engine), FLOOR)
-        assert not moved.visible and judge(Gap(0.0, 0.0), FLOOR, Gap(0.001, 0.01), 4.0, moved).accepted
-    assert not movement([before], [before], [before], FLOOR).visible
+        assert not moved.visible and judge(Gap(0.0, 0.0), FLOOR, Gap(0.001, 0.01), moved, 4.0).accepted
+    still = movement([before], [before], [before], FLOOR)
+    assert not still.visible
+    json.dumps(asdict(still), allow_nan=False)  # As the journal has it.
