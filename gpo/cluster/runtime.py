@@ -37,6 +37,8 @@ QUIET = {
     LOOPBACK_SWITCH: "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    # Else what is printed becomes a line of our log, and dill, which reads what it lets be printed, reads nothing.
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TQDM_DISABLE": "1",
