@@ -22,8 +22,8 @@ from rollout.weight_transfer import NcclSender
 logger = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
-LARGEST_LOADS = 3
-"""Engines that may fail to take the same weights before the run ends."""
+MOST_FAILURES = 3
+"""Of engines at taking the same weights, or of processes at the same work, before the run ends."""
 LOOK_SECONDS = 2.0
 """Between two looks for room in the cluster: each costs a round trip or two."""
 
@@ -100,19 +100,19 @@ class Pool:
         """All samplers as actors, each holding these weights.
 
         An engine that fails to take them may hold a mixture: it is thrown away and a new one started. Raises
-        StageError when that fails LARGEST_LOADS times.
+        StageError when that fails MOST_FAILURES times.
         """
         self.notice_deaths()
         self.rest_scorers()
-        for tries in range(1, LARGEST_LOADS + 1):
+        for tries in range(1, MOST_FAILURES + 1):
             stale = [worker for worker in self.workers("sampler") if worker.loaded != weights]
             loads = self._send(stale, weights)
             failures = [failure for worker, load in loads if (failure := self._finish_load(worker, load, weights))]
             self._end_sender()
             if not failures:
                 return [worker.actor for worker in self.holding(weights)]
-            logger.warning("%s; it is replaced by a new one (%d of %d tries)", failures[0], tries, LARGEST_LOADS)
-        raise StageError(f"{failures[0]}; {LARGEST_LOADS} engines failed. Start the same command again to go on")
+            logger.warning("%s; it is replaced by a new one (%d of %d tries)", failures[0], tries, MOST_FAILURES)
+        raise StageError(f"{failures[0]}; {MOST_FAILURES} engines failed. Start the same command again to go on")
 
     def _send(self, stale: list[Worker], weights: Weights) -> list[tuple[Worker, Any]]:
         """Ask samplers to hold weights: each from the disk, or all together over the network where they run already."""
@@ -131,11 +131,11 @@ class Pool:
     def ask_samplers(self, weights: Weights, call: Callable[[Any], Any], what: str) -> list[Any]:
         """What each sampler answers to `call(actor)` when it holds these weights; those that die are replaced.
 
-        Raises StageError when that happens LARGEST_LOADS times.
+        Raises StageError when that happens MOST_FAILURES times.
         """
         import ray
 
-        for _ in range(LARGEST_LOADS):
+        for _ in range(MOST_FAILURES):
             self.samplers(weights)
             asked = [(worker, call(worker.actor)) for worker in self.holding(weights)]
             answers, lost = [], ""
@@ -148,18 +148,18 @@ class Pool:
             if not lost:
                 return answers
             logger.warning("a sampler was lost at %s (%s); a new one is asked", what, lost)
-        raise StageError(f"{what}: {LARGEST_LOADS} samplers were lost ({lost}); start the same command again to go on")
+        raise StageError(f"{what}: {MOST_FAILURES} samplers were lost ({lost}); start the same command again to go on")
 
     def in_spite_of_deaths(self, work: Callable[[], Found], what: str) -> Found:
         """What `work` returns, which asks processes of the pool directly; it starts again when one dies meanwhile.
 
         Also when one dies after it answered and takes the answers with it. Raises StageError when that happens
-        LARGEST_LOADS times.
+        MOST_FAILURES times.
         """
         import ray
 
         losses = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError, ray.exceptions.ObjectLostError)
-        for _ in range(LARGEST_LOADS):
+        for _ in range(MOST_FAILURES):
             try:
                 return work()
             except ray.exceptions.RayError as error:
@@ -169,7 +169,7 @@ class Pool:
                 lost = reason_of(error)
                 logger.warning("a process was lost at %s (%s); it starts again with a new one", what, lost)
                 self.notice_deaths()
-        raise StageError(f"{what}: {LARGEST_LOADS} processes were lost ({lost}); start the same command again to go on")
+        raise StageError(f"{what}: {MOST_FAILURES} processes were lost ({lost}); start the same command again to go on")
 
     def _finish_load(self, worker: Worker, load: Any, weights: Weights) -> str | None:
         """What went wrong, with the worker thrown away; None when it holds the weights."""
