@@ -14,7 +14,7 @@ import pytest
 from gpo.cluster.runtime import ray_session
 from gpo.errors import StageError
 from gpo.rollouts import pool as pool_module
-from gpo.rollouts.pool import LARGEST_LOADS, Weights
+from gpo.rollouts.pool import MOST_FAILURES, Weights
 from gpo.rollouts.stream import shards_in_flight
 from tests.gpo.rollouts.faulty_actors import AWAKE, BESIDE_A_SCORER, BESIDE_AN_ENGINE
 from tests.gpo.rollouts.passes import SHARD, Pass, kill
@@ -111,7 +111,7 @@ def test_work_that_asks_processes_directly_starts_again_when_one_dies(tmp_path: 
     assert tried.pool.in_spite_of_deaths(work, "a test") > 0
     assert len(asked) == 2 and tried.lost == ["sampler"]
     deadly = 10
-    with pytest.raises(StageError, match=f"a test: {LARGEST_LOADS} processes were lost"):
+    with pytest.raises(StageError, match=f"a test: {MOST_FAILURES} processes were lost"):
         tried.pool.in_spite_of_deaths(work, "a test")
     tried.pool.close()
 
@@ -182,9 +182,9 @@ def test_an_engine_that_fails_an_update_is_rebuilt_and_not_asked_again(tmp_path:
     pool.samplers(Weights(str(tmp_path), "broken-once"))
     processes = [path.name.rpartition("-")[2] for path in tmp_path.glob("load-broken-once-*")]
     assert len(set(processes)) == 2, "the second load went to another process"
-    with pytest.raises(StageError, match=f"half of the weights.*{LARGEST_LOADS} engines failed"):
+    with pytest.raises(StageError, match=f"half of the weights.*{MOST_FAILURES} engines failed"):
         pool.samplers(Weights(str(tmp_path), "broken"))
-    assert len(list(tmp_path.glob("load-broken-[0-9]*"))) == LARGEST_LOADS
+    assert len(list(tmp_path.glob("load-broken-[0-9]*"))) == MOST_FAILURES
     pool.close()
 
 
