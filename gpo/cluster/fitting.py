@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 file_only = logging.getLogger("driver")
 """Lines for the driver's log alone: only our packages' loggers reach the terminal."""
 
+MOST_CONTROLLERS = 3
+"""Of one training: Ray Train's own actor may stand on the node that dies, or stumble over its death."""
 REPORT_EVERY_SECONDS = 10.0
 """Without a sign for so long, the places of the workers are looked at, and what is missing is said this often."""
 
@@ -37,13 +39,13 @@ class Followed:
     """Its deadlines."""
 
 
-def fit(trainer: Any, followed: Followed, failed: Callable[[BaseException], Exception]) -> None:
-    """Fit `trainer` (Ray Train's) to its end.
+def fit(new_trainer: Callable[[], Any], followed: Followed, failed: Callable[[BaseException], Exception]) -> None:
+    """Fit a trainer of Ray Train to its end, or another one, which goes on, where a node's death ends its controller.
 
     Raises what `failed` makes of Ray Train's error, and StageError when no sign comes within `wait_seconds`, or the
     cluster has no room for the workers for `placement_seconds`.
     """
-    outcome = _started(trainer)
+    outcome, controllers = _started(new_trainer()), 1
     patience = _Patience(followed)
     progress: Progress | None = None
     shown = 0
@@ -63,8 +65,20 @@ def fit(trainer: Any, followed: Followed, failed: Callable[[BaseException], Exce
             continue
         if error is None:
             return
+        if _is_lost_controller(error) and controllers < MOST_CONTROLLERS:
+            logger.warning("%s: an actor of Ray Train was lost (%s); it begins again", followed.name, reason_of(error))
+            outcome, controllers = _started(new_trainer()), controllers + 1
+            patience.renew()
+            continue
         file_only.error("%s: what Ray Train says of it", followed.name, exc_info=error)
         raise failed(error) from error
+
+
+def _is_lost_controller(error: BaseException) -> bool:
+    """Whether an actor beside the workers died or could not be reached; Ray Train itself replaces workers only."""
+    import ray
+
+    return isinstance(getattr(error, "controller_failure", error), ray.exceptions.RayActorError)
 
 
 class _Patience:

@@ -63,7 +63,11 @@ def run_training(task: Any, config: RewardTrainConfig) -> None:
                 missing=WorkerRoom(demand).missing,
                 cluster=config.cluster,
             )
-            fit(_torch_trainer(task, config, demand.bundle), followed, lambda error: failure_of(error, output))
+            fit(
+                lambda: _torch_trainer(task, config, demand.bundle),
+                followed,
+                lambda error: failure_of(error, output),
+            )
         finally:
             want_no_nodes(config.cluster)
     shutil.rmtree(folder / "ray", ignore_errors=True)

@@ -137,7 +137,6 @@ def _fit(run: RunContext, task: LearnerTask) -> None:
             f"{run.directory.logs}; start the same command again to go on"
         )
 
-    trainer = _torch_trainer(run, task)
     followed = Followed(
         name=f"iteration {task.iteration}: train",
         steps=steps,
@@ -145,4 +144,4 @@ def _fit(run: RunContext, task: LearnerTask) -> None:
         missing=learner_room(),
         cluster=run.config.cluster,
     )
-    fit(trainer, followed, failed)
+    fit(lambda: _torch_trainer(run, task), followed, failed)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from ray.train import WorkerGroupError
+from ray.exceptions import ActorUnavailableError
+from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 from gpo.cluster import fitting
@@ -58,14 +59,14 @@ def test_workers_without_a_place_are_told_and_end_the_wait(
 ) -> None:
     monkeypatch.setattr(fitting, "REPORT_EVERY_SECONDS", 0.1)
     with caplog.at_level(logging.WARNING), pytest.raises(StageError) as caught:
-        fit(waiting, followed(missing=lambda: NO_ROOM, placement_seconds=1.5), failed)
+        fit(lambda: waiting, followed(missing=lambda: NO_ROOM, placement_seconds=1.5), failed)
     assert NO_ROOM in str(caught.value) and "cluster.placement_seconds" in str(caught.value)
     assert "waiting up to 2 s more" in caplog.records[0].message and NO_ROOM in caplog.records[0].message
 
 
 def test_without_any_sign_a_training_ends_at_its_deadline_and_each_sign_renews_it(waiting: Trainer) -> None:
     with pytest.raises(StageError, match="nor any other sign of the workers, within 2 s"):
-        fit(waiting, followed(wait_seconds=2), failed)
+        fit(lambda: waiting, followed(wait_seconds=2), failed)
     signs = itertools.count()
 
     def sign() -> int:
@@ -74,7 +75,7 @@ def test_without_any_sign_a_training_ends_at_its_deadline_and_each_sign_renews_i
             waiting.end.set()
         return found
 
-    fit(waiting, followed(sign, wait_seconds=2), failed)
+    fit(lambda: waiting, followed(sign, wait_seconds=2), failed)
     assert next(signs) > 5
 
 
@@ -86,6 +87,29 @@ def test_a_failed_training_is_told_in_a_line_and_its_tracebacks_go_to_the_log(
     failures[1] = RuntimeError("the node was lost")
     error = WorkerGroupError(f"[Rank 0]\n{traceback}", failures)
     with pytest.raises(StageError) as caught:
-        fit(Trainer(error), followed(), failed)
+        fit(lambda: Trainer(error), followed(), failed)
     assert str(caught.value) == "worker 0, 2: ValueError: an odd shape; worker 1: the node was lost"
     assert [(record.name, record.exc_info[1]) for record in caplog.records if record.exc_info] == [("driver", error)]
+
+
+def test_a_lost_controller_is_followed_by_another_one_that_goes_on_but_not_for_ever(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lost = ControllerError(ActorUnavailableError("socket closed", b"0" * 16))
+    done = Trainer()
+    done.end.set()
+    trainers = iter([Trainer(lost), done])
+    with caplog.at_level(logging.WARNING):
+        fit(lambda: next(trainers), followed(), failed)
+    assert "an actor of Ray Train was lost" in caplog.text and not list(trainers)
+    begun: list[Trainer] = []
+
+    def another() -> Trainer:
+        begun.append(Trainer(lost))
+        return begun[-1]
+
+    with pytest.raises(StageError, match="socket closed"):
+        fit(another, followed(), failed)
+    assert len(begun) == fitting.MOST_CONTROLLERS
+    with pytest.raises(StageError, match="a bug"):
+        fit(lambda: Trainer(ControllerError(ValueError("a bug"))), followed(), failed)
