@@ -43,13 +43,18 @@ def held_still(model: Any, trainer: Any) -> Any:
 
 
 def starting_policy(trainer: Any) -> Any:
-    """The reference as it can be called before training; ZeRO-3's parameters are in pieces until an engine has them."""
-    model = trainer.model if trainer.ref_model is None else trainer.ref_model
-    if trainer.ref_model is None and any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
-        if trainer._precompute_engine is None:
-            trainer._precompute_engine = prepare_deepspeed(model, trainer.accelerator)
-        return trainer._precompute_engine
-    return model
+    """The reference as it can be called before training.
+
+    DeepSpeed's policy is no use until an engine has it: with ZeRO-1 and ZeRO-2 transformers leaves it on the CPU, with
+    ZeRO-3 it is in pieces. TRL makes one engine for all passes, by the same condition.
+    """
+    if trainer.ref_model is not None:
+        return trainer.ref_model
+    if not trainer.is_deepspeed_enabled:
+        return trainer.model
+    if trainer._precompute_engine is None:
+        trainer._precompute_engine = prepare_deepspeed(trainer.model, trainer.accelerator)
+    return trainer._precompute_engine
 
 
 def add_anchor(trainer: Any, model: Any) -> None:

@@ -136,6 +136,10 @@ def test_kto_hashes_the_starting_weights_and_keeps_one_engine_for_reference_pass
     start = squeezed("__init__")
     assert "self._precompute_model_hash=" in start and "self._precompute_engine=None" in start, LOOK
     assert "self.maybe_activation_offload_context" in start, LOOK
+    condition = "ifself.ref_modelisNoneandself.is_deepspeed_enabled:ifself._precompute_engineisNone:"
+    assert condition + "self._precompute_engine=prepare_deepspeed(self.model,self.accelerator)" in squeezed(
+        "_precompute_ref_logps"
+    ), LOOK
 
 
 def test_an_attention_name_without_a_mask_function_skips_all_masks() -> None:

@@ -30,6 +30,7 @@ SETTINGS: dict[str, Any] = {"batch_prompts": 3, "max_grad_norm": 0.0, "num_train
 PLAIN = [{"layout": "padded"}, {"layout": "packed", "gradient_accumulation_steps": 2}, {"layout": "shared"}]
 FSDP = [{"sharding": "fully"}, {"sharding": "fsdp"}]
 ZERO: list[dict[str, Any]] = [
+    {"sharding": "zero1"},
     {"sharding": "zero2"},
     {"sharding": "zero3"},
     {"sharding": "zero3", "from_disk": True, "precompute_ref_log_probs": False},
@@ -131,7 +132,7 @@ def test_asked_for_fsdp_the_trainer_has_a_reference_of_its_own_in_pieces(
 
 
 @needs_deepspeed
-@pytest.mark.parametrize("way", range(len(ZERO)), ids=["zero2", "zero3", "zero3, loaded in pieces, live reference"])
+@pytest.mark.parametrize("way", range(len(ZERO)), ids=["zero1", "zero2", "zero3", "zero3, loaded in pieces, live reference"])
 def test_zero_trains_the_same_model_in_pieces_and_saves_it_whole(
     alone: dict[str, Any], two: list[dict[str, Any]], folder: Path, way: int
 ) -> None:
