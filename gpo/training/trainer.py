@@ -210,7 +210,8 @@ class GPOTrainer(KTOTrainer):
     def _segments(self, model: Any) -> AbstractContextManager[None]:
         if self._layout == "padded":
             return nullcontext()
-        use_flash = "flash" in self._attention and torch.cuda.is_available()
+        half = self._compute_type in ("bf16", "fp16", "bfloat16")
+        use_flash = half and "flash" in self._attention and torch.cuda.is_available()
         return segment_attention(self.accelerator.unwrap_model(model).config, use_flash)
 
     def _part_loss(self, model: Any, part: dict[str, Any], rows: int) -> Tensor:

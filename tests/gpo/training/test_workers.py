@@ -132,7 +132,7 @@ def test_asked_for_fsdp_the_trainer_has_a_reference_of_its_own_in_pieces(
 
 
 @needs_deepspeed
-@pytest.mark.parametrize("way", range(len(ZERO)), ids=["zero1", "zero2", "zero3", "zero3, loaded in pieces, live reference"])
+@pytest.mark.parametrize("way", range(len(ZERO)), ids=["zero1", "zero2", "zero3", "zero3, loaded, live"])
 def test_zero_trains_the_same_model_in_pieces_and_saves_it_whole(
     alone: dict[str, Any], two: list[dict[str, Any]], folder: Path, way: int
 ) -> None:
