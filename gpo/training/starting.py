@@ -29,13 +29,42 @@ def check_arguments(args: GPOConfig, train_dataset: Any, anchor_model: Any, othe
             raise ValueError(f"{name} has no effect on a GPOTrainer: {reason}; leave it out")
 
 
-def load_model(path: str, args: GPOConfig, quantization: Any = None) -> Any:
-    """A model named by its path, in float32 for its master weights unless `model_init_kwargs` says otherwise."""
+def starting_model(model: Any, args: GPOConfig, others: dict[str, Any]) -> Any:
+    """The model that is trained: as it is given, or loaded from its path with what `others` say of quantisation.
+
+    Raises ValueError for trainable weights in half precision. An adapter that is made for it (`peft_config`) has
+    weights of its own, and what trains beside quantised weights is TRL's matter.
+    """
+    if isinstance(model, str):
+        model = _load_model(model, args, others.pop("quantization_config", None))
+    if others.get("peft_config") is None and not _is_quantised(model):
+        _check_master_weights(model, args)
+    return model
+
+
+def _load_model(path: str, args: GPOConfig, quantization: Any) -> Any:
+    """In float32 for its master weights unless `model_init_kwargs` says otherwise."""
     given, args.model_init_kwargs = args.model_init_kwargs, None
     options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": args.trust_remote_code}
     if quantization is not None:
         options["quantization_config"] = quantization
     return AutoModelForCausalLM.from_pretrained(path, **{**options, **(given if isinstance(given, dict) else {})})
+
+
+def _is_quantised(model: Any) -> bool:
+    return any(getattr(model, name, False) for name in ("is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit"))
+
+
+def _check_master_weights(model: Any, args: GPOConfig) -> None:
+    """Refused and not converted: a copy twice the size is for the caller to decide on."""
+    trained = {weight.dtype for weight in model.parameters() if weight.requires_grad and weight.is_floating_point()}
+    half = sorted(str(dtype).removeprefix("torch.") for dtype in trained if torch.finfo(dtype).bits < 32)
+    if half:
+        raise ValueError(
+            f"the model's trainable weights are {', '.join(half)}, in whose rounding updates of "
+            f"learning_rate={args.learning_rate:g} vanish; expected float32: load it with dtype=torch.float32, or give "
+            "its path (bf16=True computes in bfloat16 all the same), or train an adapter by peft_config"
+        )
 
 
 def stop_limits(args: GPOConfig) -> StopLimits:

@@ -35,7 +35,7 @@ from gpo.training.reference import (
 )
 from gpo.training.rows import prepare_rows
 from gpo.training.segment_attention import choose_layout, segment_attention, segments_of
-from gpo.training.starting import check_arguments, copy_of, load_model, needs_copy, stop_limits
+from gpo.training.starting import check_arguments, copy_of, needs_copy, starting_model, stop_limits
 from gpo.training.step_checkpoints import last_whole, load_trained_adapter, mark_whole
 from gpo.training.trainer_config import GPOConfig
 from gpo.training.watch import StopRule, clamped_share, step_numbers
@@ -48,7 +48,8 @@ class GPOTrainer(KTOTrainer):
 
     `train_dataset` has one of the forms of `rows`. `anchor_model` is the policy that `args.pull` pulls to, used
     once before training. `stopped` says which rule of `watch` ended the training, None if none did.
-    Raises ValueError naming what is missing from a row, or the argument that has no meaning here.
+    Raises ValueError naming what is missing from a row, the argument that has no meaning here, or trainable weights in
+    half precision.
     """
 
     args: GPOConfig
@@ -77,8 +78,7 @@ class GPOTrainer(KTOTrainer):
             processing_class = AutoTokenizer.from_pretrained(path, trust_remote_code=args.trust_remote_code)
         # Before a model is loaded: a faulty row shows within a second.
         train_dataset = prepare_rows(train_dataset, processing_class, args)
-        if isinstance(model, str):
-            model = load_model(model, args, kwargs.pop("quantization_config", None))
+        model = starting_model(model, args, kwargs)
         plain = model.get_base_model() if isinstance(model, PeftModel) else model
         copied = ref_model is None and plain is model and not kwargs.get("peft_config") and needs_copy(args)
         if copied:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig
 from torch import Tensor
 
 from gpo.training.trainer import GPOConfig, GPOTrainer
@@ -259,3 +260,22 @@ def test_a_model_named_by_its_directory_trains_as_one_that_was_loaded(tmp_path: 
     named.train()
     assert all(value.dtype == torch.float32 for value in weights_of(named).values())
     assert any(not torch.equal(value, before[name]) for name, value in weights_of(named).items())
+
+
+def test_trainable_weights_in_half_precision_are_refused_and_frozen_ones_are_not(tmp_path: Path) -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        name = str(dtype).removeprefix("torch.")
+        message = rf"trainable weights are {name}.*learning_rate=0.0001 vanish.*load it with dtype=torch.float32"
+        with pytest.raises(ValueError, match=message):
+            make_trainer(tmp_path, model=make_tiny_model().to(dtype))
+    adapter = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = make_trainer(tmp_path, model=make_tiny_model().bfloat16(), peft_config=adapter, bf16=True)
+    trained = {weight.dtype for weight in trainer.model.parameters() if weight.requires_grad}
+    assert trained == {torch.float32}
+
+
+def test_a_path_with_a_half_precision_type_of_its_own_is_refused_as_an_object_is(tmp_path: Path) -> None:
+    directory = save_tiny_model(tmp_path / "model")
+    args = GPOConfig(str(tmp_path / "out"), use_cpu=True, model_init_kwargs={"dtype": "bfloat16"})
+    with pytest.raises(ValueError, match="trainable weights are bfloat16"):
+        GPOTrainer(str(directory), args, Dataset.from_list(make_rows()))
