@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import Tensor
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
@@ -55,6 +56,24 @@ def starting_policy(trainer: Any) -> Any:
     if trainer._precompute_engine is None:
         trainer._precompute_engine = prepare_deepspeed(trainer.model, trainer.accelerator)
     return trainer._precompute_engine
+
+
+def reference_logps(trainer: Any, dataset: Dataset, plan: StepPlan) -> Tensor:
+    """log p [rows] of a data set's answers under the reference: read from `reference_folder`, or computed and kept."""
+    folder = Path(trainer.args.reference_folder) if trainer.args.reference_folder else None
+    key, kept = "", None
+    if folder and trainer.accelerator.is_main_process:
+        weights = hash_of_pieces(trainer.ref_model or trainer.model) or str(trainer._precompute_model_hash)
+        key = reference_key(dataset, plan, weights, f"{trainer._compute_type}, {trainer._attention}")
+        kept = read_reference(folder, key, len(dataset))
+    # The first worker decides for all: others may see another disk, or hash only their piece of the weights.
+    (logps,) = broadcast_object_list([kept], from_process=0)
+    if logps is None:
+        logps = trainer._pass(starting_policy(trainer), dataset, plan)
+        if folder and trainer.accelerator.is_main_process:
+            write_reference(folder, key, logps)
+    found: Tensor = logps
+    return found
 
 
 def add_anchor(trainer: Any, model: Any) -> None:

@@ -20,6 +20,7 @@ MEANINGLESS = {
     ),
     "loss_type desirable_weight undesirable_weight": "set objective; this loss_type keeps KTO's KL rows away",
     "router_aux_loss_coef": "the loss of a mixture's router is not added",
+    "logging_nan_inf_filter": "a loss that is not finite ends the training",
     "torch_empty_cache_steps": "buffers are kept from step to step",
 }
 """Arguments of TRL and transformers that nothing here reads, and what to set instead."""
@@ -65,6 +66,7 @@ class GPOConfig(KTOConfig):
     loss_type: str = _option("apo_zero_unpaired", "Leave: it keeps KTO's KL rows away.")
     precompute_ref_log_probs: bool = _option(True, "Once, before the first step; False: live.")
     ddp_find_unused_parameters: bool | None = _option(False, "Every weight is used in every forward pass.")
+    logging_nan_inf_filter: bool = _option(False, "A loss that is not finite ends the training and is not hidden.")
     remove_unused_columns: bool = _option(False, "Rows are used as they are.")
 
     def __post_init__(self) -> None:

@@ -84,6 +84,7 @@ def test_kto_prepares_a_reference_as_an_anchor_is_prepared_and_frees_that_of_fsd
 def test_the_metrics_of_a_step_are_averaged_and_cleared_by_the_log() -> None:
     source = squeezed("log")
     assert "self._metrics[mode].items()" in source and "self._metrics[mode].clear()" in source, LOOK
+    assert 'mode="train"ifself.model.trainingelse"eval"' in source, LOOK
 
 
 def test_the_loss_type_that_gpo_names_keeps_the_kl_rows_away() -> None:
@@ -124,6 +125,17 @@ def test_the_loop_says_by_sync_gradients_which_pass_ends_a_step_and_averages_the
     assert "nested_gather(tr_loss,self.args.parallel_mode).mean()" in re.sub(
         r"\s", "", inspect.getsource(Trainer._maybe_log_save_evaluate)
     )
+
+
+def test_every_step_is_looked_at_by_the_method_that_logs_evaluates_and_saves_it() -> None:
+    parameters = list(inspect.signature(Trainer._maybe_log_save_evaluate).parameters)
+    assert parameters[:3] == ["self", "tr_loss", "grad_norm"]
+    loop = re.sub(r"\s", "", inspect.getsource(Trainer._run_epoch))
+    assert (
+        "self.callback_handler.on_step_end(self.args,self.state,self.control)"
+        "self._maybe_log_save_evaluate(self._tr_loss,grad_norm," in loop
+    )
+    assert list(inspect.signature(KTOTrainer.log).parameters) == ["self", "logs", "start_time"], LOOK
 
 
 def test_transformers_leaves_out_the_adapter_beside_one_in_a_folder() -> None:
