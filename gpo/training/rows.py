@@ -38,7 +38,7 @@ def prepare_rows(dataset: Dataset, tokenizer: Any, args: GPOConfig, name: str = 
     groups: dict[Any, list[dict[str, Any]]] = {}
     for number, row in enumerate(dataset):
         try:
-            for answer in _answers(row, tokenizer):
+            for answer in _with_own_targets(list(_answers(row, tokenizer)), args):
                 groups.setdefault(answer["prompt_id"], []).append(answer)
         except ValueError as error:
             raise ValueError(f"{name} data set, row {number}: {error}") from None
@@ -139,15 +139,37 @@ def tokenise(prompt: Any, completion: Any, tokenizer: Any) -> tuple[list[int], l
     return prompt_ids, both[len(prompt_ids) :]
 
 
-def _with_targets(group: list[dict[str, Any]], args: GPOConfig) -> list[dict[str, Any]]:
-    """A prompt's answers with `target` in nats and `rank`, the same before the clamp, which makes extremes equal."""
-    if "target" in group[0]:
-        return [{**answer, "rank": answer.get("score", answer["target"])} for answer in group]
+def _with_own_targets(answers: list[dict[str, Any]], args: GPOConfig) -> list[dict[str, Any]]:
+    """Answers of a data set's row with `target` and `rank` where the row says enough: targets, or a table.
+
+    A table is of its own row's answers: rows of the same prompt are not to be made one table.
+    """
+    if "target" in answers[0]:
+        bound = _clamp_before_scaling(args)
+        return [
+            {
+                **answer,
+                "target": answer["target"] if bound is None else max(-bound, min(bound, answer["target"])),
+                "rank": answer.get("score", answer["target"]),
+            }
+            for answer in answers
+        ]
+    if "scores" in answers[0]:
+        return _with_targets(answers, [answer["scores"] for answer in answers], args)
+    return answers
+
+
+def _clamp_before_scaling(args: GPOConfig) -> float | None:
+    """Targets that are scaled are clamped behind that: the clamp bounds what is trained on."""
+    return args.clamp if args.standardise is None else None
+
+
+def _with_targets(answers: list[dict[str, Any]], scores: list[list[float]], args: GPOConfig) -> list[dict[str, Any]]:
+    """Answers with `target` in nats and `rank`, the same before the clamp, which makes extremes equal."""
     beta = args.target_beta
     if beta is None:
         raise ValueError("targets are made from scores with GPOConfig(target_beta=...), which has no default")
-    rows = [answer.get("scores", [answer.get("score")]) for answer in group]
-    table_KM = torch.tensor(rows, dtype=torch.float64)
+    table_KM = torch.tensor(scores, dtype=torch.float64)
 
     def made(clamp: float | None) -> list[float]:
         targets: list[float] = preference_targets(
@@ -161,13 +183,14 @@ def _with_targets(group: list[dict[str, Any]], args: GPOConfig) -> list[dict[str
         ).tolist()
         return targets
 
-    pairs = zip(group, made(args.clamp if args.standardise is None else None), made(None), strict=True)
+    pairs = zip(answers, made(_clamp_before_scaling(args)), made(None), strict=True)
     return [{**answer, "target": target, "rank": rank} for answer, target, rank in pairs]
 
 
 def _selected(group: list[dict[str, Any]], args: GPOConfig) -> list[dict[str, Any]]:
     """The answers of a prompt that are trained on, in pairs the better one first; what ranked them is gone."""
-    group = _with_targets(group, args)
+    if "rank" not in group[0]:
+        group = _with_targets(group, [[answer["score"]] for answer in group], args)
     rank_K = torch.tensor([answer["rank"] for answer in group], dtype=torch.float64)
     best, worst = best_and_worst(rank_K)
     if args.select == "all":

@@ -58,6 +58,19 @@ def test_a_row_a_prompt_with_its_table_gives_the_targets_of_the_table() -> None:
     assert len(set(rows["prompt_id"])) == 1
 
 
+def test_rows_of_one_prompt_with_tables_of_their_own_have_the_targets_of_each_table() -> None:
+    other = [[0.0, -1.0, 0.3], [1.0, 0.0, 0.1], [-0.3, -0.1, 0.0]]
+    tables = ((["b", "c", "d"], TABLE), (["e", "f", "g"], other))
+    rows = [{"prompt": "a", "completion": words, "table": table} for words, table in tables]
+    found = prepared(rows, target_beta=0.5, exclude_self=True)
+    each = [
+        preference_targets(torch.tensor(table), method="gpo", tau=1.0, beta=0.5, exclude_self=True).tolist()
+        for _, table in tables
+    ]
+    assert found["target"][:] == pytest.approx([*each[0], *each[1]], abs=1e-6)
+    assert len(set(found["prompt_id"])) == 1 and sum(found["best"]) == 1.0
+
+
 def test_scores_of_single_rows_are_centred_over_their_prompt() -> None:
     rows = [{"prompt": "a", "completion": word, "score": score} for word, score in (("b", 1.0), ("c", 3.0))]
     assert prepared(rows, target_beta=2.0)["target"][:] == [0.5, 1.5]
@@ -107,6 +120,15 @@ def test_the_clamp_bounds_what_is_trained_on_after_the_scaling() -> None:
     found = torch.tensor(prepared(rows, target_beta=1.0, standardise=2.0, clamp=1.5)["target"][:])
     scale = 2.0 / torch.tensor([30.0, -10.0, 1.0]).square().mean().sqrt()
     assert found.tolist() == pytest.approx([1.5, (-10 * scale).item(), scale.item()])
+
+
+def test_targets_that_are_given_are_clamped_too_and_ranked_before() -> None:
+    rows = [{"prompt": "a", "completion": list("bcd"), "target": [5.0, -0.5, 7.0]}]
+    found = prepared(rows, clamp=1.0)
+    assert found["target"][:] == [1.0, -0.5, 1.0] and found["best"][:] == [0.0, 0.0, 1.0]
+    scaled = prepared(rows, clamp=1.5, standardise=2.0)["target"][:]
+    factor = 2.0 / torch.tensor(rows[0]["target"]).square().mean().sqrt().item()
+    assert scaled == pytest.approx([1.5, -0.5 * factor, 1.5])
 
 
 def test_a_prompt_with_fewer_answers_than_asked_for_gives_those_it_has() -> None:
