@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from gpo.training.trainer_config import GPOConfig
 from gpo.training.watch import StopLimits
 
-MEANINGLESS = {
+UNREAD_PARTS = {
     "data_collator": "steps are laid out by gpo.training.batches",
     "compute_metrics": "no logits are kept to measure; gpo.training.watch has the metrics",
 }
@@ -24,7 +24,7 @@ def check_arguments(args: GPOConfig, train_dataset: Any, anchor_model: Any, othe
         raise ValueError(f"train_dataset is {found}; expected a Dataset in one of the forms of gpo.training.rows")
     if args.pull and anchor_model is None and "anchor_logps" not in train_dataset.column_names:
         raise ValueError(f"pull={args.pull} needs an anchor; give GPOTrainer(anchor_model=...), or rows anchor_logps")
-    for name, reason in MEANINGLESS.items():
+    for name, reason in UNREAD_PARTS.items():
         if others.get(name) is not None:
             raise ValueError(f"{name} has no effect on a GPOTrainer: {reason}; leave it out")
 

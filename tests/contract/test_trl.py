@@ -19,7 +19,7 @@ from trl.models.utils import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import use_adapter
 
 from gpo.training.trainer import GPOConfig, GPOTrainer
-from gpo.training.trainer_config import MEANINGLESS
+from gpo.training.trainer_config import UNREAD_FIELDS
 
 WRITTEN_FOR = "1.16."
 LOOK = "look at KTOTrainer in trl/trainer/kto_trainer.py and at GPOTrainer in gpo/training/trainer.py"
@@ -103,7 +103,7 @@ def test_the_arguments_whose_defaults_gpo_changes_are_still_fields_of_kto() -> N
         "remove_unused_columns",
     ):
         assert name in known, f"KTOConfig.{name} is gone: {LOOK}"
-    assert {name for names in MEANINGLESS for name in names.split()} <= known, f"KTOConfig lost a field: {LOOK}"
+    assert {name for names in UNREAD_FIELDS for name in names.split()} <= known, f"KTOConfig lost a field: {LOOK}"
     own = {"batch_prompts", "batch_tokens", "layout", "length_power", "objective", "pull", "select", "target_beta"}
     assert not own & known, f"KTOConfig has a field of that name itself now: {LOOK}"
 

@@ -174,6 +174,24 @@ def test_a_selection_that_leaves_nothing_is_refused() -> None:
     ("options", "message"),
     [
         ({"objective": "dpo"}, "objective='dpo' needs pairs; set select='best-and-worst'"),
+        *(
+            (
+                {"objective": objective, "select": "best-and-worst", name: 0.5},
+                f"='{objective}' has no targets, so {name}=0.5",
+            )
+            for objective in ("dpo", "ipo")
+            for name in ("pull", "length_power", "standardise", "clamp")
+        ),
+        *(
+            ({name: value}, f"{name}={value} has no effect on a GPOTrainer")
+            for name, value in {
+                "data_seed": 1,
+                "pad_to_multiple_of": 8,
+                "label_smoothing_factor": 0.1,
+                "dataset_num_proc": 2,
+                "logging_nan_inf_filter": True,
+            }.items()
+        ),
         ({"max_length": 512}, "max_length=512: rows are used as they are"),
         ({"batch_tokens": 0}, "batch_tokens is 0; expected at least 1"),
         ({"pull": 1.5}, "pull is 1.5; expected 0..1"),
