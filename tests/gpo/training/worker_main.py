@@ -59,7 +59,8 @@ def train(folder: Path, settings: dict[str, Any], rank: int) -> None:
         # A copy: save_pretrained takes out of the dictionary what it has written.
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder / "model", state_dict=dict(state))
         steps = steps_of(trainer)
-        found = {"losses": [step["loss"] for step in steps], "first_ratio": steps[0]["log_ratio_max_abs"]}
+        found = {name: [step[name] for step in steps] for name in ("loss", "grad_norm")}
+        found["first_ratio"] = steps[0]["log_ratio_max_abs"]
         torch.save({**found, "gradients": gradients.first, "weights": state}, folder / "outcome.pt")
     trainer.accelerator.wait_for_everyone()
 
