@@ -107,8 +107,9 @@ class PackedMasks:
 
     def _mask_LL(self, window: int | None) -> Tensor:
         place_L = torch.arange(self._longest, device=self._device)
-        back_LL = place_L[:, None] - place_L
-        hidden_LL = back_LL < 0 if window is None else (back_LL < 0) | (back_LL >= window)
+        hidden_LL = place_L[:, None] < place_L
+        if window is not None:
+            hidden_LL |= place_L[:, None] - window >= place_L
         mask_LL = torch.zeros(hidden_LL.shape, dtype=self._dtype, device=self._device)
         return mask_LL.masked_fill_(hidden_LL, float("-inf"))
 

@@ -196,9 +196,11 @@ class GPOTrainer(KTOTrainer):
 
     def _part_loss(self, model: Any, part: dict[str, Any], rows: int) -> Tensor:
         """The part's share of the mean over all rows of a step, times the number of workers, who average."""
+        # An idle worker computes this too: a live reference in pieces needs all workers. It comes first, so that a live
+        # one works before the policy's graph is held.
+        reference = self._reference(part)
         policy = self._logps(model, part)
-        # An idle worker computes this too: a live reference in pieces needs all workers.
-        reference = self._reference(part).to(policy)
+        reference = reference.to(policy)
         if "idle" in part:
             return policy.sum() * 0.0
         lengths = torch.tensor(part["lengths"], device=policy.device)
