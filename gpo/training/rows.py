@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from gpo.targets import preference_targets, standardised_targets
+from gpo.targets import preference_targets, standardising_factor
 from gpo.training.selection import best_and_worst, top_and_bottom
 from gpo.training.trainer_config import GPOConfig
 
@@ -27,13 +27,17 @@ READY = ("prompt_id", "prompt_ids", "completion_ids", "target", "best", "row")
 KEPT = ("ref_logps", "anchor_logps")
 
 
-def prepare_rows(dataset: Dataset, tokenizer: Any, args: GPOConfig, name: str = "train") -> Dataset:
-    """Rows as the trainer reads them; a data set that is prepared already comes back as it is.
+def prepare_rows(
+    dataset: Dataset, tokenizer: Any, args: GPOConfig, name: str = "train", factor: float | None = None
+) -> tuple[Dataset, float | None]:
+    """Rows as the trainer reads them, and what `args.standardise` multiplied their targets with, if anything.
 
+    `factor` is that of the rows that are trained on, for an evaluation in the same units; None: by the root mean square
+    of these rows. A data set that is prepared already comes back as it is, without a factor.
     Raises ValueError naming a missing column, or the row at fault.
     """
     if set(READY) <= set(dataset.column_names):
-        return dataset
+        return dataset, None
     _check_columns(dataset.column_names, name)
     groups: dict[Any, list[dict[str, Any]]] = {}
     for number, row in enumerate(dataset):
@@ -49,11 +53,13 @@ def prepare_rows(dataset: Dataset, tokenizer: Any, args: GPOConfig, name: str = 
     if not chosen:
         raise ValueError(f"{name} data set: no row is left to train on (it has {len(dataset)}, select={args.select!r})")
     if args.standardise is not None:
-        targets = standardised_targets(torch.tensor([row["target"] for row in chosen]), args.standardise)
+        targets = torch.tensor([row["target"] for row in chosen])
+        factor = standardising_factor(targets, args.standardise) if factor is None else factor
+        targets = (targets.double() * factor).float()
         # Last, as always: the clamp bounds what is trained on.
         targets = targets if args.clamp is None else targets.clamp(-args.clamp, args.clamp)
         chosen = [{**row, "target": target} for row, target in zip(chosen, targets.tolist(), strict=True)]
-    return Dataset.from_list([{**row, "row": number} for number, row in enumerate(chosen)])
+    return Dataset.from_list([{**row, "row": number} for number, row in enumerate(chosen)]), factor
 
 
 def _check_columns(columns: Sequence[str], name: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
+from gpo.training.forward import choose_attention
 from gpo.training.trainer_config import GPOConfig
 from gpo.training.watch import StopLimits
 
@@ -43,12 +44,27 @@ def starting_model(model: Any, args: GPOConfig, others: dict[str, Any]) -> Any:
 
 
 def _load_model(path: str, args: GPOConfig, quantization: Any) -> Any:
-    """In float32 for its master weights unless `model_init_kwargs` says otherwise."""
+    """In float32 for its master weights, with the attention of `forward`, unless `model_init_kwargs` says otherwise."""
     given, args.model_init_kwargs = args.model_init_kwargs, None
+    own = given if isinstance(given, dict) else {}
     options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": args.trust_remote_code}
     if quantization is not None:
         options["quantization_config"] = quantization
-    return AutoModelForCausalLM.from_pretrained(path, **{**options, **(given if isinstance(given, dict) else {})})
+    if "attn_implementation" not in own:
+        options["attn_implementation"] = choose_attention(
+            path,
+            "auto",
+            device=args.device.type,
+            compute_dtype=_compute_dtype(args),
+            trust_remote_code=args.trust_remote_code,
+        )
+    return AutoModelForCausalLM.from_pretrained(path, **{**options, **own})
+
+
+def _compute_dtype(args: GPOConfig) -> str:
+    if args.compute_dtype != "auto":
+        return args.compute_dtype
+    return "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
 
 
 def _is_quantised(model: Any) -> bool:

@@ -69,7 +69,7 @@ class GPOTrainer(KTOTrainer):
             path = model if isinstance(model, str) else model.config.name_or_path
             processing_class = AutoTokenizer.from_pretrained(path, trust_remote_code=args.trust_remote_code)
         # Before a model is loaded: a faulty row shows within a second.
-        train_dataset = prepare_rows(train_dataset, processing_class, args)
+        train_dataset, self._target_factor = prepare_rows(train_dataset, processing_class, args)
         model = starting_model(model, args, kwargs)
         plain = model.get_base_model() if isinstance(model, PeftModel) else model
         copied = ref_model is None and plain is model and not kwargs.get("peft_config") and needs_copy(args)
@@ -104,7 +104,7 @@ class GPOTrainer(KTOTrainer):
     # Rows and steps
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
-        return prepare_rows(dataset, processing_class, args, dataset_name)
+        return prepare_rows(dataset, processing_class, args, dataset_name, self._target_factor)[0]
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns: Any = ["prompt_ids", "completion_ids", "target", "ref_logps", "row"]
@@ -136,6 +136,10 @@ class GPOTrainer(KTOTrainer):
         named: Any = self.eval_dataset
         dataset = named[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
         return StepLoader(Steps(named if dataset is None else dataset, self._plan(shuffle=False)))
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises NotImplementedError: there are no logits to give back."""
+        raise NotImplementedError("predict: a GPOTrainer keeps no logits; evaluate(data set) gives losses and metrics")
 
     # Reference and anchor
 

@@ -20,7 +20,7 @@ TABLE = [[0.0, 0.4, -0.2], [-0.4, 0.0, 0.6], [0.2, -0.6, 0.0]]
 
 def prepared(rows: list[dict[str, Any]], **options: Any) -> Dataset:
     args = GPOConfig(output_dir="unused", use_cpu=True, report_to=[], **options)
-    return prepare_rows(Dataset.from_list(rows), TOKENIZER, args)
+    return prepare_rows(Dataset.from_list(rows), TOKENIZER, args)[0]
 
 
 def ids(text: str) -> list[int]:
@@ -141,7 +141,8 @@ def test_a_prompt_with_fewer_answers_than_asked_for_gives_those_it_has() -> None
 
 def test_rows_that_are_prepared_come_back_as_they_are() -> None:
     once = prepared([{"prompt": "a", "completion": "b", "target": 1.0}])
-    assert prepare_rows(once, TOKENIZER, GPOConfig(output_dir="unused", use_cpu=True)) is once
+    again, factor = prepare_rows(once, TOKENIZER, GPOConfig(output_dir="unused", use_cpu=True))
+    assert again is once and factor is None
 
 
 GOOD = {"prompt": "a", "completion": "b", "target": 1.0}

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 from torch import Tensor
 
 from gpo.training.trainer import GPOConfig, GPOTrainer
 from tests.engine import Engine
 from tests.gpo.training.small_training import TOKENIZER, Gradients, make_rows, make_trainer, steps_of, weights_of
-from tests.tiny import make_tiny_model, save_tiny_model
+from tests.tiny import make_tiny_model
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -258,33 +257,3 @@ def test_gradient_checkpointing_changes_no_number(tmp_path: Path) -> None:
     assert calls[spared] == 2 * calls[plain] > 0
     for one, other in zip(weights_of(plain).values(), weights_of(spared).values(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
-
-
-def test_a_model_named_by_its_directory_trains_as_one_that_was_loaded(tmp_path: Path) -> None:
-    directory = save_tiny_model(tmp_path / "model", dtype=torch.bfloat16)
-    args = GPOConfig(output_dir=str(tmp_path / "out"), use_cpu=True, report_to=[], disable_tqdm=True)
-    named = GPOTrainer(str(directory), args, Dataset.from_list(make_rows()))
-    assert named.processing_class.pad_token_id == TOKENIZER.pad_token_id
-    before = weights_of(named)
-    named.train()
-    assert all(value.dtype == torch.float32 for value in weights_of(named).values())
-    assert any(not torch.equal(value, before[name]) for name, value in weights_of(named).items())
-
-
-def test_trainable_weights_in_half_precision_are_refused_and_frozen_ones_are_not(tmp_path: Path) -> None:
-    for dtype in (torch.bfloat16, torch.float16):
-        name = str(dtype).removeprefix("torch.")
-        message = rf"trainable weights are {name}.*learning_rate=0.0001 vanish.*load it with dtype=torch.float32"
-        with pytest.raises(ValueError, match=message):
-            make_trainer(tmp_path, model=make_tiny_model().to(dtype))
-    adapter = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
-    trainer = make_trainer(tmp_path, model=make_tiny_model().bfloat16(), peft_config=adapter, bf16=True)
-    trained = {weight.dtype for weight in trainer.model.parameters() if weight.requires_grad}
-    assert trained == {torch.float32}
-
-
-def test_a_path_with_a_half_precision_type_of_its_own_is_refused_as_an_object_is(tmp_path: Path) -> None:
-    directory = save_tiny_model(tmp_path / "model")
-    args = GPOConfig(str(tmp_path / "out"), use_cpu=True, model_init_kwargs={"dtype": "bfloat16"})
-    with pytest.raises(ValueError, match="trainable weights are bfloat16"):
-        GPOTrainer(str(directory), args, Dataset.from_list(make_rows()))
