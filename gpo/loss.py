@@ -2,16 +2,13 @@
 
 Pure: tensors in, tensors out, no configuration and no I/O. Targets come from `gpo.targets`.
 
-Shapes: N rows (one answer each), T tokens of prompt and answer, V vocabulary, R answer tokens of one row.
-Log-probabilities are sums over the answer's tokens, in nats.
+Shapes: N rows, one answer each. Log-probabilities are sums over the answer's tokens, in nats, from
+`gpo.training.log_probs`.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-IGNORED_LABEL = -100
-"""Label of a token that is not part of the answer (prompt, padding); the convention of transformers."""
 
 
 def gpo_loss(
@@ -84,41 +81,6 @@ def _pair_margins(policy_logps_N: Tensor, ref_logps_N: Tensor, beta: float) -> T
     return ratio_N[0::2] - ratio_N[1::2]
 
 
-def sequence_logps(logits_NTV: Tensor, labels_NT: Tensor) -> Tensor:
-    """Sum of the log-probabilities of the labelled tokens of each row, `[N]` in nats.
-
-    Position t predicts the label at t + 1, so the label at position 0 is never used; labels of -100 are left
-    out. A row without labels sums to 0. bfloat16 and float16 logits are widened to float32 first, as a sum of
-    hundreds of terms in bfloat16 is off by whole nats.
-    Raises ValueError for shapes that differ and labels outside the vocabulary.
-    """
-    if logits_NTV.ndim != 3 or labels_NT.shape != logits_NTV.shape[:2]:
-        raise ValueError(
-            f"logits have shape {list(logits_NTV.shape)} and labels {list(labels_NT.shape)}; "
-            "expected [N, T, V] and [N, T]"
-        )
-    _check_labels(labels_NT, logits_NTV.shape[-1])
-    # Row by row and answer positions only: the widened copy of the logits is the largest tensor of a step.
-    # unbind, not indexing: its backward is one stack, where N index operations each fill a full gradient.
-    rows = zip(logits_NTV.unbind(0), labels_NT.unbind(0), strict=True)
-    sums = [_row_logp(logits_TV, labels_T) for logits_TV, labels_T in rows]
-    return torch.stack(sums) if sums else logits_NTV.new_zeros(0)
-
-
-def label_counts(labels_NT: Tensor) -> Tensor:
-    """Number of tokens that `sequence_logps` sums in each row, `[N]` int64: the length of `gpo_loss`."""
-    return (labels_NT[:, 1:] != IGNORED_LABEL).sum(-1)
-
-
-def _row_logp(logits_TV: Tensor, labels_T: Tensor) -> Tensor:
-    position_R = (labels_T[1:] != IGNORED_LABEL).nonzero().squeeze(-1)
-    logits_RV = logits_TV[position_R]
-    if logits_RV.dtype != torch.float64:
-        logits_RV = logits_RV.float()
-    chosen_R = logits_RV.gather(-1, labels_T[position_R + 1].unsqueeze(-1)).squeeze(-1)
-    return (chosen_R - logits_RV.logsumexp(-1)).sum()
-
-
 def _check_rows(**tensors: Tensor) -> None:
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     first = next(iter(shapes.values()))
@@ -134,11 +96,3 @@ def _checked_lengths(lengths_N: Tensor | None, policy_logps_N: Tensor) -> Tensor
     if not (lengths_N > 0).all():
         raise ValueError(f"lengths_N holds {lengths_N.min().item()}; expected at least one token in each answer")
     return lengths_N
-
-
-def _check_labels(labels_NT: Tensor, vocabulary: int) -> None:
-    bad_NT = (labels_NT != IGNORED_LABEL) & ((labels_NT < 0) | (labels_NT >= vocabulary))
-    if bad_NT.any():
-        where = bad_NT.nonzero()[0].tolist()
-        found = labels_NT[tuple(where)].item()
-        raise ValueError(f"label {found} at {where}; expected 0..{vocabulary - 1} or {IGNORED_LABEL}")

@@ -88,8 +88,8 @@ def optimistic_weights(samples: int, weight_M: Tensor) -> Tensor:
     return torch.cat([weight_M.new_full((samples,), 2.0 / samples), -weight_M / total])
 
 
-def standardised_targets(target_N: Tensor, nats: float) -> Tensor:
-    """Targets [N] of a whole iteration, scaled so that their root mean square is `nats`; zeros stay zeros.
+def standardising_factor(target_N: Tensor, nats: float) -> float:
+    """What targets [N] of a whole iteration are multiplied with so that their root mean square is `nats`; 1 for zeros.
 
     Nothing is subtracted: a prompt's own mean is log Z's business. Raises ValueError for `nats` out of range, targets
     that are not finite, and none at all.
@@ -98,8 +98,8 @@ def standardised_targets(target_N: Tensor, nats: float) -> Tensor:
         raise ValueError(f"nats is {nats}; expected a positive finite number")
     if target_N.ndim != 1 or not len(target_N) or not bool(torch.isfinite(target_N).all()):
         raise ValueError(f"targets have shape {list(target_N.shape)}; expected finite [N] with at least one")
-    spread = target_N.double().square().mean().sqrt()
-    return target_N if spread == 0 else (target_N.double() * (nats / spread)).to(target_N.dtype)
+    spread = target_N.double().square().mean().sqrt().item()
+    return nats / spread if spread else 1.0
 
 
 def pulled_targets(target_N: Tensor, ref_logps_N: Tensor, anchor_logps_N: Tensor, pull: float) -> Tensor:

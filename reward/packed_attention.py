@@ -13,6 +13,8 @@ Shape suffixes: T packed tokens, H hidden size, L longest conversation.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -90,10 +92,24 @@ class PackedMasks:
         """None when the whole conversation lies within the window."""
         return None if window is None or window >= _length(segment) else window
 
+    @cached_property
+    def borders(self) -> tuple[Tensor, Tensor, int, int]:
+        """As flash-attn's varlen kernel is told: where own and seen tokens of each segment begin and end, the longest.
+
+        Two int32 tensors [segments + 1] that begin with 0, and two numbers of tokens.
+        """
+        own = [segment.stop - segment.start for segment in self.segments]
+        seen = [sum(stop - start for start, stop in segment.seen) for segment in self.segments]
+        own_ends, seen_ends = (
+            torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=self._device) for lengths in (own, seen)
+        )
+        return own_ends, seen_ends, max(own), max(seen)
+
     def _mask_LL(self, window: int | None) -> Tensor:
         place_L = torch.arange(self._longest, device=self._device)
-        back_LL = place_L[:, None] - place_L
-        hidden_LL = back_LL < 0 if window is None else (back_LL < 0) | (back_LL >= window)
+        hidden_LL = place_L[:, None] < place_L
+        if window is not None:
+            hidden_LL |= place_L[:, None] - window >= place_L
         mask_LL = torch.zeros(hidden_LL.shape, dtype=self._dtype, device=self._device)
         return mask_LL.masked_fill_(hidden_LL, float("-inf"))
 

@@ -56,10 +56,14 @@ def training_attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls in each layer, with tensors of shape (1, heads, T, head size)."""
-    device = query.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
-    rule = _Rule(packed_masks, scaling, sliding_window, softcap, dtype)
+    rule = _Rule(packed_masks, scaling, sliding_window, softcap, attention_dtype(value))
     return _SegmentAttention.apply(query, key, value, rule), None
+
+
+def attention_dtype(value: Tensor) -> torch.dtype:
+    """The type that attention computes in: the autocast's, or that of the values."""
+    device = value.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
 
 
 class _Rule:

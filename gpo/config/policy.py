@@ -16,8 +16,8 @@ class PolicyConfig(Settings):
     float32 for bfloat16 on a CPU that has no instructions for it, where it would be tens of times slower. A run that
     goes on keeps the type in which it was begun."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
-    """Of the learner on a GPU. auto: sdpa, or eager for models with attention soft-capping. On a CPU auto and
-    flash_attention_2 stand for eager."""
+    """Of the learner on a GPU. auto: eager for models with attention soft-capping, else flash_attention_2 where
+    flash-attn is installed and can compute in `dtype`, else sdpa. On a CPU auto and flash_attention_2 are eager."""
     trust_remote_code: bool = False
     """Run Python code that lies in the model directory. Off unless you have read that code."""
 

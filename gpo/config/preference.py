@@ -52,13 +52,14 @@ class TargetConfig(Settings):
     tau: Positive | None = None
     """Temperature of the preference; None: the one saved with the model, 0.1 for a function or a URL."""
     clamp: Positive | None = None
-    """Targets are cut to +-clamp nats."""
+    """Targets are cut to +-clamp nats, behind `train.standardise`."""
     exclude_self: bool = False
     """Leave an answer's comparison with itself out of its mean; only rescales beta by K/(K-1)."""
     log_z: Literal["zero", "mean", "logmeanexp"] | None = None
     """What stands for log Z. None: zero (the paper's) for the baseline self, the mean over the samples for others."""
     largest_nats: Positive = 50.0
-    """A run whose targets exceed this is refused (the `-reference` recipes need 1000)."""
+    """A run whose targets exceed this is refused (the `-reference` recipes need 1000); not where they are scaled by
+    `train.standardise`."""
 
     def log_z_for(self, baseline_kind: str) -> Literal["zero", "mean", "logmeanexp"]:
         """The log Z that is used: only a skew table has targets that average to 0 by themselves."""

@@ -59,6 +59,11 @@ class RunConfig(Settings):
                 f"target.log_z = 'zero' with baseline.kind = {self.baseline.kind!r}: such targets do not average to 0, "
                 "and mass would go to answers that nobody sampled; leave target.log_z out"
             )
+        if self.train.objective != "regression" and self.target.clamp is not None:
+            yield (
+                f"target.clamp = {self.target.clamp:g} with train.objective = {self.train.objective!r}: pairs have no "
+                "targets, so it would do nothing; leave target.clamp out"
+            )
         if self.rollout.engine.adapters and self.train.lora is None:
             yield "rollout.engine.adapters needs adapters: set train.lora, or leave it out"
         if self.rollout.engine.weight_transfer == "nccl" and self.cluster.shape == "colocated":

@@ -94,6 +94,13 @@ class TrainConfig(Settings):
     def _pairs_are_pairs(self) -> "TrainConfig":
         if self.objective != "regression" and self.select == "all":
             raise ValueError(f"train.objective = {self.objective!r} needs pairs; set train.select=best-and-worst")
+        unread = {"pull": self.pull, "length_power": self.length_power, "standardise": self.standardise}
+        found = [f"train.{name} = {value}" for name, value in unread.items() if value]
+        if self.objective != "regression" and found:
+            raise ValueError(
+                f"train.objective = {self.objective!r} has no targets, so {', '.join(found)} would do nothing; leave "
+                "it out, or set train.objective=regression"
+            )
         if self.sharding != "none" and self.lora is not None:
             raise ValueError(
                 f"train.sharding = {self.sharding!r} with train.lora: an adapter is small enough to be whole on every "

@@ -123,10 +123,14 @@ class ShardScorer:
             )
             for index in range(len(samples))
         ]
+        target = self._config.target
+        if self._config.train.standardise is not None:
+            # The trainer scales the targets of all shards together and clamps behind that what it trains on.
+            target = target.model_copy(update={"clamp": None})
         return rows_with_targets(
             scored,
             tau=source.tau,
-            target=self._config.target,
+            target=target,
             baseline=baseline,
             leave_out=self._config.rollout.leave_out,
         )

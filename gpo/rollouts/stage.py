@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpo.cluster.runtime import collect, deliver
-from gpo.config import TargetConfig
+from gpo.config import RunConfig
 from gpo.context import RunContext
 from gpo.errors import StageError
 from gpo.logs import Progress
@@ -82,7 +82,7 @@ def generate_and_score(run: RunContext, iteration: int) -> dict[str, Any]:
             sample_seconds=round(sampled.seconds, 3),
             score_seconds=round(scored.seconds, 3),
         )
-        check_targets(scored, run.config.target)
+        check_targets(scored, run.config)
         totals.add(scored, sampled)
         progress.update(totals.prompts, f"{totals.sampled_tokens / (time.monotonic() - begun):.0f} tokens/s")
 
@@ -115,7 +115,7 @@ def _found_totals(run: RunContext, iteration: int) -> Totals:
                 summary = summarise_file(path)
             except ValueError as error:
                 raise StageError(f"{error}; remove it and start the same command again: it is drawn anew") from None
-            check_targets(summary, run.config.target)
+            check_targets(summary, run.config)
             totals.add(summary)
             if index not in recorded:
                 run.directory.record("shard", iteration=iteration, shard=index, found=True)
@@ -124,8 +124,11 @@ def _found_totals(run: RunContext, iteration: int) -> Totals:
     return totals
 
 
-def check_targets(summary: ShardSummary, target: TargetConfig) -> None:
+def check_targets(summary: ShardSummary, config: RunConfig) -> None:
     """Refuse targets beyond what the config calls sane; raises StageError with the range and what to change."""
+    if config.train.standardise is not None:
+        return  # The trainer scales them to a size that the config names, so theirs says nothing of what is trained on.
+    target = config.target
     largest = max(abs(summary.smallest_target), abs(summary.largest_target))
     if largest > target.largest_nats:
         raise StageError(

@@ -3,6 +3,7 @@
 The forward is the learner's (float32 masters, autocast, `gpo.training.log_probs`), never the engine's.
 """
 
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -13,13 +14,17 @@ from torch import Tensor
 
 from gpo.training.layout import IdRow, lay_out
 
+logger = logging.getLogger(__name__)
 
-def choose_attention(model: Path, asked: str, device: str, trust_remote_code: bool) -> str:
-    """The attention implementation of a model that works on `device` (cpu, cuda).
+
+def choose_attention(
+    model: str | Path, asked: str, *, device: str, compute_dtype: str, trust_remote_code: bool = False
+) -> str:
+    """The attention implementation of a model that computes in `compute_dtype` on `device` (cpu, cuda); logs why.
 
     eager where the model caps its attention scores: transformers 5.19 loads such models (Gemma-2) with sdpa and
     silently drops the cap. eager on the CPU too, where the backward of sdpa is slow for short rows, and where flash
-    attention has no kernel.
+    attention has no kernel. Else `auto` is flash attention where that is possible, and sdpa where not.
     """
     from transformers import AutoConfig
 
@@ -28,18 +33,41 @@ def choose_attention(model: Path, asked: str, device: str, trust_remote_code: bo
     if asked != "auto":
         return asked
     config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
-    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
-    return "eager" if capped else "sdpa"
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        chosen, reason = "eager", f"{config.model_type} caps its attention scores, which sdpa drops"
+    else:
+        obstacle = flash_obstacle(compute_dtype)
+        chosen, reason = ("sdpa", obstacle) if obstacle else ("flash_attention_2", "flash-attn is installed")
+    logger.info("attention is %s: %s", chosen, reason)
+    return chosen
 
 
-def load_policy(model: Path, *, attention: str, device: str, trust_remote_code: bool = False) -> Any:
+def flash_obstacle(compute_dtype: str) -> str | None:
+    """Why flash-attn cannot compute in this type on this machine's GPU; None: it can."""
+    from transformers.utils import is_flash_attn_2_available
+
+    if compute_dtype not in ("bfloat16", "float16"):
+        return f"flash-attn does not compute in {compute_dtype}"
+    if not is_flash_attn_2_available():
+        return "flash-attn is not installed"
+    if torch.cuda.get_device_capability() < (8, 0):
+        return f"flash-attn has no kernel for {torch.cuda.get_device_name()}"
+    return None
+
+
+def load_policy(
+    model: Path, *, attention: str, device: str, compute_dtype: str = "float32", trust_remote_code: bool = False
+) -> Any:
     """The policy in float32, the type of its master weights, for whoever moves it to `device` (cpu, cuda)."""
     from transformers import AutoModelForCausalLM
 
+    chosen = choose_attention(
+        model, attention, device=device, compute_dtype=compute_dtype, trust_remote_code=trust_remote_code
+    )
     return AutoModelForCausalLM.from_pretrained(
         model,
         dtype=torch.float32,
-        attn_implementation=choose_attention(model, attention, device, trust_remote_code),
+        attn_implementation=chosen,
         trust_remote_code=trust_remote_code,
         use_safetensors=True,
     )

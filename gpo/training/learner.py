@@ -105,18 +105,17 @@ def training_rows(shards: list[str]) -> Iterator[dict[str, Any]]:
 def _make_trainer(task: LearnerTask, config: RunConfig) -> tuple[Any, Any]:
     from datasets import Dataset
 
-    from gpo.training.forward import load_policy
     from gpo.training.trainer import GPOTrainer
     from reward.checkpoint import load_tokenizer
 
-    policy, trust = config.policy, config.policy.trust_remote_code
+    trust = config.policy.trust_remote_code
     # Before any model: with ZeRO-3 the arguments make transformers load each worker's piece only.
     args = _trainer_arguments(task, config)
     rows = [row for row in training_rows(task.shards) if row["completion_ids"]]
     tokenizer = load_tokenizer(Path(task.policy), trust)
     anchor = None
     if config.train.pull:
-        anchor = load_policy(Path(task.anchor), attention=policy.attention, device=_device(), trust_remote_code=trust)
+        anchor = _policy_in(task.anchor, config)
     trainer = GPOTrainer(
         model=_starting_model(task, config),
         args=args,
@@ -133,12 +132,21 @@ def _starting_model(task: LearnerTask, config: RunConfig) -> Any:
     """Master weights of the iteration before, or the policy, with the adapter of the iteration before."""
     from peft import PeftModel
 
+    model = _policy_in(task.policy if _has_adapter(task) else task.start, config)
+    return PeftModel.from_pretrained(model, task.start, is_trainable=True) if _has_adapter(task) else model
+
+
+def _policy_in(directory: str, config: RunConfig) -> Any:
     from gpo.training.forward import load_policy
 
-    directory = task.policy if _has_adapter(task) else task.start
-    asked, trust = config.policy.attention, config.policy.trust_remote_code
-    model = load_policy(Path(directory), attention=asked, device=_device(), trust_remote_code=trust)
-    return PeftModel.from_pretrained(model, task.start, is_trainable=True) if _has_adapter(task) else model
+    policy = config.policy
+    return load_policy(
+        Path(directory),
+        attention=policy.attention,
+        device=_device(),
+        compute_dtype=policy.dtype,
+        trust_remote_code=policy.trust_remote_code,
+    )
 
 
 def _has_adapter(task: LearnerTask) -> bool:

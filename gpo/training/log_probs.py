@@ -53,7 +53,9 @@ class ChunkedLogProbs(torch.autograd.Function):
             delta.scatter_add_(-1, label[:, None], grad)
             delta = (delta.mul_(slope) if isinstance(slope, Tensor) or slope != 1.0 else delta).to(weight_VH.dtype)
             grad_hidden[start:stop] = delta @ weight_VH
-            if grad_weight is not None:
+            if grad_weight is not None and delta.dtype == grad_weight.dtype:
+                grad_weight.addmm_(delta.T, hidden)  # without a product as large as the weight beside it
+            elif grad_weight is not None:
                 grad_weight += delta.T @ hidden
             start = stop
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight_VH.dtype), None, None, None

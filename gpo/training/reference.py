@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import Tensor
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
@@ -43,13 +44,36 @@ def held_still(model: Any, trainer: Any) -> Any:
 
 
 def starting_policy(trainer: Any) -> Any:
-    """The reference as it can be called before training; ZeRO-3's parameters are in pieces until an engine has them."""
-    model = trainer.model if trainer.ref_model is None else trainer.ref_model
-    if trainer.ref_model is None and any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
-        if trainer._precompute_engine is None:
-            trainer._precompute_engine = prepare_deepspeed(model, trainer.accelerator)
-        return trainer._precompute_engine
-    return model
+    """The reference as it can be called before training.
+
+    DeepSpeed's policy is no use until an engine has it: with ZeRO-1 and ZeRO-2 transformers leaves it on the CPU, with
+    ZeRO-3 it is in pieces. TRL makes one engine for all passes, by the same condition.
+    """
+    if trainer.ref_model is not None:
+        return trainer.ref_model
+    if not trainer.is_deepspeed_enabled:
+        return trainer.model
+    if trainer._precompute_engine is None:
+        trainer._precompute_engine = prepare_deepspeed(trainer.model, trainer.accelerator)
+    return trainer._precompute_engine
+
+
+def reference_logps(trainer: Any, dataset: Dataset, plan: StepPlan) -> Tensor:
+    """log p [rows] of a data set's answers under the reference: read from `reference_folder`, or computed and kept."""
+    folder = Path(trainer.args.reference_folder) if trainer.args.reference_folder else None
+    key, kept = "", None
+    if folder and trainer.accelerator.is_main_process:
+        weights = hash_of_pieces(trainer.ref_model or trainer.model) or str(trainer._precompute_model_hash)
+        key = reference_key(dataset, plan, weights, f"{trainer._compute_type}, {trainer._attention}")
+        kept = read_reference(folder, key, len(dataset))
+    # The first worker decides for all: others may see another disk, or hash only their piece of the weights.
+    (logps,) = broadcast_object_list([kept], from_process=0)
+    if logps is None:
+        logps = trainer._pass(starting_policy(trainer), dataset, plan)
+        if folder and trainer.accelerator.is_main_process:
+            write_reference(folder, key, logps)
+    found: Tensor = logps
+    return found
 
 
 def add_anchor(trainer: Any, model: Any) -> None:

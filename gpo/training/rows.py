@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from gpo.targets import preference_targets, standardised_targets
+from gpo.targets import preference_targets, standardising_factor
 from gpo.training.selection import best_and_worst, top_and_bottom
 from gpo.training.trainer_config import GPOConfig
 
@@ -27,18 +27,22 @@ READY = ("prompt_id", "prompt_ids", "completion_ids", "target", "best", "row")
 KEPT = ("ref_logps", "anchor_logps")
 
 
-def prepare_rows(dataset: Dataset, tokenizer: Any, args: GPOConfig, name: str = "train") -> Dataset:
-    """Rows as the trainer reads them; a data set that is prepared already comes back as it is.
+def prepare_rows(
+    dataset: Dataset, tokenizer: Any, args: GPOConfig, name: str = "train", factor: float | None = None
+) -> tuple[Dataset, float | None]:
+    """Rows as the trainer reads them, and what `args.standardise` multiplied their targets with, if anything.
 
+    `factor` is that of the rows that are trained on, for an evaluation in the same units; None: by the root mean square
+    of these rows. A data set that is prepared already comes back as it is, without a factor.
     Raises ValueError naming a missing column, or the row at fault.
     """
     if set(READY) <= set(dataset.column_names):
-        return dataset
+        return dataset, None
     _check_columns(dataset.column_names, name)
     groups: dict[Any, list[dict[str, Any]]] = {}
     for number, row in enumerate(dataset):
         try:
-            for answer in _answers(row, tokenizer):
+            for answer in _with_own_targets(list(_answers(row, tokenizer)), args):
                 groups.setdefault(answer["prompt_id"], []).append(answer)
         except ValueError as error:
             raise ValueError(f"{name} data set, row {number}: {error}") from None
@@ -49,11 +53,13 @@ def prepare_rows(dataset: Dataset, tokenizer: Any, args: GPOConfig, name: str = 
     if not chosen:
         raise ValueError(f"{name} data set: no row is left to train on (it has {len(dataset)}, select={args.select!r})")
     if args.standardise is not None:
-        targets = standardised_targets(torch.tensor([row["target"] for row in chosen]), args.standardise)
+        targets = torch.tensor([row["target"] for row in chosen])
+        factor = standardising_factor(targets, args.standardise) if factor is None else factor
+        targets = (targets.double() * factor).float()
         # Last, as always: the clamp bounds what is trained on.
         targets = targets if args.clamp is None else targets.clamp(-args.clamp, args.clamp)
         chosen = [{**row, "target": target} for row, target in zip(chosen, targets.tolist(), strict=True)]
-    return Dataset.from_list([{**row, "row": number} for number, row in enumerate(chosen)])
+    return Dataset.from_list([{**row, "row": number} for number, row in enumerate(chosen)]), factor
 
 
 def _check_columns(columns: Sequence[str], name: str) -> None:
@@ -139,15 +145,37 @@ def tokenise(prompt: Any, completion: Any, tokenizer: Any) -> tuple[list[int], l
     return prompt_ids, both[len(prompt_ids) :]
 
 
-def _with_targets(group: list[dict[str, Any]], args: GPOConfig) -> list[dict[str, Any]]:
-    """A prompt's answers with `target` in nats and `rank`, the same before the clamp, which makes extremes equal."""
-    if "target" in group[0]:
-        return [{**answer, "rank": answer.get("score", answer["target"])} for answer in group]
+def _with_own_targets(answers: list[dict[str, Any]], args: GPOConfig) -> list[dict[str, Any]]:
+    """Answers of a data set's row with `target` and `rank` where the row says enough: targets, or a table.
+
+    A table is of its own row's answers: rows of the same prompt are not to be made one table.
+    """
+    if "target" in answers[0]:
+        bound = _clamp_before_scaling(args)
+        return [
+            {
+                **answer,
+                "target": answer["target"] if bound is None else max(-bound, min(bound, answer["target"])),
+                "rank": answer.get("score", answer["target"]),
+            }
+            for answer in answers
+        ]
+    if "scores" in answers[0]:
+        return _with_targets(answers, [answer["scores"] for answer in answers], args)
+    return answers
+
+
+def _clamp_before_scaling(args: GPOConfig) -> float | None:
+    """Targets that are scaled are clamped behind that: the clamp bounds what is trained on."""
+    return args.clamp if args.standardise is None else None
+
+
+def _with_targets(answers: list[dict[str, Any]], scores: list[list[float]], args: GPOConfig) -> list[dict[str, Any]]:
+    """Answers with `target` in nats and `rank`, the same before the clamp, which makes extremes equal."""
     beta = args.target_beta
     if beta is None:
         raise ValueError("targets are made from scores with GPOConfig(target_beta=...), which has no default")
-    rows = [answer.get("scores", [answer.get("score")]) for answer in group]
-    table_KM = torch.tensor(rows, dtype=torch.float64)
+    table_KM = torch.tensor(scores, dtype=torch.float64)
 
     def made(clamp: float | None) -> list[float]:
         targets: list[float] = preference_targets(
@@ -161,13 +189,14 @@ def _with_targets(group: list[dict[str, Any]], args: GPOConfig) -> list[dict[str
         ).tolist()
         return targets
 
-    pairs = zip(group, made(args.clamp if args.standardise is None else None), made(None), strict=True)
+    pairs = zip(answers, made(_clamp_before_scaling(args)), made(None), strict=True)
     return [{**answer, "target": target, "rank": rank} for answer, target, rank in pairs]
 
 
 def _selected(group: list[dict[str, Any]], args: GPOConfig) -> list[dict[str, Any]]:
     """The answers of a prompt that are trained on, in pairs the better one first; what ranked them is gone."""
-    group = _with_targets(group, args)
+    if "rank" not in group[0]:
+        group = _with_targets(group, [[answer["score"]] for answer in group], args)
     rank_K = torch.tensor([answer["rank"] for answer in group], dtype=torch.float64)
     best, worst = best_and_worst(rank_K)
     if args.select == "all":

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gpo.training.layout import Layout
 from reward.packed_attention import PackedMasks, attention_by_segment, packing_obstacle, seen_part
-from reward.packed_training import training_attention
+from reward.packed_training import attention_dtype, training_attention
 
 logger = logging.getLogger(__name__)
 
@@ -66,24 +66,22 @@ def _flash_attention(
     """What transformers calls in each layer: query [1, H, T, D], keys and values [1, G, T, D] -> [1, T, H, D]."""
     from flash_attn import flash_attn_varlen_func
 
-    segments = packed_masks.segments
-    lengths = [segment.stop - segment.start for segment in segments]
-    seen = [sum(stop - start for start, stop in segment.seen) for segment in segments]
-
-    def ends(counts: list[int]) -> Tensor:
-        return torch.tensor([0, *counts], device=query.device).cumsum(0).int()
+    own_ends, seen_ends, longest, longest_seen = packed_masks.borders
+    dtype = attention_dtype(value)
+    # Under autocast rotary positions turn queries and keys float32, which the kernel has not.
+    query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
 
     def seen_by_all(tensor: Tensor) -> Tensor:
-        return torch.cat([seen_part(tensor[0], segment) for segment in segments], dim=1).transpose(0, 1)
+        return torch.cat([seen_part(tensor[0], segment) for segment in packed_masks.segments], dim=1).transpose(0, 1)
 
     found: Tensor = flash_attn_varlen_func(
         query[0].transpose(0, 1),
         seen_by_all(key),
         seen_by_all(value),
-        ends(lengths),
-        ends(seen),
-        max(lengths),
-        max(seen),
+        own_ends,
+        seen_ends,
+        longest,
+        longest_seen,
         softmax_scale=scaling,
         causal=True,
         window_size=(-1, -1) if sliding_window is None else (sliding_window - 1, 0),

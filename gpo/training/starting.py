@@ -8,10 +8,11 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
+from gpo.training.forward import choose_attention
 from gpo.training.trainer_config import GPOConfig
 from gpo.training.watch import StopLimits
 
-MEANINGLESS = {
+UNREAD_PARTS = {
     "data_collator": "steps are laid out by gpo.training.batches",
     "compute_metrics": "no logits are kept to measure; gpo.training.watch has the metrics",
 }
@@ -24,18 +25,62 @@ def check_arguments(args: GPOConfig, train_dataset: Any, anchor_model: Any, othe
         raise ValueError(f"train_dataset is {found}; expected a Dataset in one of the forms of gpo.training.rows")
     if args.pull and anchor_model is None and "anchor_logps" not in train_dataset.column_names:
         raise ValueError(f"pull={args.pull} needs an anchor; give GPOTrainer(anchor_model=...), or rows anchor_logps")
-    for name, reason in MEANINGLESS.items():
+    for name, reason in UNREAD_PARTS.items():
         if others.get(name) is not None:
             raise ValueError(f"{name} has no effect on a GPOTrainer: {reason}; leave it out")
 
 
-def load_model(path: str, args: GPOConfig, quantization: Any = None) -> Any:
-    """A model named by its path, in float32 for its master weights unless `model_init_kwargs` says otherwise."""
+def starting_model(model: Any, args: GPOConfig, others: dict[str, Any]) -> Any:
+    """The model that is trained: as it is given, or loaded from its path with what `others` say of quantisation.
+
+    Raises ValueError for trainable weights in half precision. An adapter that is made for it (`peft_config`) has
+    weights of its own, and what trains beside quantised weights is TRL's matter.
+    """
+    if isinstance(model, str):
+        model = _load_model(model, args, others.pop("quantization_config", None))
+    if others.get("peft_config") is None and not _is_quantised(model):
+        _check_master_weights(model, args)
+    return model
+
+
+def _load_model(path: str, args: GPOConfig, quantization: Any) -> Any:
+    """In float32 for its master weights, with the attention of `forward`, unless `model_init_kwargs` says otherwise."""
     given, args.model_init_kwargs = args.model_init_kwargs, None
+    own = given if isinstance(given, dict) else {}
     options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": args.trust_remote_code}
     if quantization is not None:
         options["quantization_config"] = quantization
-    return AutoModelForCausalLM.from_pretrained(path, **{**options, **(given if isinstance(given, dict) else {})})
+    if "attn_implementation" not in own:
+        options["attn_implementation"] = choose_attention(
+            path,
+            "auto",
+            device=args.device.type,
+            compute_dtype=_compute_dtype(args),
+            trust_remote_code=args.trust_remote_code,
+        )
+    return AutoModelForCausalLM.from_pretrained(path, **{**options, **own})
+
+
+def _compute_dtype(args: GPOConfig) -> str:
+    if args.compute_dtype != "auto":
+        return args.compute_dtype
+    return "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
+
+
+def _is_quantised(model: Any) -> bool:
+    return any(getattr(model, name, False) for name in ("is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit"))
+
+
+def _check_master_weights(model: Any, args: GPOConfig) -> None:
+    """Refused and not converted: a copy twice the size is for the caller to decide on."""
+    trained = {weight.dtype for weight in model.parameters() if weight.requires_grad and weight.is_floating_point()}
+    half = sorted(str(dtype).removeprefix("torch.") for dtype in trained if torch.finfo(dtype).bits < 32)
+    if half:
+        raise ValueError(
+            f"the model's trainable weights are {', '.join(half)}, in whose rounding updates of "
+            f"learning_rate={args.learning_rate:g} vanish; expected float32: load it with dtype=torch.float32, or give "
+            "its path (bf16=True computes in bfloat16 all the same), or train an adapter by peft_config"
+        )
 
 
 def stop_limits(args: GPOConfig) -> StopLimits:

@@ -7,12 +7,13 @@ log-probabilities over the very batches of the first epoch, and the watch. Priva
 contract test holds them; without KTOTrainer the same overrides go on `transformers.Trainer`.
 """
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
@@ -23,22 +24,13 @@ from trl.trainer.utils import use_adapter
 from gpo.training.batches import StepLoader, StepPlan, Steps
 from gpo.training.log_probs import add_log_prob_head, answer_logps
 from gpo.training.objectives import objective_loss, wanted_ratio
-from gpo.training.reference import (
-    add_anchor,
-    evaluating,
-    first_epoch,
-    hash_of_pieces,
-    read_reference,
-    reference_key,
-    starting_policy,
-    write_reference,
-)
+from gpo.training.reference import add_anchor, evaluating, first_epoch, reference_logps
 from gpo.training.rows import prepare_rows
 from gpo.training.segment_attention import choose_layout, segment_attention, segments_of
-from gpo.training.starting import check_arguments, copy_of, load_model, needs_copy, stop_limits
+from gpo.training.starting import check_arguments, copy_of, needs_copy, starting_model, stop_limits
 from gpo.training.step_checkpoints import last_whole, load_trained_adapter, mark_whole
 from gpo.training.trainer_config import GPOConfig
-from gpo.training.watch import StopRule, clamped_share, step_numbers
+from gpo.training.watch import StepRows, StopRule, check_finite
 
 __all__ = ["GPOConfig", "GPOTrainer"]
 
@@ -48,7 +40,8 @@ class GPOTrainer(KTOTrainer):
 
     `train_dataset` has one of the forms of `rows`. `anchor_model` is the policy that `args.pull` pulls to, used
     once before training. `stopped` says which rule of `watch` ended the training, None if none did.
-    Raises ValueError naming what is missing from a row, or the argument that has no meaning here.
+    Raises ValueError naming what is missing from a row, the argument that has no meaning here, or trainable weights in
+    half precision.
     """
 
     args: GPOConfig
@@ -76,9 +69,8 @@ class GPOTrainer(KTOTrainer):
             path = model if isinstance(model, str) else model.config.name_or_path
             processing_class = AutoTokenizer.from_pretrained(path, trust_remote_code=args.trust_remote_code)
         # Before a model is loaded: a faulty row shows within a second.
-        train_dataset = prepare_rows(train_dataset, processing_class, args)
-        if isinstance(model, str):
-            model = load_model(model, args, kwargs.pop("quantization_config", None))
+        train_dataset, self._target_factor = prepare_rows(train_dataset, processing_class, args)
+        model = starting_model(model, args, kwargs)
         plain = model.get_base_model() if isinstance(model, PeftModel) else model
         copied = ref_model is None and plain is model and not kwargs.get("peft_config") and needs_copy(args)
         if copied:
@@ -88,7 +80,6 @@ class GPOTrainer(KTOTrainer):
                 add_log_prob_head(one)
         self._layout = choose_layout(model.config, args.layout)
         self._attention = str(model.config._attn_implementation)
-        self._step_rows: list[Tensor] = []
         super().__init__(
             model=model,
             ref_model=ref_model,
@@ -101,6 +92,7 @@ class GPOTrainer(KTOTrainer):
             self.ref_model = None  # FSDP's copy, see needs_copy
         if args.pull and anchor_model is not None:
             add_anchor(self, anchor_model)
+        self._step_rows = StepRows(self.accelerator)
         self._stop_rule = StopRule(stop_limits(args))
         self.add_callback(self._stop_rule)
 
@@ -112,7 +104,7 @@ class GPOTrainer(KTOTrainer):
     # Rows and steps
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
-        return prepare_rows(dataset, processing_class, args, dataset_name)
+        return prepare_rows(dataset, processing_class, args, dataset_name, self._target_factor)[0]
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns: Any = ["prompt_ids", "completion_ids", "target", "ref_logps", "row"]
@@ -145,6 +137,10 @@ class GPOTrainer(KTOTrainer):
         dataset = named[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
         return StepLoader(Steps(named if dataset is None else dataset, self._plan(shuffle=False)))
 
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises NotImplementedError: there are no logits to give back."""
+        raise NotImplementedError("predict: a GPOTrainer keeps no logits; evaluate(data set) gives losses and metrics")
+
     # Reference and anchor
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
@@ -152,21 +148,9 @@ class GPOTrainer(KTOTrainer):
 
         The same batches, layout and forward give the same bits, so the log-ratio of the first step is exactly 0.
         """
-        plan = self._plan(shuffle=name == "train")
         if "ref_logps" in dataset.column_names:
             return dataset
-        folder = Path(self.args.reference_folder) if self.args.reference_folder else None
-        key, kept = "", None
-        if folder and self.accelerator.is_main_process:
-            weights = hash_of_pieces(self.ref_model or self.model) or str(self._precompute_model_hash)
-            key = reference_key(dataset, plan, weights, f"{self._compute_type}, {self._attention}")
-            kept = read_reference(folder, key, len(dataset))
-        # The first worker decides for all: others may see another disk, or hash only their piece of the weights.
-        (logps,) = broadcast_object_list([kept], from_process=0)
-        if logps is None:
-            logps = self._pass(starting_policy(self), dataset, plan)
-            if folder and self.accelerator.is_main_process:
-                write_reference(folder, key, logps)
+        logps = reference_logps(self, dataset, self._plan(shuffle=name == "train"))
         return dataset.add_column("ref_logps", logps.tolist())
 
     @torch.no_grad()
@@ -210,21 +194,23 @@ class GPOTrainer(KTOTrainer):
     def _segments(self, model: Any) -> AbstractContextManager[None]:
         if self._layout == "padded":
             return nullcontext()
-        use_flash = "flash" in self._attention and torch.cuda.is_available()
+        half = self._compute_type in ("bf16", "fp16", "bfloat16")
+        use_flash = half and "flash" in self._attention and torch.cuda.is_available()
         return segment_attention(self.accelerator.unwrap_model(model).config, use_flash)
 
     def _part_loss(self, model: Any, part: dict[str, Any], rows: int) -> Tensor:
         """The part's share of the mean over all rows of a step, times the number of workers, who average."""
+        # An idle worker computes this too: a live reference in pieces needs all workers. It comes first, so that a live
+        # one works before the policy's graph is held.
+        reference = self._reference(part)
         policy = self._logps(model, part)
-        # An idle worker computes this too: a live reference in pieces needs all workers.
-        reference = self._reference(part).to(policy)
+        reference = reference.to(policy)
         if "idle" in part:
             return policy.sum() * 0.0
         lengths = torch.tensor(part["lengths"], device=policy.device)
         wanted = wanted_ratio(reference, part, lengths, self.args)
         loss = objective_loss(policy, reference, wanted, lengths, part, self.args)
-        seen = [(policy - reference).detach(), wanted, lengths.to(policy), part["target"].to(policy)]
-        self._step_rows.append(torch.stack(seen, -1))
+        self._step_rows.add(policy - reference, wanted, lengths, part["target"])
         return loss * (len(policy) / rows * self.accelerator.num_processes)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
@@ -233,7 +219,7 @@ class GPOTrainer(KTOTrainer):
         loss = torch.stack(losses).sum()
         if not torch.is_grad_enabled():
             loss = self.accelerator.reduce(loss, "mean")
-        self._watch()
+        self._step_rows.end_step("train" if torch.is_grad_enabled() else "eval")
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
@@ -251,7 +237,7 @@ class GPOTrainer(KTOTrainer):
                     self.accelerator.backward(loss, **({"scale_wrt_gas": False} if sharded else {}))
                 total += loss.detach()
         if exchange:
-            self._watch()
+            self._step_rows.end_step("train")
         return total
 
     def _on_device(self, part: dict[str, Any]) -> dict[str, Any]:
@@ -259,22 +245,28 @@ class GPOTrainer(KTOTrainer):
         device = self.accelerator.device
         return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in part.items()}
 
-    def _watch(self) -> None:
-        """Metrics of a step over all workers; one with no rows has a row that is not a number."""
-        nothing = torch.full((1, 4), float("nan"), device=self.accelerator.device)
-        own = torch.cat(self._step_rows) if self._step_rows else nothing
-        self._step_rows = []
-        everyone = self.accelerator.pad_across_processes(own, pad_index=float("nan"))
-        rows_N4 = self.accelerator.gather(everyone)
-        rows_N4 = rows_N4[~rows_N4.isnan().any(-1)].float().cpu()
-        if len(rows_N4):
-            metrics = self._metrics["train" if torch.is_grad_enabled() else "eval"]
-            ratio_N, wanted_N, length_N, given_N = rows_N4.unbind(-1)
-            numbers = step_numbers(ratio_N, wanted_N, length_N, length_power=self.args.length_power)
-            if self.args.clamp is not None:
-                numbers["clamped"] = clamped_share(given_N, self.args.clamp)
+    # Watch
+
+    def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
+        """As transformers' own; raises FloatingPointError on all workers before what is not finite goes anywhere."""
+        control = self.control
+        if control.should_log or control.should_evaluate or control.should_save or control.should_training_stop:
+            loss = self.accelerator.reduce(tr_loss.detach().clone(), "mean").item()
+            # With fp16 a gradient that overflows is left out, and the next one scaled less.
+            norm = 0.0 if grad_norm is None or self.args.fp16 else float(grad_norm)
+            check_finite(loss, norm, self.state.global_step, self.args.learning_rate)
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As TRL's, with the metrics of the steps since the last log."""
+        model: Any = self.model
+        mode = "train" if model.training else "eval"
+        for numbers in self._step_rows.numbers(mode, self.args.length_power, self.args.clamp):
             for name, value in numbers.items():
-                metrics[name].append(value)
+                self._metrics[mode][name].append(value)
+        if self.args.fp16 and not math.isfinite(logs.get("grad_norm", 0.0)):
+            del logs["grad_norm"]
+        super().log(logs, start_time)
 
     # Checkpoints
 

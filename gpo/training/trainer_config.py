@@ -11,18 +11,23 @@ from gpo.training.layout import Layout
 
 Objective = Literal["regression", "dpo", "ipo"]
 Select = Literal["all", "best-and-worst", "top-and-bottom"]
-MEANINGLESS = {
+UNREAD_FIELDS = {
     "per_device_train_batch_size per_device_eval_batch_size precompute_ref_batch_size auto_find_batch_size": (
         "set batch_prompts (prompts a step, over all workers) and batch_tokens (tokens a forward pass)"
     ),
-    "train_sampling_strategy dataloader_drop_last dataloader_num_workers": (
+    "train_sampling_strategy dataloader_drop_last dataloader_num_workers data_seed pad_to_multiple_of": (
         "steps hold whole prompts in an order that seed decides, and layout says how rows lie"
     ),
+    "dataset_num_proc": "rows are prepared by the process itself",
+    "label_smoothing_factor": "log-ratios are regressed on targets; no label is smoothed",
     "loss_type desirable_weight undesirable_weight": "set objective; this loss_type keeps KTO's KL rows away",
     "router_aux_loss_coef": "the loss of a mixture's router is not added",
+    "logging_nan_inf_filter": "a loss that is not finite ends the training",
     "torch_empty_cache_steps": "buffers are kept from step to step",
 }
 """Arguments of TRL and transformers that nothing here reads, and what to set instead."""
+ONLY_REGRESSION = ("pull", "length_power", "standardise", "clamp")
+"""What shapes targets, and the log-ratio that is compared with them."""
 
 
 def _option(default: Any, text: str) -> Any:
@@ -65,11 +70,12 @@ class GPOConfig(KTOConfig):
     loss_type: str = _option("apo_zero_unpaired", "Leave: it keeps KTO's KL rows away.")
     precompute_ref_log_probs: bool = _option(True, "Once, before the first step; False: live.")
     ddp_find_unused_parameters: bool | None = _option(False, "Every weight is used in every forward pass.")
+    logging_nan_inf_filter: bool = _option(False, "A loss that is not finite ends the training and is not hidden.")
     remove_unused_columns: bool = _option(False, "Rows are used as they are.")
 
     def __post_init__(self) -> None:
         defaults = {field.name: field.default for field in fields(self)}
-        for names, instead in MEANINGLESS.items():
+        for names, instead in UNREAD_FIELDS.items():
             for name in names.split():
                 if getattr(self, name) != defaults[name]:
                     raise ValueError(f"{name}={getattr(self, name)!r} has no effect on a GPOTrainer: {instead}")
@@ -84,6 +90,12 @@ class GPOConfig(KTOConfig):
         if self.objective != "regression" and self.select == "all":
             raise ValueError(
                 f"objective={self.objective!r} needs pairs; set select='best-and-worst' (or 'top-and-bottom')"
+            )
+        unread = [f"{name}={getattr(self, name)}" for name in ONLY_REGRESSION if getattr(self, name)]
+        if self.objective != "regression" and unread:
+            raise ValueError(
+                f"objective={self.objective!r} has no targets, so {', '.join(unread)} would do nothing; leave it out, "
+                "or set objective='regression'"
             )
         if self.max_length is not None:
             raise ValueError(f"max_length={self.max_length}: rows are used as they are; cut them beforehand")

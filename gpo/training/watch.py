@@ -3,6 +3,7 @@
 The numbers are pure functions of a step's rows. Shapes: N answers of a step, over all workers.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,58 @@ def varies(values: Tensor) -> bool:
 def correlation(one: Tensor, other: Tensor) -> float:
     """Pearson's r of two vectors that vary."""
     return torch.corrcoef(torch.stack([one, other]))[0, 1].item()
+
+
+class StepRows:
+    """Log-ratio, wanted ratio, length and given target of the answers of each step, kept until a log asks.
+
+    Workers exchange them then, all steps at once: a step that is not logged costs no message and no wait for the GPU.
+    """
+
+    def __init__(self, accelerator: Any) -> None:
+        self._accelerator = accelerator
+        self._open: list[Tensor] = []
+        """[N, 4] of each part of the step at work."""
+        self._closed: dict[str, list[Tensor]] = {"train": [], "eval": []}
+
+    def add(self, ratio_N: Tensor, wanted_N: Tensor, length_N: Tensor, given_N: Tensor) -> None:
+        """Answers of a part of the step; lengths in tokens, the others in nats."""
+        self._open.append(torch.stack([ratio_N.detach(), wanted_N, length_N.to(ratio_N), given_N.to(ratio_N)], -1))
+
+    def end_step(self, mode: str) -> None:
+        """What was added is a whole step of `mode` (train, eval); nothing, where this worker was idle in it."""
+        nothing = torch.zeros(0, 4, device=self._accelerator.device)
+        self._closed[mode].append(torch.cat(self._open) if self._open else nothing)
+        self._open = []
+
+    def numbers(self, mode: str, length_power: float, clamp: float | None) -> list[dict[str, float]]:
+        """Metrics of every step since they were last asked for; all workers ask together."""
+        steps, self._closed[mode] = self._closed[mode], []
+        if not steps:
+            return []
+        own = torch.cat([torch.cat([rows, torch.full_like(rows[:, :1], at)], -1) for at, rows in enumerate(steps)])
+        # An answer has a token, so a length of 0 is what fills up the shorter workers.
+        everyone = self._accelerator.gather(self._accelerator.pad_across_processes(own, pad_index=0)).float().cpu()
+        everyone = everyone[everyone[:, 2] > 0]
+        found = []
+        for at in range(len(steps)):
+            ratio_N, wanted_N, length_N, given_N, _ = everyone[everyone[:, 4] == at].unbind(-1)
+            numbers = step_numbers(ratio_N, wanted_N, length_N, length_power=length_power)
+            if clamp is not None:
+                numbers["clamped"] = clamped_share(given_N, clamp)
+            found.append(numbers)
+        return found
+
+
+def check_finite(loss: float, grad_norm: float, step: int, learning_rate: float) -> None:
+    """Raises FloatingPointError when a step made no sense; DeepSpeed tells a norm that is not finite as -1."""
+    if math.isfinite(loss) and 0 <= grad_norm < math.inf:
+        return
+    length = grad_norm if grad_norm >= 0 else math.nan
+    raise FloatingPointError(
+        f"step {step}: loss is {loss:g}, length of the gradient {length:g}, expected finite numbers; nothing of it is "
+        f"saved: lower learning_rate ({learning_rate:g}) or the targets, and start anew"
+    )
 
 
 @dataclass(frozen=True, slots=True)

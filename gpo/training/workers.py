@@ -92,21 +92,6 @@ def deepspeed_config(stage: int) -> dict[str, Any]:
     }
 
 
-def shard_fully(model: Any) -> Any:
-    """FSDP2 over all workers by torch's own `fully_shard`: each decoder layer, then what is left.
-
-    What accelerate does on GPUs; on a CPU, where it does not, this shows that the layouts and the head work on pieces.
-    """
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    device = next(model.parameters()).device.type
-    mesh = init_device_mesh(device, (int(os.environ["WORLD_SIZE"]),))
-    for layer in model.base_model.layers:
-        fully_shard(layer, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
-
-
 def whole_state(trainer: Any) -> dict[str, Any]:
     """All weights on the first worker, whatever holds them in pieces; every worker must call this."""
     state: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.model_wrapped)

@@ -19,7 +19,7 @@ from trl.models.utils import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import use_adapter
 
 from gpo.training.trainer import GPOConfig, GPOTrainer
-from gpo.training.trainer_config import MEANINGLESS
+from gpo.training.trainer_config import UNREAD_FIELDS
 
 WRITTEN_FOR = "1.16."
 LOOK = "look at KTOTrainer in trl/trainer/kto_trainer.py and at GPOTrainer in gpo/training/trainer.py"
@@ -84,6 +84,7 @@ def test_kto_prepares_a_reference_as_an_anchor_is_prepared_and_frees_that_of_fsd
 def test_the_metrics_of_a_step_are_averaged_and_cleared_by_the_log() -> None:
     source = squeezed("log")
     assert "self._metrics[mode].items()" in source and "self._metrics[mode].clear()" in source, LOOK
+    assert 'mode="train"ifself.model.trainingelse"eval"' in source, LOOK
 
 
 def test_the_loss_type_that_gpo_names_keeps_the_kl_rows_away() -> None:
@@ -102,7 +103,7 @@ def test_the_arguments_whose_defaults_gpo_changes_are_still_fields_of_kto() -> N
         "remove_unused_columns",
     ):
         assert name in known, f"KTOConfig.{name} is gone: {LOOK}"
-    assert {name for names in MEANINGLESS for name in names.split()} <= known, f"KTOConfig lost a field: {LOOK}"
+    assert {name for names in UNREAD_FIELDS for name in names.split()} <= known, f"KTOConfig lost a field: {LOOK}"
     own = {"batch_prompts", "batch_tokens", "layout", "length_power", "objective", "pull", "select", "target_beta"}
     assert not own & known, f"KTOConfig has a field of that name itself now: {LOOK}"
 
@@ -126,6 +127,17 @@ def test_the_loop_says_by_sync_gradients_which_pass_ends_a_step_and_averages_the
     )
 
 
+def test_every_step_is_looked_at_by_the_method_that_logs_evaluates_and_saves_it() -> None:
+    parameters = list(inspect.signature(Trainer._maybe_log_save_evaluate).parameters)
+    assert parameters[:3] == ["self", "tr_loss", "grad_norm"]
+    loop = re.sub(r"\s", "", inspect.getsource(Trainer._run_epoch))
+    assert (
+        "self.callback_handler.on_step_end(self.args,self.state,self.control)"
+        "self._maybe_log_save_evaluate(self._tr_loss,grad_norm," in loop
+    )
+    assert list(inspect.signature(KTOTrainer.log).parameters) == ["self", "logs", "start_time"], LOOK
+
+
 def test_transformers_leaves_out_the_adapter_beside_one_in_a_folder() -> None:
     """When this fails, `load_trained_adapter` may go."""
     source = re.sub(r"\s", "", inspect.getsource(Trainer._load_from_checkpoint))
@@ -136,6 +148,10 @@ def test_kto_hashes_the_starting_weights_and_keeps_one_engine_for_reference_pass
     start = squeezed("__init__")
     assert "self._precompute_model_hash=" in start and "self._precompute_engine=None" in start, LOOK
     assert "self.maybe_activation_offload_context" in start, LOOK
+    condition = "ifself.ref_modelisNoneandself.is_deepspeed_enabled:ifself._precompute_engineisNone:"
+    assert condition + "self._precompute_engine=prepare_deepspeed(self.model,self.accelerator)" in squeezed(
+        "_precompute_ref_logps"
+    ), LOOK
 
 
 def test_an_attention_name_without_a_mask_function_skips_all_masks() -> None:

@@ -1,4 +1,4 @@
-"""The loss, its gradients and the sequence log-probabilities, by slow loops and by the published numbers.
+"""The loss, its gradients and the log-probabilities of answers, by slow loops and by the published numbers.
 
 Run: python -m pytest tests/gpo/test_loss.py
 """
@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gpo.loss import dpo_loss, gpo_loss, ipo_loss, label_counts, sequence_logps, sft_loss
+from gpo.loss import dpo_loss, gpo_loss, ipo_loss, sft_loss
 from gpo.targets import preference_targets
+from gpo.training.log_probs import ChunkedLogProbs, answer_logps
 
 FIXTURE = Path(__file__).parents[3] / "shared" / "fixtures" / "gpo_loss.json"
 DATA: dict[str, Any] = json.loads(FIXTURE.read_text()) if FIXTURE.exists() else {}
@@ -146,72 +147,58 @@ def slow_logps(logits: list[list[list[float]]], labels: list[list[int]]) -> list
     return sums
 
 
-@given(seeds, st.integers(1, 4), st.integers(1, 8))
-def test_sequence_logps_match_a_slow_loop(seed: int, rows: int, tokens: int) -> None:
+def trainer_logps(logits_NTV: Tensor, labels_NT: Tensor) -> Tensor:
+    """Sums of the labelled tokens by the trainer's own head: position t predicts the label at t + 1."""
+    rows, places = (labels_NT[:, 1:] != -100).nonzero(as_tuple=True)
+    identity_VV = torch.eye(logits_NTV.shape[-1], dtype=logits_NTV.dtype)
+    logps_R: Tensor = ChunkedLogProbs.apply(
+        logits_NTV[rows, places], identity_VV, labels_NT[rows, places + 1], 1.0, 0.0
+    )
+    return answer_logps(logps_R, (labels_NT[:, 1:] != -100).sum(-1).tolist())
+
+
+@given(seeds, st.integers(1, 4), st.integers(2, 8))
+def test_log_probabilities_of_answers_match_a_slow_loop(seed: int, rows: int, tokens: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    logits_NTV = torch.randn(rows, tokens, 5, dtype=torch.float64, generator=generator)
+    logits_NTV = torch.randn(rows, tokens, 5, generator=generator)
     labels_NT = torch.randint(-2, 5, (rows, tokens), generator=generator)
     labels_NT = labels_NT.where(labels_NT >= 0, -100)
+    labels_NT[:, -1] = 3  # Each answer has a token.
     expected = slow_logps(logits_NTV.tolist(), labels_NT.tolist())
-    assert sequence_logps(logits_NTV, labels_NT).tolist() == pytest.approx(expected)
+    assert trainer_logps(logits_NTV, labels_NT).tolist() == pytest.approx(expected, rel=1e-5)
 
 
-def test_gradient_of_sequence_logps_is_that_of_the_dense_log_softmax() -> None:
+def test_their_gradient_is_that_of_the_dense_log_softmax() -> None:
     generator = torch.Generator().manual_seed(3)
-    logits_NTV = torch.randn(3, 6, 7, dtype=torch.float64, generator=generator, requires_grad=True)
+    logits_NTV = torch.randn(3, 6, 7, generator=generator, requires_grad=True)
     labels_NT = torch.randint(0, 7, (3, 6), generator=generator)
     labels_NT[0, :3] = labels_NT[1, 4:] = -100
     mask_NT = labels_NT[:, 1:] != -100
     index_NT1 = labels_NT[:, 1:].clamp(min=0).unsqueeze(-1)
     dense_NT = logits_NTV[:, :-1].log_softmax(-1).gather(-1, index_NT1).squeeze(-1) * mask_NT
-    weight_N = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    weight_N = torch.tensor([1.0, -2.0, 0.5])
     (expected,) = torch.autograd.grad((dense_NT.sum(-1) * weight_N).sum(), logits_NTV)
-    (found,) = torch.autograd.grad((sequence_logps(logits_NTV, labels_NT) * weight_N).sum(), logits_NTV)
+    (found,) = torch.autograd.grad((trainer_logps(logits_NTV, labels_NT) * weight_N).sum(), logits_NTV)
     torch.testing.assert_close(found, expected)
-
-
-def test_ignored_positions_do_not_influence_the_sum_even_where_they_are_nan() -> None:
-    logits_NTV = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(4))
-    labels_NT = torch.tensor([[-100, -100, 1, -100]])
-    expected = logits_NTV[0, 1].log_softmax(-1)[1]
-    logits_NTV[0, [0, 2, 3]] = math.nan
-    torch.testing.assert_close(sequence_logps(logits_NTV, labels_NT)[0], expected)
-
-
-def test_a_row_without_labels_sums_to_zero_and_keeps_backward_valid() -> None:
-    logits_NTV = torch.randn(2, 3, 4, requires_grad=True)
-    logps_N = sequence_logps(logits_NTV, torch.full((2, 3), -100))
-    logps_N.sum().backward()
-    assert logps_N.tolist() == [0.0, 0.0]
-    assert logits_NTV.grad is not None and not logits_NTV.grad.any()
 
 
 def test_bfloat16_logits_are_summed_in_float32() -> None:
     generator = torch.Generator().manual_seed(5)
     logits_NTV = torch.randn(2, 400, 50, generator=generator).bfloat16()
     labels_NT = torch.randint(0, 50, (2, 400), generator=generator)
-    found_N = sequence_logps(logits_NTV, labels_NT)
+    found_N = trainer_logps(logits_NTV, labels_NT)
     assert found_N.dtype == torch.float32
-    torch.testing.assert_close(found_N, sequence_logps(logits_NTV.double(), labels_NT).float())
-
-
-def test_labels_outside_the_vocabulary_and_wrong_shapes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"label 4 at \[0, 1\]; expected 0..3 or -100"):
-        sequence_logps(torch.zeros(1, 2, 4), torch.tensor([[0, 4]]))
-    with pytest.raises(ValueError, match=r"label -1 at \[0, 0\]"):
-        sequence_logps(torch.zeros(1, 2, 4), torch.tensor([[-1, 0]]))
-    with pytest.raises(ValueError, match=r"logits have shape \[1, 2, 4\] and labels \[1, 3\]"):
-        sequence_logps(torch.zeros(1, 2, 4), torch.zeros(1, 3, dtype=torch.int64))
+    torch.testing.assert_close(found_N, trainer_logps(logits_NTV.float(), labels_NT))
 
 
 @needs_fixture
-def test_sequence_logps_match_the_fixture() -> None:
+def test_log_probabilities_of_answers_match_the_fixture() -> None:
     part = DATA["logits_to_logps"]
     labels_NT = torch.tensor(part["labels"])
-    sum_N = sequence_logps(torch.tensor(part["logits"], dtype=torch.float64), labels_NT)
-    count_N = label_counts(labels_NT)
-    assert sum_N.tolist() == pytest.approx(part["expected"]["sum_logps"], rel=1e-9)
-    assert (sum_N / count_N).tolist() == pytest.approx(part["expected"]["mean_logps"], rel=1e-9)
+    sum_N = trainer_logps(torch.tensor(part["logits"]), labels_NT)
+    count_N = (labels_NT[:, 1:] != -100).sum(-1)
+    assert sum_N.tolist() == pytest.approx(part["expected"]["sum_logps"], rel=1e-5)
+    assert (sum_N / count_N).tolist() == pytest.approx(part["expected"]["mean_logps"], rel=1e-5)
     assert count_N.tolist() == part["expected"]["token_count"]
 
 

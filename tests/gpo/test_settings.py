@@ -121,6 +121,18 @@ def test_settings_that_disagree_are_told_at_once(tmp_path: Path) -> None:
         assert word in message
 
 
+@pytest.mark.parametrize("objective", ["dpo", "ipo"])
+@pytest.mark.parametrize("option", ["train.pull=0.5", "train.length_power=1", "train.standardise=2", "target.clamp=5"])
+def test_what_shapes_targets_is_refused_for_an_objective_without_targets(
+    tmp_path: Path, objective: str, option: str
+) -> None:
+    pairs = [f"train.objective={objective}", "train.select=best-and-worst"]
+    message = refusal(tmp_path, *pairs, option)
+    assert f"train.objective = '{objective}'" in message and f"{option.partition('=')[0]} = " in message
+    assert "would do nothing; leave" in message
+    assert read(tmp_path, *pairs).train.objective == objective
+
+
 keys = st.sampled_from(["name", "policy", "model", "train", "rollout", "preference", "sources"]) | st.text(max_size=3)
 plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
 anything = st.recursive(

@@ -59,10 +59,16 @@ class Scored:
     def __init__(self, folder: Path, source: str, iteration: int, answers: int = 2, **settings: Any) -> None:
         self.directory = RunDirectory(folder / "run")
         self.iteration = iteration
-        target = {"beta": BETA, "tau": TAU, "method": settings.pop("method", "gpo")}
+        target = {
+            "beta": BETA,
+            "tau": TAU,
+            "method": settings.pop("method", "gpo"),
+            "clamp": settings.pop("clamp", None),
+        }
         config = run_config(
             folder,
             prompts={"split": "whole"},
+            train={"standardise": settings.pop("standardise", None)},
             baseline=settings,
             target=target,
             preference={"sources": {"it": source}, "train_on": "it"},
@@ -239,3 +245,14 @@ def test_a_run_against_others_is_never_left_uncentred() -> None:
         run_config(baseline={"kind": "answers"}, target={"log_z": "zero"})
     with pytest.raises(ValueError, match="exclude_self"):
         run_config(baseline={"kind": "optimistic"}, target={"exclude_self": True})
+
+
+def test_targets_are_clamped_in_the_shard_unless_the_trainer_scales_them_first(gpm: Path, tmp_path: Path) -> None:
+    def targets(name: str, **settings: Any) -> list[float]:
+        scored = Scored(tmp_path / name, f"gpm:{gpm}", 1, kind="self", **settings)
+        return [target for row in read_shard(scored.path) for target in row.target]
+
+    plain = targets("plain")
+    bound = max(map(abs, plain)) / 2
+    assert targets("clamped", clamp=bound) == [max(-bound, min(bound, target)) for target in plain]
+    assert targets("scaled", clamp=bound, standardise=2.0) == plain

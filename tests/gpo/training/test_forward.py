@@ -32,13 +32,48 @@ def test_the_forward_process_computes_on_the_cpu_whatever_the_learner_attends_wi
     assert found["flash_attention_2"] == found["eager"]
 
 
-def test_flash_attention_is_asked_for_where_the_model_will_work_on_a_gpu(
-    policy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def chosen(policy: Path, monkeypatch: pytest.MonkeyPatch, **options: str) -> str:
     asked: list[Any] = []
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **given: asked.append(given))
-    for attention in ("flash_attention_2", "auto", "eager"):
-        for device in ("cuda", "cpu"):
-            load_policy(policy, attention=attention, device=device)
-    found = [given["attn_implementation"] for given in asked]
-    assert found == ["flash_attention_2", "eager", "sdpa", "eager", "eager", "eager"]
+    load_policy(policy, **{"attention": "auto", "device": "cuda", "compute_dtype": "bfloat16", **options})
+    found: str = asked[0]["attn_implementation"]
+    return found
+
+
+def test_an_attention_that_is_asked_for_is_taken_but_no_flash_attention_on_a_cpu(
+    policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for attention in ("flash_attention_2", "sdpa", "eager"):
+        assert chosen(policy, monkeypatch, attention=attention) == attention
+    assert chosen(policy, monkeypatch, attention="flash_attention_2", device="cpu") == "eager"
+    assert chosen(policy, monkeypatch, device="cpu") == "eager"
+
+
+def gpu_with_flash_attention(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] = (9, 0)) -> None:
+    monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: capability)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "Tesla T4")
+
+
+def test_auto_is_flash_attention_where_it_is_installed_and_computes_in_the_type(
+    policy: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="gpo.training.forward")
+    assert chosen(policy, monkeypatch) == "sdpa"
+    assert caplog.messages == ["attention is sdpa: flash-attn is not installed"]
+    gpu_with_flash_attention(monkeypatch)
+    assert chosen(policy, monkeypatch) == chosen(policy, monkeypatch, compute_dtype="float16") == "flash_attention_2"
+    assert caplog.messages[-1] == "attention is flash_attention_2: flash-attn is installed"
+    assert chosen(policy, monkeypatch, compute_dtype="float32") == "sdpa"
+    assert caplog.messages[-1] == "attention is sdpa: flash-attn does not compute in float32"
+    gpu_with_flash_attention(monkeypatch, capability=(7, 5))
+    assert chosen(policy, monkeypatch) == "sdpa"
+    assert caplog.messages[-1] == "attention is sdpa: flash-attn has no kernel for Tesla T4"
+
+
+def test_a_model_that_caps_its_scores_is_eager_whatever_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu_with_flash_attention(monkeypatch)
+    capped = save_tiny_model(tmp_path / "gemma2", "gemma2", layers=1)
+    assert chosen(capped, monkeypatch) == "eager"

@@ -20,7 +20,7 @@ TABLE = [[0.0, 0.4, -0.2], [-0.4, 0.0, 0.6], [0.2, -0.6, 0.0]]
 
 def prepared(rows: list[dict[str, Any]], **options: Any) -> Dataset:
     args = GPOConfig(output_dir="unused", use_cpu=True, report_to=[], **options)
-    return prepare_rows(Dataset.from_list(rows), TOKENIZER, args)
+    return prepare_rows(Dataset.from_list(rows), TOKENIZER, args)[0]
 
 
 def ids(text: str) -> list[int]:
@@ -56,6 +56,19 @@ def test_a_row_a_prompt_with_its_table_gives_the_targets_of_the_table() -> None:
     assert rows["target"][:] == pytest.approx(expected.tolist(), abs=1e-5)
     assert rows["best"][:] == [float(k == int(expected.argmax())) for k in range(3)]
     assert len(set(rows["prompt_id"])) == 1
+
+
+def test_rows_of_one_prompt_with_tables_of_their_own_have_the_targets_of_each_table() -> None:
+    other = [[0.0, -1.0, 0.3], [1.0, 0.0, 0.1], [-0.3, -0.1, 0.0]]
+    tables = ((["b", "c", "d"], TABLE), (["e", "f", "g"], other))
+    rows = [{"prompt": "a", "completion": words, "table": table} for words, table in tables]
+    found = prepared(rows, target_beta=0.5, exclude_self=True)
+    each = [
+        preference_targets(torch.tensor(table), method="gpo", tau=1.0, beta=0.5, exclude_self=True).tolist()
+        for _, table in tables
+    ]
+    assert found["target"][:] == pytest.approx([*each[0], *each[1]], abs=1e-6)
+    assert len(set(found["prompt_id"])) == 1 and sum(found["best"]) == 1.0
 
 
 def test_scores_of_single_rows_are_centred_over_their_prompt() -> None:
@@ -109,6 +122,15 @@ def test_the_clamp_bounds_what_is_trained_on_after_the_scaling() -> None:
     assert found.tolist() == pytest.approx([1.5, (-10 * scale).item(), scale.item()])
 
 
+def test_targets_that_are_given_are_clamped_too_and_ranked_before() -> None:
+    rows = [{"prompt": "a", "completion": list("bcd"), "target": [5.0, -0.5, 7.0]}]
+    found = prepared(rows, clamp=1.0)
+    assert found["target"][:] == [1.0, -0.5, 1.0] and found["best"][:] == [0.0, 0.0, 1.0]
+    scaled = prepared(rows, clamp=1.5, standardise=2.0)["target"][:]
+    factor = 2.0 / torch.tensor(rows[0]["target"]).square().mean().sqrt().item()
+    assert scaled == pytest.approx([1.5, -0.5 * factor, 1.5])
+
+
 def test_a_prompt_with_fewer_answers_than_asked_for_gives_those_it_has() -> None:
     rows = [
         {"prompt": "a", "completion": list("bcde"), "target": [4.0, 3.0, 2.0, 1.0]},
@@ -119,7 +141,8 @@ def test_a_prompt_with_fewer_answers_than_asked_for_gives_those_it_has() -> None
 
 def test_rows_that_are_prepared_come_back_as_they_are() -> None:
     once = prepared([{"prompt": "a", "completion": "b", "target": 1.0}])
-    assert prepare_rows(once, TOKENIZER, GPOConfig(output_dir="unused", use_cpu=True)) is once
+    again, factor = prepare_rows(once, TOKENIZER, GPOConfig(output_dir="unused", use_cpu=True))
+    assert again is once and factor is None
 
 
 GOOD = {"prompt": "a", "completion": "b", "target": 1.0}
@@ -152,6 +175,24 @@ def test_a_selection_that_leaves_nothing_is_refused() -> None:
     ("options", "message"),
     [
         ({"objective": "dpo"}, "objective='dpo' needs pairs; set select='best-and-worst'"),
+        *(
+            (
+                {"objective": objective, "select": "best-and-worst", name: 0.5},
+                f"='{objective}' has no targets, so {name}=0.5",
+            )
+            for objective in ("dpo", "ipo")
+            for name in ("pull", "length_power", "standardise", "clamp")
+        ),
+        *(
+            ({name: value}, f"{name}={value} has no effect on a GPOTrainer")
+            for name, value in {
+                "data_seed": 1,
+                "pad_to_multiple_of": 8,
+                "label_smoothing_factor": 0.1,
+                "dataset_num_proc": 2,
+                "logging_nan_inf_filter": True,
+            }.items()
+        ),
         ({"max_length": 512}, "max_length=512: rows are used as they are"),
         ({"batch_tokens": 0}, "batch_tokens is 0; expected at least 1"),
         ({"pull": 1.5}, "pull is 1.5; expected 0..1"),

@@ -14,7 +14,7 @@ from torch import Tensor
 from gpo.training.trainer import GPOConfig, GPOTrainer
 from tests.engine import Engine
 from tests.gpo.training.small_training import TOKENIZER, Gradients, make_rows, make_trainer, steps_of, weights_of
-from tests.tiny import make_tiny_model, save_tiny_model
+from tests.tiny import make_tiny_model
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -220,17 +220,20 @@ def test_no_update_of_the_papers_learning_rates_is_lost_in_float32_masters(
     tmp_path: Path, optim: str, rate: float
 ) -> None:
     """The first step moves a weight by rate (Adam) or ten times that (RMSProp), to a few roundings of the weight."""
-    trainer = make_trainer(tmp_path, bf16=True, learning_rate=rate, optim=optim, batch_prompts=6)
+    gradients = Gradients()
+    settings: dict[str, Any] = {"bf16": True, "learning_rate": rate, "optim": optim, "batch_prompts": 6}
+    trainer = make_trainer(tmp_path, callbacks=[gradients], **settings)
     before = weights_of(trainer)
     trainer.train()
     length = {"rmsprop": 10 * rate, "adamw_torch": rate}[optim]
     for name, value in weights_of(trainer).items():
         assert value.dtype == torch.float32, name
         moved = (value - before[name]).abs()
-        # Tokens that no row holds have no gradient; whatever has one moves by the whole length.
-        touched = moved > 0
+        # Tokens that no row holds have no gradient; whatever has one well above the optimizer's 1e-8 moves.
+        touched = gradients.first[name].abs() > 1e-6
         rounding = 1.2e-7 * before[name].abs().max().item()
-        assert touched.any() and moved[touched].median().item() == pytest.approx(length, abs=0.1 * length + rounding)
+        assert touched.any() and (moved[touched] > 0).all(), name
+        assert moved[touched].median().item() == pytest.approx(length, abs=0.1 * length + rounding)
 
 
 def test_an_evaluation_data_set_is_measured_with_the_same_loss(tmp_path: Path) -> None:
@@ -244,18 +247,13 @@ def test_an_evaluation_data_set_is_measured_with_the_same_loss(tmp_path: Path) -
 
 def test_gradient_checkpointing_changes_no_number(tmp_path: Path) -> None:
     plain, spared = (make_trainer(tmp_path, gradient_checkpointing=spare) for spare in (False, True))
-    plain.train()
-    spared.train()
+    calls = {}
+    for trainer in (plain, spared):
+        passes: list[Any] = []
+        trainer.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, passes=passes: passes.append(1))
+        trainer.train()
+        calls[trainer] = len(passes)
+    # Each layer is computed again in the backward pass.
+    assert calls[spared] == 2 * calls[plain] > 0
     for one, other in zip(weights_of(plain).values(), weights_of(spared).values(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
-
-
-def test_a_model_named_by_its_directory_trains_as_one_that_was_loaded(tmp_path: Path) -> None:
-    directory = save_tiny_model(tmp_path / "model", dtype=torch.bfloat16)
-    args = GPOConfig(output_dir=str(tmp_path / "out"), use_cpu=True, report_to=[], disable_tqdm=True)
-    named = GPOTrainer(str(directory), args, Dataset.from_list(make_rows()))
-    assert named.processing_class.pad_token_id == TOKENIZER.pad_token_id
-    before = weights_of(named)
-    named.train()
-    assert all(value.dtype == torch.float32 for value in weights_of(named).values())
-    assert any(not torch.equal(value, before[name]) for name, value in weights_of(named).items())

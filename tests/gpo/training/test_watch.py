@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gpo.training.watch import StopLimits, StopRule, clamped_share, step_numbers
+from gpo.training.watch import StepRows, StopLimits, StopRule, check_finite, clamped_share, step_numbers
 
 
 def test_slope_and_correlation_follow_their_definitions() -> None:
@@ -92,3 +92,54 @@ def test_a_rule_looks_back_at_the_steps_before_a_resume_and_the_stopping_step_is
 
 def test_no_rule_is_on_by_itself() -> None:
     assert fed(StopLimits(window=1), [{"kl": 1e9, "length_expected": 1e9, "log_ratio_mean": -1e9}]).stopped is None
+
+
+class Workers:
+    """What accelerate does for one worker among others that have more rows: it fills up, and gathers."""
+
+    device = torch.device("cpu")
+
+    def pad_across_processes(self, rows: torch.Tensor, pad_index: float) -> torch.Tensor:
+        return torch.cat([rows, torch.full((3, rows.shape[1]), float(pad_index))])
+
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows
+
+
+def test_rows_of_each_step_become_its_numbers_when_they_are_asked_for() -> None:
+    rows, target, length = StepRows(Workers()), torch.tensor([1.0, -2.0]), torch.tensor([3, 4])
+    for shifts in ([0.0, 1.0], [2.0]):
+        for shift in shifts:
+            rows.add(target + shift, target, length, target)
+        rows.end_step("train")
+    rows.add(target, target, length, target)
+    rows.end_step("eval")
+    assert rows.numbers("eval", 0.0, None) == [step_numbers(target, target, length)]
+    two_parts = step_numbers(torch.cat([target, target + 1.0]), target.repeat(2), length.repeat(2))
+    assert rows.numbers("train", 0.0, None) == [two_parts, step_numbers(target + 2.0, target, length)]
+    assert rows.numbers("train", 0.0, None) == rows.numbers("eval", 0.0, None) == []
+
+
+def test_a_worker_that_was_idle_in_a_step_has_no_row_of_it() -> None:
+    rows, target, length = StepRows(Workers()), torch.tensor([1.0, -2.0]), torch.tensor([3, 4])
+    rows.add(target, target, length, target)
+    rows.end_step("train")
+    rows.end_step("train")
+    own = torch.cat([step for step in rows._closed["train"]])
+    assert own.shape == (2, 4)
+
+
+def test_a_row_that_is_no_number_is_told_and_not_taken_for_padding() -> None:
+    rows, target, length = StepRows(Workers()), torch.tensor([1.0, -2.0]), torch.tensor([3, 4])
+    rows.add(torch.tensor([math.nan, 1.0]), target, length, target)
+    rows.end_step("train")
+    (numbers,) = rows.numbers("train", 0.0, 2.0)
+    assert math.isnan(numbers["kl"]) and math.isnan(numbers["log_ratio_mean"])
+    assert numbers["length"] == 3.5 and numbers["clamped"] == 0.5
+
+
+@pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan), (1.0, -1.0)])
+def test_a_loss_or_a_gradient_that_is_not_finite_is_an_error(loss: float, norm: float) -> None:
+    check_finite(1.0, 0.0, 7, 1e-6)
+    with pytest.raises(FloatingPointError, match=r"step 7: loss is .*expected finite numbers.*learning_rate .1e-06."):
+        check_finite(loss, norm, 7, 1e-6)

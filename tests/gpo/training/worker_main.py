@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from gpo.training.layout import lay_out
 from gpo.training.log_probs import add_log_prob_head, answer_logps
 from gpo.training.segment_attention import segment_attention, segments_of
-from gpo.training.workers import shard_fully, sharding_arguments, whole_state, work_alone
+from gpo.training.workers import sharding_arguments, whole_state, work_alone
 from tests.engine import ask_about_the_cpu
 from tests.gpo.training.small_training import Gradients, make_rows, make_trainer, steps_of
 from tests.tiny import make_tiny_model
@@ -59,9 +61,22 @@ def train(folder: Path, settings: dict[str, Any], rank: int) -> None:
         # A copy: save_pretrained takes out of the dictionary what it has written.
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder / "model", state_dict=dict(state))
         steps = steps_of(trainer)
-        found = {"losses": [step["loss"] for step in steps], "first_ratio": steps[0]["log_ratio_max_abs"]}
+        found = {name: [step[name] for step in steps] for name in ("loss", "grad_norm")}
+        found["first_ratio"] = steps[0]["log_ratio_max_abs"]
         torch.save({**found, "gradients": gradients.first, "weights": state}, folder / "outcome.pt")
     trainer.accelerator.wait_for_everyone()
+
+
+def shard_fully(model: Any) -> Any:
+    """FSDP2 over all workers by torch's own `fully_shard`: each decoder layer, then what is left.
+
+    What accelerate does on GPUs; on a CPU, where it does not, this shows that the layouts and the head work on pieces.
+    """
+    device = next(model.parameters()).device.type
+    mesh = init_device_mesh(device, (int(os.environ["WORLD_SIZE"]),))
+    for layer in model.base_model.layers:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
 
 
 def shard(folder: Path, rank: int) -> None:

@@ -1,0 +1,41 @@
+"""Which model a reference pass asks: DeepSpeed's policy through an engine, whatever the stage, all others as they are.
+
+Run: python -m pytest tests/gpo/training/test_reference.py
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gpo.training import reference
+from gpo.training.reference import starting_policy
+
+
+def trainer_with(deepspeed: bool, ref_model: Any = None) -> Any:
+    """What `starting_policy` looks at; ZeRO-1 and ZeRO-2 leave no mark on the parameters."""
+    return SimpleNamespace(
+        model="policy",
+        ref_model=ref_model,
+        is_deepspeed_enabled=deepspeed,
+        accelerator="accelerator",
+        _precompute_engine=None,
+    )
+
+
+def test_deepspeeds_policy_goes_through_one_engine_for_all_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[Any, Any]] = []
+
+    def engine(model: Any, accelerator: Any) -> str:
+        made.append((model, accelerator))
+        return "engine"
+
+    monkeypatch.setattr(reference, "prepare_deepspeed", engine)
+    trainer = trainer_with(deepspeed=True)
+    assert [starting_policy(trainer) for _ in range(2)] == ["engine", "engine"]
+    assert made == [("policy", "accelerator")]
+
+
+def test_without_deepspeed_and_with_a_reference_of_its_own_nothing_is_wrapped() -> None:
+    assert starting_policy(trainer_with(deepspeed=False)) == "policy"
+    assert starting_policy(trainer_with(deepspeed=True, ref_model="prepared")) == "prepared"

@@ -1,0 +1,84 @@
+"""What a trainer begins with: models by path or as objects, evaluation sets, and what it does not do.
+
+Run: python -m pytest tests/gpo/training/test_starting.py
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+
+from gpo.training.trainer import GPOConfig, GPOTrainer
+from tests.gpo.training.small_training import TOKENIZER, make_rows, make_trainer, weights_of
+from tests.tiny import make_tiny_model, save_tiny_model
+
+
+def test_a_model_named_by_its_directory_trains_as_one_that_was_loaded(tmp_path: Path) -> None:
+    directory = save_tiny_model(tmp_path / "model", dtype=torch.bfloat16)
+    args = GPOConfig(output_dir=str(tmp_path / "out"), use_cpu=True, report_to=[], disable_tqdm=True)
+    named = GPOTrainer(str(directory), args, Dataset.from_list(make_rows()))
+    assert named.processing_class.pad_token_id == TOKENIZER.pad_token_id
+    before = weights_of(named)
+    named.train()
+    assert all(value.dtype == torch.float32 for value in weights_of(named).values())
+    assert any(not torch.equal(value, before[name]) for name, value in weights_of(named).items())
+
+
+def test_trainable_weights_in_half_precision_are_refused_and_frozen_ones_are_not(tmp_path: Path) -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        name = str(dtype).removeprefix("torch.")
+        message = rf"trainable weights are {name}.*learning_rate=0.0001 vanish.*load it with dtype=torch.float32"
+        with pytest.raises(ValueError, match=message):
+            make_trainer(tmp_path, model=make_tiny_model().to(dtype))
+    adapter = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = make_trainer(tmp_path, model=make_tiny_model().bfloat16(), peft_config=adapter, bf16=True)
+    trained = {weight.dtype for weight in trainer.model.parameters() if weight.requires_grad}
+    assert trained == {torch.float32}
+
+
+def test_a_path_with_a_half_precision_type_of_its_own_is_refused_as_an_object_is(tmp_path: Path) -> None:
+    directory = save_tiny_model(tmp_path / "model")
+    args = GPOConfig(str(tmp_path / "out"), use_cpu=True, model_init_kwargs={"dtype": "bfloat16"})
+    with pytest.raises(ValueError, match="trainable weights are bfloat16"):
+        GPOTrainer(str(directory), args, Dataset.from_list(make_rows()))
+
+
+@pytest.mark.parametrize("layout", ["padded", "shared"])
+def test_a_model_with_capped_attention_keeps_its_cap_when_it_is_named_by_its_path(tmp_path: Path, layout: str) -> None:
+    directory = save_tiny_model(tmp_path / "model", "gemma2")
+    args = GPOConfig(str(tmp_path / "out"), use_cpu=True, bf16=False, report_to=[], layout=layout)
+    trainer = GPOTrainer(str(directory), args, Dataset.from_list(make_rows()))
+    capped = make_tiny_model("gemma2")
+    capped.set_attn_implementation("eager")
+    expected = make_trainer(tmp_path, model=capped, layout=layout)
+    assert trainer.model.config._attn_implementation == "eager"
+    torch.testing.assert_close(
+        torch.tensor(trainer.train_dataset["ref_logps"][:]),
+        torch.tensor(expected.train_dataset["ref_logps"][:]),
+        rtol=1e-5,
+        atol=1e-4,
+    )
+
+
+def test_an_attention_of_the_callers_own_is_kept(tmp_path: Path) -> None:
+    directory = save_tiny_model(tmp_path / "model")
+    args = GPOConfig(
+        str(tmp_path / "out"), use_cpu=True, report_to=[], model_init_kwargs={"attn_implementation": "sdpa"}
+    )
+    trainer = GPOTrainer(str(directory), args, Dataset.from_list(make_rows()))
+    assert trainer.model.config._attn_implementation == "sdpa"
+
+
+def test_an_evaluation_set_is_scaled_as_the_training_set_is(tmp_path: Path) -> None:
+    rows, held_out = make_rows(scale=30.0), make_rows(prompts=4, seed=9, scale=3.0)
+    trainer = make_trainer(tmp_path, rows, eval_dataset=Dataset.from_list(held_out), standardise=2.0)
+    squares, others = (torch.tensor([row["target"] for row in part]).square().mean() for part in (rows, held_out))
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(4.0 * (others / squares).item(), rel=1e-3)
+
+
+def test_predictions_are_refused_because_there_are_no_logits(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    with pytest.raises(NotImplementedError, match=r"predict: a GPOTrainer keeps no logits; evaluate"):
+        trainer.predict(trainer.train_dataset)
