@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from reward.checkpoint_files import INDEX_FILE, SINGLE_FILE, read_weight_map, refuse_pickles
 from reward.errors import RewardInputError
+from reward.published_spelling import TOKENIZER_CONFIG, TEMPLATE_FILE
 
 
 def read_tensors(directory: Path, names: Sequence[str]) -> dict[str, Tensor]:
@@ -97,9 +98,12 @@ def write_tensors(tensors: dict[str, Tensor], directory: Path, max_shard_size: s
 
 
 def publish(staging: Path, target: Path) -> None:
-    """Move whole files into place, and take away weights of an earlier save under other names."""
+    """Move whole files into place, and take away weights and template of an earlier save under other names."""
     (target / "config.json").unlink(missing_ok=True)
     written = {path.name for path in staging.iterdir()}
+    if TOKENIZER_CONFIG in written:
+        # transformers 5 would take it instead of the template inside.
+        (target / TEMPLATE_FILE).unlink(missing_ok=True)
     for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):
         with path.open("rb") as file:
             os.fsync(file.fileno())

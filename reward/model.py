@@ -25,6 +25,7 @@ from reward.checkpoint_files import read_object
 from reward.encoding import EncodedConversation
 from reward.errors import RewardInputError
 from reward.heads import PROMPT_HEAD, VALUE_HEAD, PreferenceHeads, read_head_tensors
+from reward.published_spelling import published_config, respell_tokenizer
 from reward.settings import CONFIG_KEY, RewardSettings
 
 if TYPE_CHECKING:
@@ -196,24 +197,23 @@ class GeneralPreferenceModel(nn.Module):
     def _published_config(self) -> dict[str, Any]:
         raw: dict[str, Any] = json.loads(self.backbone.config.to_json_string(use_diff=True))
         if self.source is not None:
-            # The file as it came is what other versions of transformers read; this one's spelling differs.
+            # The file as it came may say what this version of transformers leaves out.
             original = read_object(self.source / "config.json")
             if original.get("vocab_size") == raw.get("vocab_size"):
                 raw = original
-        dtype_key = "torch_dtype" if "torch_dtype" in raw else "dtype"
-        raw[dtype_key] = str(self.backbone.dtype).removeprefix("torch.")
+        raw = published_config(raw, str(self.backbone.dtype).removeprefix("torch."))
         raw["architectures"] = ["CustomRewardModel"]
         raw[CONFIG_KEY] = self.settings.to_config()
         return raw
 
     def _write_tokenizer(self, tokenizer: "PreTrainedTokenizerBase | None", staging: Path) -> None:
         if tokenizer is not None:
-            # The template inside tokenizer_config.json is the one form that old readers know too.
             tokenizer.save_pretrained(staging, save_jinja_files=False)
         elif self.source is not None:
             for name in _TOKENIZER_FILES:
                 if (self.source / name).is_file():
                     shutil.copyfile(self.source / name, staging / name)
+        respell_tokenizer(staging)
 
 
 def _hidden_size(config: "PretrainedConfig") -> int:
