@@ -4,7 +4,8 @@ rows become lines that say what is wrong; a killed job goes on where it stopped 
 What it is not: it prints nothing and knows no command line (`gpo.rewards.scoring`).
 
 A pair's line has `score` (chosen over rejected), `score_over_tau`, `probability`, `gate`, `truncated`; a
-group's has `table` (raw scores), `gate`, `truncated`; a bad row's has `error`. All have `row`.
+group's has the first three as K x K lists, `table`, `table_over_tau`, `table_probability`, then `gate` and
+`truncated`; a bad row's has `error`. All have `row`.
 Shape suffixes: N answers of a chunk, K answers of a row, D embedding width, L = D / 2 blocks.
 """
 
@@ -31,11 +32,13 @@ from reward.scorer import PreferenceScorer
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _MODEL_FILES = (
     "*.safetensors config.json tokenizer* special_tokens_map.json added_tokens.json chat_template* vocab.json "
     "merges.txt"
 ).split()
+_PAIR_VALUES = ("score", "score_over_tau", "probability")
+_GROUP_TABLES = ("table", "table_over_tau", "table_probability")
 _PARQUET_ROWS = 1024
 _FAILED_NAMED = 3
 
@@ -204,11 +207,12 @@ def _line(one: _Encoded, v_KD: Tensor, gate_L: Tensor | None, tau: float) -> Lin
         "gate": None if gate_L is None else gate_L.tolist(),
         "truncated": [row.truncated for row in one.rows],
     }
-    if not one.comparison.is_pair:
-        return {"row": number, "table": table_KK.tolist(), **rest}
-    score = table_KK[0, 1].double()
-    probability = float(preference_probability(score, tau))
-    values = {"score": float(score), "score_over_tau": float(score) / tau, "probability": probability}
+    score_KK = table_KK.double()
+    tables_KK = (score_KK, score_KK / tau, preference_probability(score_KK, tau))
+    if one.comparison.is_pair:
+        values = {name: float(table_KK[0, 1]) for name, table_KK in zip(_PAIR_VALUES, tables_KK, strict=True)}
+    else:
+        values = {name: table_KK.tolist() for name, table_KK in zip(_GROUP_TABLES, tables_KK, strict=True)}
     return {"row": number, **values, **rest}
 
 
@@ -218,8 +222,9 @@ def write_parquet(path: Path, lines: Iterator[Line]) -> None:
     import pyarrow.parquet as pq
 
     number, numbers = pa.float64(), pa.list_(pa.float64())
-    columns = {"row": pa.int64(), "score": number, "score_over_tau": number, "probability": number}
-    columns |= {"table": pa.list_(numbers), "gate": numbers, "truncated": pa.list_(pa.bool_()), "error": pa.string()}
+    columns = {"row": pa.int64(), **dict.fromkeys(_PAIR_VALUES, number)}
+    columns |= dict.fromkeys(_GROUP_TABLES, pa.list_(numbers))
+    columns |= {"gate": numbers, "truncated": pa.list_(pa.bool_()), "error": pa.string()}
     schema = pa.schema(list(columns.items()))
     with path.open("wb") as stream:
         with pq.ParquetWriter(stream, schema) as writer:

@@ -3,6 +3,7 @@
 Run: python -m pytest tests/reward/test_batch.py
 """
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.reward.batch_files import WORDS, group, mixed, pair, read, save_score
 from tests.tiny import save_tiny_model
 
 torch.set_num_threads(1)
+TABLES = ("table", "table_over_tau", "table_probability")
 SMALL = BatchSettings(max_length=512, batch_rows=4)
 
 
@@ -43,8 +45,11 @@ def test_pairs_and_groups_agree_with_the_scorers_table(tiny: Path, tmp_path: Pat
     for row, line in zip(rows, lines, strict=True):
         if "responses" in row:
             close(line["table"], scorer.table(talk(row["prompt"]), row["responses"]))
-            assert list(line) == ["row", "table", "gate", "truncated"] and line["truncated"] == [False] * 3
-            assert all(line["table"][i][j] == -line["table"][j][i] for i in range(3) for j in range(3))
+            assert list(line) == ["row", *TABLES, "gate", "truncated"] and line["truncated"] == [False] * 3
+            for i, j in itertools.product(range(3), repeat=2):
+                score, over_tau, probability = (line[name][i][j] for name in TABLES)
+                assert score == -line["table"][j][i] and over_tau == pytest.approx(score / 0.1)
+                assert probability == pytest.approx(1 / (1 + math.exp(-over_tau)))
             continue
         answers = [row[name][-1]["content"] for name in ("chosen", "rejected")]
         close(line["score"], scorer.table(row["chosen"][:-1], answers)[0, 1])
@@ -88,10 +93,20 @@ def test_every_file_form_gives_the_same_lines(ending: str, tiny: Path, tmp_path:
     score_file(tiny, write(tmp_path / f"b{ending}", rows), tmp_path / f"b.out{ending}", SMALL)
     expected = read(tmp_path / "a.out.jsonl")
     if ending == ".parquet":
-        expected = [{**line, "table": None, "error": None} for line in expected]
+        expected = [{**line, **dict.fromkeys([*TABLES, "error"])} for line in expected]
         assert read(tmp_path / "b.out.parquet") == expected
     else:
         assert (tmp_path / "b.out.json").read_bytes() == (tmp_path / "a.out.jsonl").read_bytes()
+
+
+def test_tables_and_errors_have_columns_of_their_own_in_parquet(tiny: Path, tmp_path: Path) -> None:
+    data = write(tmp_path / "in.jsonl", [pair(0), group(1), "{broken"])
+    score_file(tiny, data, tmp_path / "out.jsonl", SMALL)
+    score_file(tiny, data, tmp_path / "out.parquet", SMALL)
+    found = [
+        {name: value for name, value in row.items() if value is not None} for row in read(tmp_path / "out.parquet")
+    ]
+    assert found == read(tmp_path / "out.jsonl") and set(TABLES) < set(found[1])
 
 
 def test_a_bradley_terry_model_has_no_gate(tmp_path: Path) -> None:
