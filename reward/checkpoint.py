@@ -4,8 +4,11 @@ pickled weights, and it does not know what the tensors mean.
 """
 
 import json
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,10 @@ from transformers import AutoConfig, AutoTokenizer
 
 from reward.checkpoint_files import INDEX_FILE, SINGLE_FILE, read_weight_map, refuse_pickles
 from reward.errors import RewardInputError
-from reward.published_spelling import TOKENIZER_CONFIG, TEMPLATE_FILE
+from reward.published_spelling import TEMPLATE_FILE, TOKENIZER_CONFIG
+
+_TYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+"""Those that a model is computed in, by their names in a safetensors header."""
 
 
 def read_tensors(directory: Path, names: Sequence[str]) -> dict[str, Tensor]:
@@ -28,15 +34,22 @@ def read_tensors(directory: Path, names: Sequence[str]) -> dict[str, Tensor]:
     check_directory(directory)
     found: dict[str, Tensor] = {}
     for path, wanted in _holders(directory, names).items():
-        try:
-            with safe_open(path, framework="pt") as tensors:
-                here = set(tensors.keys())
-                found |= {name: tensors.get_tensor(name) for name in wanted if name in here}
-        except (SafetensorError, FileNotFoundError) as error:
-            raise RewardInputError(
-                f"{path} cannot be read ({error}); expected a safetensors file: copy the checkpoint again"
-            ) from error
+        with _opened(path) as tensors:
+            here = set(tensors.keys())
+            found |= {name: tensors.get_tensor(name) for name in wanted if name in here}
     return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file; raises RewardInputError for one that is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            yield tensors
+    except (SafetensorError, FileNotFoundError) as error:
+        raise RewardInputError(
+            f"{path} cannot be read ({error}); expected a safetensors file: copy the checkpoint again"
+        ) from error
 
 
 def _holders(directory: Path, names: Sequence[str]) -> dict[Path, list[str]]:
@@ -50,6 +63,22 @@ def _holders(directory: Path, names: Sequence[str]) -> dict[Path, list[str]]:
         if name in shard_of:
             holders.setdefault(directory / shard_of[name], []).append(name)
     return holders
+
+
+def stored_type(directory: Path) -> str:
+    """torch's name of the type in which most numbers lie, so the backbone's; only the files' headers are read.
+
+    "" for a type that torch computes nothing in. Raises RewardInputError where a file is missing or damaged.
+    """
+    single = (directory / SINGLE_FILE).exists()
+    names = [SINGLE_FILE] if single else sorted(set(read_weight_map(directory).values()))
+    numbers: Counter[str] = Counter()
+    for path in (directory / name for name in names):
+        with _opened(path) as tensors:
+            for name in tensors.keys():
+                part = tensors.get_slice(name)
+                numbers[part.get_dtype()] += math.prod(part.get_shape())
+    return _TYPES.get(max(numbers, key=numbers.__getitem__, default=""), "")
 
 
 def check_directory(directory: Path) -> None:
