@@ -209,10 +209,11 @@ def _line(one: _Encoded, v_KD: Tensor, gate_L: Tensor | None, tau: float) -> Lin
     }
     score_KK = table_KK.double()
     tables_KK = (score_KK, score_KK / tau, preference_probability(score_KK, tau))
+    values: Line
     if one.comparison.is_pair:
-        values = {name: float(table_KK[0, 1]) for name, table_KK in zip(_PAIR_VALUES, tables_KK, strict=True)}
+        values = {name: float(one_KK[0, 1]) for name, one_KK in zip(_PAIR_VALUES, tables_KK, strict=True)}
     else:
-        values = {name: table_KK.tolist() for name, table_KK in zip(_GROUP_TABLES, tables_KK, strict=True)}
+        values = {name: one_KK.tolist() for name, one_KK in zip(_GROUP_TABLES, tables_KK, strict=True)}
     return {"row": number, **values, **rest}
 
 

@@ -131,7 +131,7 @@ class ConversationEncoder:
             )
         try:
             text = str(self.tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False))
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError) as error:  # the latter for keys of another kind than it expects
             roles = ", ".join(message["role"] for message in messages)
             raise RewardInputError(
                 f"row {row}: the chat template refuses the messages ({error}); found the roles {roles}, "

@@ -52,7 +52,8 @@ def _respell_merges(file: Path) -> None:
     """tokenizers before 0.20 knows the merges of a BPE as texts only, which cannot say pieces with a space in them."""
     tokenizer = read_object(file)
     model = tokenizer.get("model")
-    merges = model.get("merges") if isinstance(model, dict) else None
+    model = model if isinstance(model, dict) else {}
+    merges = model.get("merges")
     if not merges or not all(isinstance(pair, list) and not any(" " in piece for piece in pair) for pair in merges):
         return
     model["merges"] = [" ".join(pair) for pair in merges]

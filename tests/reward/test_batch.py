@@ -86,6 +86,41 @@ def test_rows_that_need_no_template_are_counted(tmp_path: Path) -> None:
     assert check_rows(write(tmp_path / "in.jsonl", rows), strict=False) == (6, 2)
 
 
+NAMED = (
+    "{% for m in messages %}{{ m['role'] }}{% if m['name'] is defined %} {{ m['name'] + '!' }}{% endif %}"
+    ": {{ m['content'] }}\n{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_other_keys_of_messages_reach_the_template_as_they_do_in_python(ending: str, tmp_path: Path) -> None:
+    base = save_tiny_model(tmp_path / "base", template=NAMED, layers=1)
+    GeneralPreferenceModel.from_backbone(base, RewardSettings.published(2)).save_pretrained(tmp_path / "reward")
+    prompt = [{"role": "user", "content": "q", "name": "Ada"}]
+    rows = [
+        {name: [*prompt, *talk("q", text)[1:]] for name, text in (("chosen", "a"), ("rejected", "b"))},
+        {"prompt": prompt, "responses": ["a", "b"]},
+    ]
+    # Parquet has every column in every row.
+    rows = [dict.fromkeys(["chosen", "rejected", "prompt", "responses"]) | row for row in rows]
+    score_file(tmp_path / "reward", write(tmp_path / f"in{ending}", rows), tmp_path / "out.jsonl", SMALL)
+    score_KK = PreferenceScorer.from_pretrained(tmp_path / "reward", max_length=512).table(prompt, ["a", "b"])
+    first, second = read(tmp_path / "out.jsonl")
+    close(first["score"], score_KK[0, 1])
+    close(second["table"], score_KK)
+    plain = PreferenceScorer.from_pretrained(tmp_path / "reward", max_length=512).table(talk("q"), ["a", "b"])
+    assert abs(float(plain[0, 1] - score_KK[0, 1])) > 1e-4
+
+
+def test_a_key_of_a_kind_that_the_template_does_not_expect_is_a_bad_row(tmp_path: Path) -> None:
+    base = save_tiny_model(tmp_path / "base", template=NAMED, layers=1)
+    GeneralPreferenceModel.from_backbone(base, RewardSettings.published(2)).save_pretrained(tmp_path / "reward")
+    rows = [{"prompt": [{"role": "user", "content": "q", "name": 3}], "responses": ["a"]}, group(0)]
+    score_file(tmp_path / "reward", write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl", SMALL)
+    first, second = read(tmp_path / "out.jsonl")
+    assert first["error"].startswith("row 1: the chat template refuses") and "table" in second
+
+
 @pytest.mark.parametrize("ending", [".json", ".parquet"])
 def test_every_file_form_gives_the_same_lines(ending: str, tiny: Path, tmp_path: Path) -> None:
     rows = [pair(place) for place in range(6)]
@@ -140,6 +175,7 @@ BAD = {
     '{"instruction": "q", "chosen": {"answer": "a"}, "reject": "b"}': "chosen.response is None, expected text",
     '{"instruction": "q", "chosen": 5, "reject": "b"}': 'chosen is 5, expected text or {"response": text}',
     '{"chosen": [{"role": "user", "content": "q"}], "rejected": []}': "chosen is a list of 1",
+    json.dumps({"chosen": talk("p", "a"), "rejected": talk("q", "b")}): "differ before their last message",
     '{"prompt": "q", "responses": ["\\ud800"]}': "half of a surrogate pair",
 }
 
