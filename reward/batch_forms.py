@@ -6,6 +6,7 @@ transformers, so that a whole file can be looked through before a model is loade
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,11 +39,21 @@ class Comparison:
     custom: tuple[tuple[str, str], ...] = ()
     """(instruction, answer) instead of conversations: joined by spaces, without a template."""
 
-    def encode(self, encoder: "ConversationEncoder") -> "list[EncodedConversation]":
-        """Token rows, in order; raises RewardInputError that names the row."""
-        if self.custom:
-            return [encoder.encode_custom(instruction, answer, self.number) for instruction, answer in self.custom]
-        return encoder.encode(self.conversations, [self.number] * len(self.conversations))
+
+def encode_comparisons(
+    comparisons: Sequence[Comparison], encoder: "ConversationEncoder"
+) -> "list[list[EncodedConversation]]":
+    """Token rows of each one's answers, in order; conversations are tokenised together and equal prompts once.
+
+    Raises RewardInputError that names the row.
+    """
+    talks = [(one.number, talk) for one in comparisons for talk in one.conversations]
+    rows = iter(encoder.encode([talk for _, talk in talks], [number for number, _ in talks]))
+    return [
+        [encoder.encode_custom(instruction, answer, one.number) for instruction, answer in one.custom]
+        or list(islice(rows, len(one.conversations)))
+        for one in comparisons
+    ]
 
 
 class RowCounts(NamedTuple):

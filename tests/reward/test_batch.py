@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from reward.batch import BatchSettings, score_file
+from reward.batch import BatchSettings, score_chunk, score_file
 from reward.batch_forms import check_rows
 from reward.errors import RewardInputError
 from reward.model import GeneralPreferenceModel
 from reward.preference import preference_score
+from reward.row_files import FileRow
 from reward.scorer import PreferenceScorer
 from reward.settings import RewardSettings
 from tests.reward.batch_files import WORDS, group, mixed, pair, read, save_scorer, talk, write
@@ -203,6 +204,24 @@ def test_what_the_template_refuses_is_a_bad_row_under_its_own_number(tmp_path: P
     with pytest.raises(RewardInputError, match=r"in\.jsonl, row 2: the chat template refuses"):
         score_file(tmp_path / "reward", data, tmp_path / "strict.jsonl", SMALL, strict=True)
     assert [line["row"] for line in read(tmp_path / "strict.jsonl.part")] == [1]
+
+
+def test_a_chunk_is_tokenised_at_once_and_equal_prompts_are_rendered_once(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = PreferenceScorer.from_pretrained(tiny, max_length=512)
+    batches: list[int] = []
+    original = scorer.encoder._tokenise
+
+    def tokenise(texts: list[str]) -> list[list[int]]:
+        batches.append(len(texts))
+        return original(texts)
+
+    monkeypatch.setattr(scorer.encoder, "_tokenise", tokenise)
+    rows = [{"prompt": "the same", "responses": [f"{place}", "x"]} for place in range(3)]
+    lines = score_chunk(scorer, [FileRow(place, row) for place, row in enumerate(rows, 1)])
+    # Three answers and x, and their prompt.
+    assert batches == [5] and all("table" in line for line in lines)
 
 
 def test_blank_lines_are_no_rows_but_count_as_lines(tiny: Path, tmp_path: Path) -> None:
