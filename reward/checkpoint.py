@@ -88,7 +88,10 @@ def check_directory(directory: Path) -> None:
             f"{directory} is not a checkpoint directory (no config.json in it). A model of a hub is "
             "downloaded first: `hf download OWNER/NAME --local-dir DIR`"
         )
-    if (directory / SINGLE_FILE).exists() or (directory / INDEX_FILE).exists():
+    if (directory / SINGLE_FILE).exists():
+        return
+    if (directory / INDEX_FILE).exists():
+        read_weight_map(directory)
         return
     refuse_pickles(directory)
     raise RewardInputError(f"{directory} has neither {SINGLE_FILE} nor {INDEX_FILE}; expected safetensors weights")
