@@ -113,7 +113,10 @@ def _shares_beginnings(config: "PretrainedConfig", asked: str | None) -> bool:
     for, as the capped logits for which Gemma-2 runs in eager.
     """
     if asked not in (None, "sdpa"):
-        logger.info("attention: %s over plain rows, because it was asked for; prompts are not shared", asked)
+        # Capped logits let the model take another one than was asked for.
+        found = config._attn_implementation
+        reason = "it" if found == asked else asked
+        logger.info("attention: %s over plain rows, because %s was asked for; prompts are not shared", found, reason)
         return False
     obstacle = packing_obstacle(config)
     if obstacle is not None:

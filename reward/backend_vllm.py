@@ -25,7 +25,7 @@ from reward.checkpoint import check_directory
 from reward.encoding import EncodedConversation
 from reward.errors import RewardInputError
 from reward.heads import PROMPT_HEAD, VALUE_HEAD
-from reward.model import DTYPES, LM_HEAD
+from reward.model import DTYPES, LM_HEADS
 from reward.packing import Row
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _register_loader() -> None:
 
         def get_all_weights(self, model_config: Any, model: Any) -> Generator[tuple[str, Tensor], None, None]:
             for name, tensor in super().get_all_weights(model_config, model):
-                if name not in (VALUE_HEAD, PROMPT_HEAD, LM_HEAD):
+                if name not in (VALUE_HEAD, PROMPT_HEAD, *LM_HEADS):
                     yield name, tensor
 
     register_model_loader(LOAD_FORMAT)(BackboneLoader)

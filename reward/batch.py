@@ -4,12 +4,12 @@ rows become lines that say what is wrong; a killed job goes on where it stopped 
 What it is not: it prints nothing and knows no command line (`gpo.rewards.scoring`).
 
 A pair's line has `score` (chosen over rejected), `score_over_tau`, `probability`, `gate`, `truncated`; a
-group's has `table` (raw scores), `gate`, `truncated`; a bad row's has `error`. All have `row`.
+group's has the first three as K x K lists, `table`, `table_over_tau`, `table_probability`, then `gate` and
+`truncated`; a bad row's has `error`. All have `row`.
 Shape suffixes: N answers of a chunk, K answers of a row, D embedding width, L = D / 2 blocks.
 """
 
 import dataclasses
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -20,9 +20,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from reward.batch_forms import Comparison, comparison_of_row
+from reward.batch_forms import Comparison, comparison_of_row, encode_comparisons
 from reward.encoding import EncodedConversation
 from reward.errors import RewardInputError
+from reward.fingerprint import file_fingerprint, model_fingerprint
 from reward.part_file import Line, PartFile, check_output
 from reward.placement import choose_placement
 from reward.preference import preference_probability, preference_table
@@ -31,11 +32,9 @@ from reward.scorer import PreferenceScorer
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
-_MODEL_FILES = (
-    "*.safetensors config.json tokenizer* special_tokens_map.json added_tokens.json chat_template* vocab.json "
-    "merges.txt"
-).split()
+FORMAT_VERSION = 2
+_PAIR_VALUES = ("score", "score_over_tau", "probability")
+_GROUP_TABLES = ("table", "table_over_tau", "table_probability")
 _PARQUET_ROWS = 1024
 _FAILED_NAMED = 3
 
@@ -127,18 +126,10 @@ def made_from(model: Path, data: Path, settings: BatchSettings) -> dict[str, str
     Raises RewardInputError for what is no checkpoint directory, and for options that cannot be.
     """
     place = choose_placement(model, settings.backend, settings.dtype)
-    paths = sorted({path for pattern in _MODEL_FILES for path in model.glob(pattern) if path.is_file()})
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(f"{path.name} {_sha256(path)}\n".encode())
     values = {name: str(value) for name, value in dataclasses.asdict(settings).items()}
     values |= {"backend": place.backend, "device": place.device, "dtype": place.dtype}
-    return {"format_version": str(FORMAT_VERSION), "data": _sha256(data), "model": digest.hexdigest(), **values}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    files = {"data": file_fingerprint(data), "model": model_fingerprint(model)}
+    return {"format_version": str(FORMAT_VERSION), **files, **values}
 
 
 def score_rows(
@@ -163,7 +154,7 @@ class _Encoded:
 
 def score_chunk(scorer: PreferenceScorer, chunk: Sequence[FileRow]) -> list[Line]:
     """A line for each row; each answer is embedded once, all of the chunk together."""
-    encoded = [_encode(scorer, row) for row in chunk]
+    encoded = _encode(scorer, chunk)
     rows = [row for one in encoded if isinstance(one, _Encoded) for row in one.rows]
     v_ND, gate_NL = _embed(scorer, rows) if rows else (torch.zeros(0), None)
     lines: list[Line] = []
@@ -180,11 +171,28 @@ def score_chunk(scorer: PreferenceScorer, chunk: Sequence[FileRow]) -> list[Line
     return lines
 
 
-def _encode(scorer: PreferenceScorer, row: FileRow) -> _Encoded | Line:
-    """Token rows, or the line that says why there are none."""
+def _encode(scorer: PreferenceScorer, chunk: Sequence[FileRow]) -> list[_Encoded | Line]:
+    """Of each row its token rows, or the line that says why there are none."""
+    forms = [_comparison(row) for row in chunk]
+    good = [form for form in forms if isinstance(form, Comparison)]
     try:
-        comparison = comparison_of_row(row)
-        return _Encoded(comparison, comparison.encode(scorer.encoder))
+        found = dict(zip((form.number for form in good), encode_comparisons(good, scorer.encoder), strict=True))
+    except RewardInputError:
+        # Which rows are bad is found one by one.
+        return [_encode_alone(scorer, form) if isinstance(form, Comparison) else form for form in forms]
+    return [_Encoded(form, found[form.number]) if isinstance(form, Comparison) else form for form in forms]
+
+
+def _encode_alone(scorer: PreferenceScorer, form: Comparison) -> _Encoded | Line:
+    try:
+        return _Encoded(form, encode_comparisons([form], scorer.encoder)[0])
+    except RewardInputError as error:
+        return {"row": form.number, "error": str(error)}
+
+
+def _comparison(row: FileRow) -> Comparison | Line:
+    try:
+        return comparison_of_row(row)
     except RewardInputError as error:
         return {"row": row.number, "error": str(error)}
 
@@ -204,11 +212,13 @@ def _line(one: _Encoded, v_KD: Tensor, gate_L: Tensor | None, tau: float) -> Lin
         "gate": None if gate_L is None else gate_L.tolist(),
         "truncated": [row.truncated for row in one.rows],
     }
-    if not one.comparison.is_pair:
-        return {"row": number, "table": table_KK.tolist(), **rest}
-    score = table_KK[0, 1].double()
-    probability = float(preference_probability(score, tau))
-    values = {"score": float(score), "score_over_tau": float(score) / tau, "probability": probability}
+    score_KK = table_KK.double()
+    tables_KK = (score_KK, score_KK / tau, preference_probability(score_KK, tau))
+    values: Line
+    if one.comparison.is_pair:
+        values = {name: float(one_KK[0, 1]) for name, one_KK in zip(_PAIR_VALUES, tables_KK, strict=True)}
+    else:
+        values = {name: one_KK.tolist() for name, one_KK in zip(_GROUP_TABLES, tables_KK, strict=True)}
     return {"row": number, **values, **rest}
 
 
@@ -218,8 +228,9 @@ def write_parquet(path: Path, lines: Iterator[Line]) -> None:
     import pyarrow.parquet as pq
 
     number, numbers = pa.float64(), pa.list_(pa.float64())
-    columns = {"row": pa.int64(), "score": number, "score_over_tau": number, "probability": number}
-    columns |= {"table": pa.list_(numbers), "gate": numbers, "truncated": pa.list_(pa.bool_()), "error": pa.string()}
+    columns = {"row": pa.int64(), **dict.fromkeys(_PAIR_VALUES, number)}
+    columns |= dict.fromkeys(_GROUP_TABLES, pa.list_(numbers))
+    columns |= {"gate": numbers, "truncated": pa.list_(pa.bool_()), "error": pa.string()}
     schema = pa.schema(list(columns.items()))
     with path.open("wb") as stream:
         with pq.ParquetWriter(stream, schema) as writer:

@@ -4,18 +4,21 @@ prompt, every field checked. What it is not: it renders and tokenises nothing an
 transformers, so that a whole file can be looked through before a model is loaded.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reward.characters import check_characters
 from reward.errors import RewardInputError
-from reward.pairs import Message, pair_of_row
+from reward.pairs import pair_of_row
 from reward.row_files import FileRow, read_rows
 
 if TYPE_CHECKING:
     from reward.encoding import ConversationEncoder, EncodedConversation
+
+Talk = Sequence[dict[str, Any]]
 
 FORMS = (
     "a pair (`chosen` and `rejected` as message lists; or `instruction`, `chosen`, `reject`) or a group "
@@ -31,16 +34,26 @@ class Comparison:
     number: int
     """Of the row in its file."""
     is_pair: bool
-    conversations: tuple[list[Message], ...] = ()
+    conversations: tuple[Talk, ...] = ()
     """Rendered with the model's template; the answer last."""
     custom: tuple[tuple[str, str], ...] = ()
     """(instruction, answer) instead of conversations: joined by spaces, without a template."""
 
-    def encode(self, encoder: "ConversationEncoder") -> "list[EncodedConversation]":
-        """Token rows, in order; raises RewardInputError that names the row."""
-        if self.custom:
-            return [encoder.encode_custom(instruction, answer, self.number) for instruction, answer in self.custom]
-        return encoder.encode(self.conversations, [self.number] * len(self.conversations))
+
+def encode_comparisons(
+    comparisons: Sequence[Comparison], encoder: "ConversationEncoder"
+) -> "list[list[EncodedConversation]]":
+    """Token rows of each one's answers, in order; conversations are tokenised together and equal prompts once.
+
+    Raises RewardInputError that names the row.
+    """
+    talks = [(one.number, talk) for one in comparisons for talk in one.conversations]
+    rows = iter(encoder.encode([talk for _, talk in talks], [number for number, _ in talks]))
+    return [
+        [encoder.encode_custom(instruction, answer, one.number) for instruction, answer in one.custom]
+        or list(islice(rows, len(one.conversations)))
+        for one in comparisons
+    ]
 
 
 class RowCounts(NamedTuple):
@@ -77,9 +90,7 @@ def comparison_of_row(row: FileRow) -> Comparison:
     elif _is_custom(row.value):
         found = _custom_pair(row.number, row.value, where)
     elif row.value.get("chosen") is not None:
-        given = {field: row.value[field] for field in _PAIR_FIELDS if field in row.value}
-        pair = pair_of_row(given, where)
-        found = Comparison(row.number, True, (pair.chosen, pair.rejected))
+        found = Comparison(row.number, True, _pair(row.value, where))
     else:
         columns = ", ".join(map(repr, row.value)) or "no fields"
         raise RewardInputError(f"{where}: neither `chosen` nor `responses`, found {columns:.200}; expected {FORMS}")
@@ -92,6 +103,14 @@ def _is_custom(row: Mapping[str, Any]) -> bool:
     if isinstance(row.get("chosen"), list) or row.get("rejected") is not None:
         return False
     return row.get("instruction") is not None and row.get("reject") is not None
+
+
+def _pair(row: Mapping[str, Any], where: str) -> tuple[Talk, Talk]:
+    pair = pair_of_row({field: row[field] for field in _PAIR_FIELDS if field in row}, where)
+    if not isinstance(row["chosen"], list):
+        return pair.chosen, pair.rejected
+    second = row["reject"] if row.get("rejected") is None else row["rejected"]
+    return [_whole(message) for message in row["chosen"]], [_whole(message) for message in second]
 
 
 def _custom_pair(number: int, row: Mapping[str, Any], where: str) -> Comparison:
@@ -117,7 +136,7 @@ def _group(number: int, row: Mapping[str, Any], where: str) -> Comparison:
     return Comparison(number, False, tuple([*prompt, {"role": "assistant", "content": text}] for text in texts))
 
 
-def _prompt(value: Any, where: str) -> list[Message]:
+def _prompt(value: Any, where: str) -> Talk:
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
     if not isinstance(value, list) or not value:
@@ -125,10 +144,17 @@ def _prompt(value: Any, where: str) -> list[Message]:
     return [_message(message, f"{where}: message {place} of prompt") for place, message in enumerate(value)]
 
 
-def _message(value: Any, what: str) -> Message:
+def _message(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RewardInputError(f"{what} is {value!r:.60}, expected {{role, content}}")
-    return {field: _text(value.get(field), f"{what}: {field}") for field in ("role", "content")}
+    for field in ("role", "content"):
+        _text(value.get(field), f"{what}: {field}")
+    return _whole(value)
+
+
+def _whole(message: Mapping[str, Any]) -> dict[str, Any]:
+    """With every key, because templates may read any; Parquet gives null where a message lacks one that others have."""
+    return {key: value for key, value in message.items() if value is not None}
 
 
 def _text(value: Any, what: str) -> str:
@@ -139,6 +165,7 @@ def _text(value: Any, what: str) -> str:
 
 def _check_characters(found: Comparison, where: str) -> None:
     """As the encoder does, but before a model is loaded."""
-    texts: Iterable[str] = [text for messages in found.conversations for one in messages for text in one.values()]
-    for text in [*texts, *(text for pair in found.custom for text in pair)]:
-        check_characters(text, where)
+    values = [value for messages in found.conversations for one in messages for value in one.values()]
+    for value in [*values, *(text for pair in found.custom for text in pair)]:
+        if isinstance(value, str):
+            check_characters(value, where)

@@ -4,8 +4,11 @@ pickled weights, and it does not know what the tensors mean.
 """
 
 import json
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,10 @@ from transformers import AutoConfig, AutoTokenizer
 
 from reward.checkpoint_files import INDEX_FILE, SINGLE_FILE, read_weight_map, refuse_pickles
 from reward.errors import RewardInputError
+from reward.published_spelling import TEMPLATE_FILE, TOKENIZER_CONFIG
+
+_TYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+"""Those that a model is computed in, by their names in a safetensors header."""
 
 
 def read_tensors(directory: Path, names: Sequence[str]) -> dict[str, Tensor]:
@@ -27,15 +34,22 @@ def read_tensors(directory: Path, names: Sequence[str]) -> dict[str, Tensor]:
     check_directory(directory)
     found: dict[str, Tensor] = {}
     for path, wanted in _holders(directory, names).items():
-        try:
-            with safe_open(path, framework="pt") as tensors:
-                here = set(tensors.keys())
-                found |= {name: tensors.get_tensor(name) for name in wanted if name in here}
-        except (SafetensorError, FileNotFoundError) as error:
-            raise RewardInputError(
-                f"{path} cannot be read ({error}); expected a safetensors file: copy the checkpoint again"
-            ) from error
+        with _opened(path) as tensors:
+            here = set(tensors.keys())
+            found |= {name: tensors.get_tensor(name) for name in wanted if name in here}
     return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file; raises RewardInputError for one that is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            yield tensors
+    except (SafetensorError, FileNotFoundError) as error:
+        raise RewardInputError(
+            f"{path} cannot be read ({error}); expected a safetensors file: copy the checkpoint again"
+        ) from error
 
 
 def _holders(directory: Path, names: Sequence[str]) -> dict[Path, list[str]]:
@@ -51,6 +65,22 @@ def _holders(directory: Path, names: Sequence[str]) -> dict[Path, list[str]]:
     return holders
 
 
+def stored_type(directory: Path) -> str:
+    """torch's name of the type in which most numbers lie, so the backbone's; only the files' headers are read.
+
+    "" for a type that torch computes nothing in. Raises RewardInputError where a file is missing or damaged.
+    """
+    single = (directory / SINGLE_FILE).exists()
+    names = [SINGLE_FILE] if single else sorted(set(read_weight_map(directory).values()))
+    numbers: Counter[str] = Counter()
+    for path in (directory / name for name in names):
+        with _opened(path) as tensors:
+            for name in tensors.keys():
+                part = tensors.get_slice(name)
+                numbers[part.get_dtype()] += math.prod(part.get_shape())
+    return _TYPES.get(max(numbers, key=numbers.__getitem__, default=""), "")
+
+
 def check_directory(directory: Path) -> None:
     """Raises RewardInputError for what is no safetensors checkpoint, before anything heavy starts."""
     if not (directory / "config.json").is_file():
@@ -58,7 +88,10 @@ def check_directory(directory: Path) -> None:
             f"{directory} is not a checkpoint directory (no config.json in it). A model of a hub is "
             "downloaded first: `hf download OWNER/NAME --local-dir DIR`"
         )
-    if (directory / SINGLE_FILE).exists() or (directory / INDEX_FILE).exists():
+    if (directory / SINGLE_FILE).exists():
+        return
+    if (directory / INDEX_FILE).exists():
+        read_weight_map(directory)
         return
     refuse_pickles(directory)
     raise RewardInputError(f"{directory} has neither {SINGLE_FILE} nor {INDEX_FILE}; expected safetensors weights")
@@ -97,9 +130,12 @@ def write_tensors(tensors: dict[str, Tensor], directory: Path, max_shard_size: s
 
 
 def publish(staging: Path, target: Path) -> None:
-    """Move whole files into place, and take away weights of an earlier save under other names."""
+    """Move whole files into place, and take away weights and template of an earlier save under other names."""
     (target / "config.json").unlink(missing_ok=True)
     written = {path.name for path in staging.iterdir()}
+    if TOKENIZER_CONFIG in written:
+        # transformers 5 would take it instead of the template inside.
+        (target / TEMPLATE_FILE).unlink(missing_ok=True)
     for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):
         with path.open("rb") as file:
             os.fsync(file.fileno())

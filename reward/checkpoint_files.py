@@ -37,11 +37,21 @@ def write_object(file: Path, value: dict[str, Any]) -> None:
 
 
 def read_weight_map(directory: Path) -> dict[str, str]:
-    """The name of the shard that holds each tensor; raises RewardInputError when the index does not say it."""
+    """The name of the shard that holds each tensor.
+
+    Raises RewardInputError when the index does not say it, or names what is no safetensors file beside it.
+    """
     index = directory / INDEX_FILE
     found = read_object(index).get("weight_map")
     if not isinstance(found, dict) or not all(isinstance(shard, str) for shard in found.values()):
         raise RewardInputError(f"{index} has no `weight_map` of tensors to files; copy the checkpoint again")
+    for shard in found.values():
+        # transformers would unpickle any other file that it finds named here.
+        if not shard.endswith(".safetensors") or "/" in shard or "\\" in shard:
+            raise RewardInputError(
+                f"{index} names {shard!r}, expected the names of .safetensors files beside it: unpickling runs code "
+                "from the file. Convert it first, where you trust the file (load it, then save_pretrained)"
+            )
     return found
 
 

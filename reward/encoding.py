@@ -58,6 +58,7 @@ class ConversationEncoder:
         self.max_length = max_length
         self._warned_prefix = False
         self._warned_bos = False
+        self._warned_cut = False
 
     def encode(
         self, conversations: Sequence[Conversation], numbers: Sequence[int] | None = None
@@ -74,7 +75,8 @@ class ConversationEncoder:
         encoded = []
         for number, messages in named:
             whole, gate_prompt, *before = [ids[_key(part)] for part in self._parts(messages)]
-            encoded.append(self._row(whole, gate_prompt, len(before[0]) if before else 0, number))
+            answer_start = self._answer_start(messages, whole, before[0], number) if before else 0
+            encoded.append(self._row(whole, gate_prompt, answer_start, number))
         return encoded
 
     def encode_custom(self, instruction: str, answer: str, row: int = 0) -> EncodedConversation:
@@ -85,7 +87,7 @@ class ConversationEncoder:
         whole = f"{instruction} {answer} {self.tokenizer.eos_token}"
         check_characters(whole, f"row {row}")
         ids, prompt_ids = self._tokenise([whole, instruction])
-        return self._row(ids, prompt_ids, len(prompt_ids), row)
+        return self._row(ids, prompt_ids, _shared_ids(ids, prompt_ids), row)
 
     def _parts(self, messages: Conversation) -> list[Conversation]:
         """What a row renders: the whole, the gate's prompt and, if prompts are cut, all before the answer."""
@@ -94,6 +96,15 @@ class ConversationEncoder:
         if self.settings.truncation == "prompt" and len(messages) > 1:
             parts.append(messages[:-1])
         return parts
+
+    def _answer_start(self, messages: Conversation, whole: list[int], before: list[int], row: int) -> int:
+        """Ids in front of the answer; `before` are those of the messages before it, rendered alone."""
+        if whole[: len(before)] == before or len(whole) < self.max_length:
+            return len(before)
+        self._warn_cut(row)
+        # Rows that differ in the answer alone part where it begins, whatever the template says before.
+        [empty] = self._tokenise([self._render([*messages[:-1], {**messages[-1], "content": ""}], row)])
+        return _shared_ids(whole, empty)
 
     def _check(self, messages: Conversation, row: int) -> None:
         if isinstance(messages, str) or not isinstance(messages, Sequence) or len(messages) == 0:
@@ -131,7 +142,7 @@ class ConversationEncoder:
             )
         try:
             text = str(self.tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False))
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError) as error:  # the latter for keys of another kind than it expects
             roles = ", ".join(message["role"] for message in messages)
             raise RewardInputError(
                 f"row {row}: the chat template refuses the messages ({error}); found the roles {roles}, "
@@ -205,6 +216,22 @@ class ConversationEncoder:
             "EncodedConversation.prompt_is_prefix marks every such row.",
             row,
         )
+
+    def _warn_cut(self, row: int) -> None:
+        if self._warned_cut:
+            return
+        self._warned_cut = True
+        logger.warning(
+            "row %d: the messages before the answer rendered alone are not a token prefix of the whole conversation; "
+            "so where the answer begins, which truncation 'prompt' keeps, is found by rendering it empty. Said once.",
+            row,
+        )
+
+
+def _shared_ids(one: list[int], other: list[int]) -> int:
+    """How many ids two rows begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _key(messages: Conversation) -> str:

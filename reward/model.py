@@ -25,6 +25,7 @@ from reward.checkpoint_files import read_object
 from reward.encoding import EncodedConversation
 from reward.errors import RewardInputError
 from reward.heads import PROMPT_HEAD, VALUE_HEAD, PreferenceHeads, read_head_tensors
+from reward.published_spelling import published_config, respell_tokenizer
 from reward.settings import CONFIG_KEY, RewardSettings
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LM_HEAD = "lm_head.weight"
+LM_HEADS = ("lm_head.weight", "embed_out.weight")
+"""What files call the language model head: all of them, and GPT-NeoX."""
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _TOKENIZER_FILES = (
     "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json chat_template.jinja "
@@ -180,40 +182,37 @@ class GeneralPreferenceModel(nn.Module):
     def _published_tensors(self) -> dict[str, Tensor]:
         prefix = self.backbone.base_model_prefix
         tensors = {f"{prefix}.{name}": tensor for name, tensor in self.backbone.state_dict().items()}
-        lm_head = self._lm_head()
-        if lm_head is not None:
-            tensors[LM_HEAD] = lm_head.to(self.backbone.dtype)
+        tensors |= {name: lm_head.to(self.backbone.dtype) for name, lm_head in self._lm_head().items()}
         tensors |= self.heads.state_dict()
         return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
-    def _lm_head(self) -> Tensor | None:
+    def _lm_head(self) -> dict[str, Tensor]:
         if self._live_lm_head is not None:
-            return self._live_lm_head
+            return {LM_HEADS[self.backbone.config.model_type == "gpt_neox"]: self._live_lm_head}
         if self.source is None or _is_tied(self.backbone.config):
-            return None
-        return read_tensors(self.source, [LM_HEAD]).get(LM_HEAD)
+            return {}
+        return read_tensors(self.source, LM_HEADS)
 
     def _published_config(self) -> dict[str, Any]:
         raw: dict[str, Any] = json.loads(self.backbone.config.to_json_string(use_diff=True))
         if self.source is not None:
-            # The file as it came is what other versions of transformers read; this one's spelling differs.
+            # The file as it came may say what this version of transformers leaves out.
             original = read_object(self.source / "config.json")
             if original.get("vocab_size") == raw.get("vocab_size"):
                 raw = original
-        dtype_key = "torch_dtype" if "torch_dtype" in raw else "dtype"
-        raw[dtype_key] = str(self.backbone.dtype).removeprefix("torch.")
+        raw = published_config(raw, str(self.backbone.dtype).removeprefix("torch."))
         raw["architectures"] = ["CustomRewardModel"]
         raw[CONFIG_KEY] = self.settings.to_config()
         return raw
 
     def _write_tokenizer(self, tokenizer: "PreTrainedTokenizerBase | None", staging: Path) -> None:
         if tokenizer is not None:
-            # The template inside tokenizer_config.json is the one form that old readers know too.
             tokenizer.save_pretrained(staging, save_jinja_files=False)
         elif self.source is not None:
             for name in _TOKENIZER_FILES:
                 if (self.source / name).is_file():
                     shutil.copyfile(self.source / name, staging / name)
+        respell_tokenizer(staging)
 
 
 def _hidden_size(config: "PretrainedConfig") -> int:
@@ -267,7 +266,8 @@ def choose_attention(config: "PretrainedConfig", asked: str | None) -> str | Non
     if asked != "eager":
         # transformers 5.19 takes sdpa here and drops the cap without a word.
         logger.warning(
-            "attention: eager instead of %s, because %s caps its attention logits at %s, which sdpa ignores",
+            "attention: eager instead of %s, because %s caps its attention logits at %s, which only eager and flash "
+            "attention are known to do",
             asked or "the default",
             config.model_type,
             cap,

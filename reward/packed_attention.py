@@ -134,13 +134,11 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """What transformers calls in each layer, with tensors of shape (1, heads, T, head size)."""
     groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        # Masked attention over grouped heads would fall back to a slow kernel.
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     for segment in packed_masks.segments:
         own = slice(segment.start, segment.stop)
-        seen = seen_part(key, segment), seen_part(value, segment)
+        # Masked attention over grouped heads would fall back to a slow kernel; only the segment's are repeated.
+        seen = [_repeated(seen_part(tensor, segment), groups) for tensor in (key, value)]
         if softcap is not None:
             mask = packed_masks.mask(segment, sliding_window)
             found = _capped_attention(query[:, :, own], *seen, mask, scaling, softcap)
@@ -159,6 +157,10 @@ def seen_part(tensor: Tensor, segment: Segment) -> Tensor:
     """Of keys or values (..., T, head size) those of the segment's whole conversation."""
     parts = [tensor[..., start:stop, :] for start, stop in segment.seen]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
+
+
+def _repeated(tensor: Tensor, groups: int) -> Tensor:
+    return tensor if groups == 1 else tensor.repeat_interleave(groups, dim=1)
 
 
 def _capped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, cap: float) -> Tensor:

@@ -18,7 +18,7 @@ from reward.checkpoint import read_tensors
 from reward.errors import RewardInputError
 from reward.head_settings import HeadTrainingSettings
 from reward.losses import logistic_loss, regression_loss, soft_label_loss
-from reward.model import LM_HEAD, GeneralPreferenceModel
+from reward.model import LM_HEADS, GeneralPreferenceModel
 from reward.packed_attention import packing_obstacle
 from reward.packed_training import trained_states, use_packed_attention
 from reward.pair_batches import PairBatch
@@ -121,7 +121,8 @@ def _untied_lm_head(model: GeneralPreferenceModel) -> nn.Linear | None:
     """The model's own language model head as a trained layer; None when the embeddings serve."""
     if getattr(model.backbone.config.get_text_config(), "tie_word_embeddings", False):
         return None
-    weight = None if model.source is None else read_tensors(model.source, [LM_HEAD]).get(LM_HEAD)
+    found = {} if model.source is None else read_tensors(model.source, LM_HEADS)
+    weight = next(iter(found.values()), None)
     if weight is None:
         raise RewardInputError("sft_weight is above 0, but the model has no language model head; set sft_weight to 0")
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=torch.float32)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reward.errors import RewardInputError
+from reward.row_files import read_rows
 
 Message = dict[str, str]
 
@@ -179,61 +180,12 @@ def _number(row: Mapping[str, Any], field: str, where: str) -> float | None:
 
 
 def rows_of_file(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(where, row) of every row of the file."""
-    if not path.is_file():
-        raise RewardInputError(f"{path}: no such file; expected preference pairs as .json, .jsonl or .parquet")
-    if path.suffix == ".parquet":
-        yield from _parquet_rows(path)
-    elif path.suffix in (".json", ".jsonl"):
-        yield from _json_rows(path)
-    else:
-        raise RewardInputError(f"{path}: ending {path.suffix!r}, expected .json, .jsonl or .parquet")
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise RewardInputError(f"{path}: not a readable Parquet file ({error}); copy it again") from None
-    number = 0
-    with file:
-        for batch in file.iter_batches():
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}, row {number}", row
-
-
-def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """A list in one document, or an object a line (some .json files hold JSON Lines)."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RewardInputError(f"{path}: {error.reason} at byte {error.start}, expected UTF-8 text") from None
-    if text.lstrip().startswith("["):
-        for number, row in enumerate(_parse(text, str(path), 1), start=1):
-            yield f"{path}, row {number}", _as_mapping(row, f"{path}, row {number}")
-        return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            where = f"{path}, row {number}"
-            yield where, _as_mapping(_parse(line, str(path), number), where)
-
-
-def _parse(text: str, file: str, first_line: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise RewardInputError(f"{file}, line {line}: not valid JSON ({error.msg}), expected it") from None
-
-
-def _as_mapping(row: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(row, dict):
-        raise RewardInputError(f"{where}: found {type(row).__name__}, expected an object with {COLUMNS}")
-    return row
+    """(where, row) of every row of the file; raises RewardInputError for the first that holds no object."""
+    for row in read_rows(path):
+        where = f"{path}, row {row.number}"
+        if row.value is None:
+            raise RewardInputError(f"{where}: {row.fault}; expected an object with {COLUMNS}")
+        yield where, row.value
 
 
 def _canonical(value: Any) -> str:

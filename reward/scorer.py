@@ -137,6 +137,8 @@ class PreferenceScorer:
             raise RewardInputError(f"responses is {responses!r:.80}, expected a list of at least one string")
         if isinstance(prompt_messages, str):
             raise RewardInputError('the prompt is a string, expected messages: [{"role": "user", "content": ...}]')
+        if len(prompt_messages) == 0:
+            raise RewardInputError("the prompt has no messages, expected at least one that the answers reply to")
         answers = [{"role": "assistant", "content": response} for response in responses]
         found = self.embed([[*prompt_messages, answer] for answer in answers])
         # The rows' gates agree unless truncation cut the prompt differently; the mean favours no answer.

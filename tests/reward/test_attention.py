@@ -111,6 +111,7 @@ def test_the_choice_is_logged_with_its_reason(llama: Path, gemma2: Path, caplog:
         (llama, None): "attention: sdpa over packed rows, because nothing else was asked for",
         (llama, "sdpa"): "attention: sdpa over packed rows, because sdpa was asked for",
         (llama, "eager"): "attention: eager over plain rows, because it was asked for",
+        (gemma2, "flex_attention"): "attention: eager over plain rows, because flex_attention was asked for",
         (gemma2, None): "attention: capped softmax over packed rows, because nothing else was asked for",
     }
     for (directory, attention), sentence in said.items():

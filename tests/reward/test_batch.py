@@ -3,6 +3,7 @@
 Run: python -m pytest tests/reward/test_batch.py
 """
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -11,17 +12,19 @@ from typing import Any
 import pytest
 import torch
 
-from reward.batch import BatchSettings, score_file
+from reward.batch import BatchSettings, score_chunk, score_file
 from reward.batch_forms import check_rows
 from reward.errors import RewardInputError
 from reward.model import GeneralPreferenceModel
 from reward.preference import preference_score
+from reward.row_files import FileRow
 from reward.scorer import PreferenceScorer
 from reward.settings import RewardSettings
 from tests.reward.batch_files import WORDS, group, mixed, pair, read, save_scorer, talk, write
 from tests.tiny import save_tiny_model
 
 torch.set_num_threads(1)
+TABLES = ("table", "table_over_tau", "table_probability")
 SMALL = BatchSettings(max_length=512, batch_rows=4)
 
 
@@ -43,8 +46,11 @@ def test_pairs_and_groups_agree_with_the_scorers_table(tiny: Path, tmp_path: Pat
     for row, line in zip(rows, lines, strict=True):
         if "responses" in row:
             close(line["table"], scorer.table(talk(row["prompt"]), row["responses"]))
-            assert list(line) == ["row", "table", "gate", "truncated"] and line["truncated"] == [False] * 3
-            assert all(line["table"][i][j] == -line["table"][j][i] for i in range(3) for j in range(3))
+            assert list(line) == ["row", *TABLES, "gate", "truncated"] and line["truncated"] == [False] * 3
+            for i, j in itertools.product(range(3), repeat=2):
+                score, over_tau, probability = (line[name][i][j] for name in TABLES)
+                assert score == -line["table"][j][i] and over_tau == pytest.approx(score / 0.1)
+                assert probability == pytest.approx(1 / (1 + math.exp(-over_tau)))
             continue
         answers = [row[name][-1]["content"] for name in ("chosen", "rejected")]
         close(line["score"], scorer.table(row["chosen"][:-1], answers)[0, 1])
@@ -81,6 +87,41 @@ def test_rows_that_need_no_template_are_counted(tmp_path: Path) -> None:
     assert check_rows(write(tmp_path / "in.jsonl", rows), strict=False) == (6, 2)
 
 
+NAMED = (
+    "{% for m in messages %}{{ m['role'] }}{% if m['name'] is defined %} {{ m['name'] + '!' }}{% endif %}"
+    ": {{ m['content'] }}\n{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_other_keys_of_messages_reach_the_template_as_they_do_in_python(ending: str, tmp_path: Path) -> None:
+    base = save_tiny_model(tmp_path / "base", template=NAMED, layers=1)
+    GeneralPreferenceModel.from_backbone(base, RewardSettings.published(2)).save_pretrained(tmp_path / "reward")
+    prompt = [{"role": "user", "content": "q", "name": "Ada"}]
+    rows = [
+        {name: [*prompt, *talk("q", text)[1:]] for name, text in (("chosen", "a"), ("rejected", "b"))},
+        {"prompt": prompt, "responses": ["a", "b"]},
+    ]
+    # Parquet has every column in every row.
+    rows = [dict.fromkeys(["chosen", "rejected", "prompt", "responses"]) | row for row in rows]
+    score_file(tmp_path / "reward", write(tmp_path / f"in{ending}", rows), tmp_path / "out.jsonl", SMALL)
+    score_KK = PreferenceScorer.from_pretrained(tmp_path / "reward", max_length=512).table(prompt, ["a", "b"])
+    first, second = read(tmp_path / "out.jsonl")
+    close(first["score"], score_KK[0, 1])
+    close(second["table"], score_KK)
+    plain = PreferenceScorer.from_pretrained(tmp_path / "reward", max_length=512).table(talk("q"), ["a", "b"])
+    assert abs(float(plain[0, 1] - score_KK[0, 1])) > 1e-4
+
+
+def test_a_key_of_a_kind_that_the_template_does_not_expect_is_a_bad_row(tmp_path: Path) -> None:
+    base = save_tiny_model(tmp_path / "base", template=NAMED, layers=1)
+    GeneralPreferenceModel.from_backbone(base, RewardSettings.published(2)).save_pretrained(tmp_path / "reward")
+    rows = [{"prompt": [{"role": "user", "content": "q", "name": 3}], "responses": ["a"]}, group(0)]
+    score_file(tmp_path / "reward", write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl", SMALL)
+    first, second = read(tmp_path / "out.jsonl")
+    assert first["error"].startswith("row 1: the chat template refuses") and "table" in second
+
+
 @pytest.mark.parametrize("ending", [".json", ".parquet"])
 def test_every_file_form_gives_the_same_lines(ending: str, tiny: Path, tmp_path: Path) -> None:
     rows = [pair(place) for place in range(6)]
@@ -88,10 +129,20 @@ def test_every_file_form_gives_the_same_lines(ending: str, tiny: Path, tmp_path:
     score_file(tiny, write(tmp_path / f"b{ending}", rows), tmp_path / f"b.out{ending}", SMALL)
     expected = read(tmp_path / "a.out.jsonl")
     if ending == ".parquet":
-        expected = [{**line, "table": None, "error": None} for line in expected]
+        expected = [{**line, **dict.fromkeys([*TABLES, "error"])} for line in expected]
         assert read(tmp_path / "b.out.parquet") == expected
     else:
         assert (tmp_path / "b.out.json").read_bytes() == (tmp_path / "a.out.jsonl").read_bytes()
+
+
+def test_tables_and_errors_have_columns_of_their_own_in_parquet(tiny: Path, tmp_path: Path) -> None:
+    data = write(tmp_path / "in.jsonl", [pair(0), group(1), "{broken"])
+    score_file(tiny, data, tmp_path / "out.jsonl", SMALL)
+    score_file(tiny, data, tmp_path / "out.parquet", SMALL)
+    found = [
+        {name: value for name, value in row.items() if value is not None} for row in read(tmp_path / "out.parquet")
+    ]
+    assert found == read(tmp_path / "out.jsonl") and set(TABLES) < set(found[1])
 
 
 def test_a_bradley_terry_model_has_no_gate(tmp_path: Path) -> None:
@@ -125,6 +176,7 @@ BAD = {
     '{"instruction": "q", "chosen": {"answer": "a"}, "reject": "b"}': "chosen.response is None, expected text",
     '{"instruction": "q", "chosen": 5, "reject": "b"}': 'chosen is 5, expected text or {"response": text}',
     '{"chosen": [{"role": "user", "content": "q"}], "rejected": []}': "chosen is a list of 1",
+    json.dumps({"chosen": talk("p", "a"), "rejected": talk("q", "b")}): "differ before their last message",
     '{"prompt": "q", "responses": ["\\ud800"]}': "half of a surrogate pair",
 }
 
@@ -152,6 +204,24 @@ def test_what_the_template_refuses_is_a_bad_row_under_its_own_number(tmp_path: P
     with pytest.raises(RewardInputError, match=r"in\.jsonl, row 2: the chat template refuses"):
         score_file(tmp_path / "reward", data, tmp_path / "strict.jsonl", SMALL, strict=True)
     assert [line["row"] for line in read(tmp_path / "strict.jsonl.part")] == [1]
+
+
+def test_a_chunk_is_tokenised_at_once_and_equal_prompts_are_rendered_once(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = PreferenceScorer.from_pretrained(tiny, max_length=512)
+    batches: list[int] = []
+    original = scorer.encoder._tokenise
+
+    def tokenise(texts: list[str]) -> list[list[int]]:
+        batches.append(len(texts))
+        return original(texts)
+
+    monkeypatch.setattr(scorer.encoder, "_tokenise", tokenise)
+    rows = [{"prompt": "the same", "responses": [f"{place}", "x"]} for place in range(3)]
+    lines = score_chunk(scorer, [FileRow(place, row) for place, row in enumerate(rows, 1)])
+    # Three answers and x, and their prompt.
+    assert batches == [5] and all("table" in line for line in lines)
 
 
 def test_blank_lines_are_no_rows_but_count_as_lines(tiny: Path, tmp_path: Path) -> None:

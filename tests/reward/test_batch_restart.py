@@ -6,15 +6,19 @@ Run: python -m pytest tests/reward/test_batch_restart.py
 import dataclasses
 import json
 import logging
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from reward.backend_transformers import TransformersBackend
 from reward.batch import BatchSettings, made_from, score_file
 from reward.errors import RewardInputError
+from reward.fingerprint import weights_fingerprint
 from reward.model import GeneralPreferenceModel
 from reward.settings import RewardSettings
 from tests.reward.batch_files import mixed, pair, save_scorer, write
@@ -141,6 +145,37 @@ def test_what_a_part_was_made_from_depends_on_contents(tiny: Path, tmp_path: Pat
     assert made_from(other, data, SMALL)["model"] != before["model"]
     write(data, [pair(1)])
     assert made_from(tiny, data, SMALL)["data"] != before["data"]
+
+
+def test_a_copied_model_is_the_same_and_one_with_another_tensor_is_not(tiny: Path, tmp_path: Path) -> None:
+    data = write(tmp_path / "in.jsonl", [pair(0)])
+    before = made_from(tiny, data, SMALL)["model"]
+    copied = Path(shutil.copytree(tiny, tmp_path / "copy", copy_function=shutil.copyfile))
+    os.utime(copied / "model.safetensors", (0, 0))
+    assert made_from(copied, data, SMALL)["model"] == before
+    tensors = load_file(copied / "model.safetensors")
+    for name in ("value_head.weight", "model.layers.0.mlp.up_proj.weight"):
+        save_file({**tensors, name: tensors[name] + 1}, copied / "model.safetensors", metadata={"format": "pt"})
+        assert made_from(copied, data, SMALL)["model"] != before
+
+
+def test_of_a_large_tensor_only_the_beginning_is_read(tmp_path: Path) -> None:
+    path, weight = tmp_path / "model.safetensors", torch.zeros(1 << 20)
+    save_file({"weight": weight, "z": weight[:1].clone()}, path)
+    before = weights_fingerprint(path)
+    with path.open("r+b") as file:
+        file.seek(-100, os.SEEK_END)
+        file.write(b"x")
+    assert weights_fingerprint(path) == before
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
+    assert weights_fingerprint(path) != before
+
+
+def test_damaged_weights_have_no_fingerprint(tmp_path: Path) -> None:
+    for content in (b"", b"\xff" * 40, b"\2\0\0\0\0\0\0\0[]", b'\7\0\0\0\0\0\0\0{"a":1}'):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        with pytest.raises(RewardInputError, match="cannot be read"):
+            weights_fingerprint(tmp_path / "model.safetensors")
 
 
 def test_a_part_begun_in_another_type_than_auto_means_here_starts_anew(

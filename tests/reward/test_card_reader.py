@@ -25,10 +25,12 @@ from reward.model import GeneralPreferenceModel
 from reward.preference import preference_table
 from reward.scorer import PreferenceScorer
 from reward.settings import RewardSettings
-from tests.tiny import save_tiny_model
+from tests.tiny import read_json, save_tiny_model
 
 torch.set_num_threads(1)
 TOLERANCE = 1e-5
+# Far from the value that a reader takes who does not find it.
+ROPE = {"rope_type": "default", "rope_theta": 300.0}
 
 Conversation = list[dict[str, str]]
 
@@ -101,14 +103,22 @@ CONVERSATIONS = [
 ]
 
 
-def save_ours(directory: Path, tied: bool, gated: bool) -> Path:
-    base = save_tiny_model(directory / "base", "llama", tied)
+def save_ours(
+    directory: Path,
+    tied: bool,
+    gated: bool,
+    model_type: str = "llama",
+    dtype: torch.dtype = torch.float32,
+    shards: str = "5GB",
+) -> Path:
+    base = save_tiny_model(directory / "base", model_type, tied, dtype=dtype, rope_parameters=ROPE)
     settings = RewardSettings.published(6, gated)
     assert settings.card_compatible
     model = GeneralPreferenceModel.from_backbone(base, settings, seed=4)
     # Through a loaded model, so that the tokenizer is copied as it is for a user who goes on from a checkpoint.
-    model.save_pretrained(directory / "first")
-    GeneralPreferenceModel.from_pretrained(directory / "first").save_pretrained(directory / "ours")
+    model.save_pretrained(directory / "first", max_shard_size=shards)
+    again = GeneralPreferenceModel.from_pretrained(directory / "first")
+    again.save_pretrained(directory / "ours", max_shard_size=shards)
     return directory / "ours"
 
 
@@ -128,6 +138,36 @@ def test_the_cards_way_of_reading_gives_our_embeddings(
     if ours.gate_NL is not None:
         torch.testing.assert_close(ours.gate_NL, card_NL, rtol=0, atol=TOLERANCE)
     assert bool(ours.truncated_N.any()) == (max_length < 512)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "dtype", "shards"),
+    [
+        ("gemma", torch.float32, "5GB"),
+        ("gemma", torch.bfloat16, "60KB"),
+        ("llama", torch.bfloat16, "5GB"),
+        ("llama", torch.float32, "60KB"),
+    ],
+    ids=["gemma", "gemma-bf16-sharded", "llama-bf16", "llama-sharded"],
+)
+def test_other_families_types_and_shards_are_read_alike(
+    model_type: str, dtype: torch.dtype, shards: str, tmp_path: Path
+) -> None:
+    """The reader computes in float32 what is stored in bfloat16; Gemma's template knows no system message."""
+    directory = save_ours(tmp_path, model_type == "gemma", True, model_type, dtype, shards)
+    assert len(list(directory.glob("*.safetensors"))) > (1 if shards == "60KB" else 0)
+    # The names by which transformers 4.43 finds them, the version that the card's code was written for.
+    config = read_json(directory / "config.json")
+    assert (config["rope_theta"], config["rope_scaling"]) == (300.0, None)
+    assert config["torch_dtype"] == str(dtype).removeprefix("torch.")
+    assert read_json(directory / "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
+    talks = [one for one in CONVERSATIONS if one[0]["role"] != "system" or model_type != "gemma"]
+    reader = CardReader(directory, 6, True, 512)
+    assert not reader.loading["missing_keys"] and not reader.loading["mismatched_keys"]
+    card_ND, card_NL = reader.read(talks)
+    ours = PreferenceScorer.from_pretrained(directory, dtype="float32").embed(talks)
+    torch.testing.assert_close(ours.v_ND, card_ND, rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(ours.gate_NL, card_NL, rtol=0, atol=TOLERANCE)
 
 
 def test_the_comparison_would_see_a_wrong_reading(tmp_path: Path) -> None:

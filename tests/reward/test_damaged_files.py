@@ -80,6 +80,20 @@ def test_a_pickled_model_is_refused_with_what_to_do(model: Path) -> None:
             opener(model)
 
 
+@pytest.mark.parametrize("name", ["a.bin", "../a.safetensors", "/tmp/a.safetensors", "..\\a.safetensors"])
+def test_an_index_may_name_nothing_but_safetensors_beside_it(model: Path, name: str) -> None:
+    index = model / "model.safetensors.index.json"
+    named = read_json(index)["weight_map"] | {"model.norm.weight": name}
+    index.write_text(json.dumps({"weight_map": named}))
+    openers = {
+        **OPENERS,
+        "backbone": lambda path: GeneralPreferenceModel.from_backbone(path, RewardSettings.published(6)),
+    }
+    for opener in openers.values():
+        with pytest.raises(RewardInputError, match="expected the names of .safetensors files beside it"):
+            opener(model)
+
+
 def test_a_backbone_for_adapters_is_never_unpickled(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reward.starting_model.quantization", lambda precision: None)
     opened: list[dict[str, Any]] = []

@@ -148,6 +148,27 @@ def test_prompt_truncation_of_many_turns_falls_back_to_the_last_prompt_token() -
     )
 
 
+def test_prompt_truncation_keeps_the_answer_where_the_prompt_alone_is_no_prefix(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # As templates do that say more while no answer is there: the prompt alone is longer.
+    template = (
+        "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}<|end|>{% endfor %}"
+        "{% if messages[-1]['role'] == 'user' %}{{ 'and much more ' * 3 }}{% endif %}"
+    )
+    tokenizer = make_tokenizer(template)
+    whole = encode_one(encoder_for(tokenizer=tokenizer), talk("q", "a", LONG, "the answer"))
+    with caplog.at_level(logging.WARNING):
+        encoder = encoder_for(len(whole.input_ids) - 50, tokenizer, truncation="prompt")
+        cut = encoder.encode([talk("q", "a", LONG, "the answer")] * 2)[1]
+    assert cut.input_ids == whole.input_ids[:1] + whole.input_ids[51:]
+    assert tokenizer.decode(cut.input_ids[1:-1]).endswith("assistant:the answer")
+    assert [record.getMessage() for record in caplog.records if "rendering it empty" in record.getMessage()]
+    # An answer that is too long loses its end, not its beginning.
+    tail = encode_one(encoder_for(10, tokenizer, truncation="prompt"), talk("q", "a", LONG, "the answer"))
+    assert tokenizer.decode(tail.input_ids[1:-1]) == ":the ans"
+
+
 def test_an_answer_longer_than_the_row_is_cut_even_under_prompt_truncation() -> None:
     row = encode_one(encoder_for(20, truncation="prompt"), talk("hi", LONG * 3))
     assert len(row.input_ids) == 20 and row.input_ids[-1] == row.input_ids[row.prompt_end]

