@@ -94,7 +94,8 @@ class Autoscaler:
         config = {
             "cluster_name": "added",
             "max_workers": self.most_nodes,
-            "provider": {"type": "fake_multinode", "gcs_address": address},
+            # Its nodes need no set-up, for which the autoscaler would go there by SSH.
+            "provider": {"type": "fake_multinode", "gcs_address": address, "disable_node_updaters": True},
             "available_node_types": {"ray.head.default": head, "added": added},
             "head_node_type": "ray.head.default",
             "idle_timeout_minutes": 0.1,
