@@ -138,16 +138,16 @@ def packed_attention(
     for segment in packed_masks.segments:
         own = slice(segment.start, segment.stop)
         # Masked attention over grouped heads would fall back to a slow kernel; only the segment's are repeated.
-        seen = [_repeated(seen_part(tensor, segment), groups) for tensor in (key, value)]
+        keys, values = (_repeated(seen_part(tensor, segment), groups) for tensor in (key, value))
         if softcap is not None:
             mask = packed_masks.mask(segment, sliding_window)
-            found = _capped_attention(query[:, :, own], *seen, mask, scaling, softcap)
+            found = _capped_attention(query[:, :, own], keys, values, mask, scaling, softcap)
         else:
             # Without anything before it a segment is a plain causal row, for which kernels skip half the work.
             plain = segment.position == 0 and packed_masks.window(segment, sliding_window) is None
             mask_or_none = None if plain else packed_masks.mask(segment, sliding_window)
             found = F.scaled_dot_product_attention(
-                query[:, :, own], *seen, attn_mask=mask_or_none, is_causal=plain, scale=scaling
+                query[:, :, own], keys, values, attn_mask=mask_or_none, is_causal=plain, scale=scaling
             )
         output[:, own] = found.transpose(1, 2)
     return output, None
