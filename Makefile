@@ -62,7 +62,7 @@ chaos-full: setup ## more than 200 of them, hours; goes on where it stopped
 	$(VENV)/bin/python -m tests.proof.damage --cases 100 --log runs/damage-full.jsonl
 	$(VENV)/bin/python -m tests.proof.surroundings --moments 10 --log runs/surroundings-full.jsonl
 
-cluster: setup ## runs and node deaths on a Ray cluster in network namespaces (root, iproute2), about 20 minutes
+cluster: setup ## runs and node deaths on a Ray cluster in network namespaces (root, iproute2), about 45 minutes
 	@command -v ip >/dev/null || { echo "cluster: needs ip: apt-get update && apt-get install iproute2" >&2; exit 2; }
 	$(VENV)/bin/python -m pytest tests/cluster tests/e2e/test_sockets.py tests/gpo/rewards/test_launch_scripts.py \
 		-m "long or not long"

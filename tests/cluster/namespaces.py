@@ -32,6 +32,8 @@ COMMANDS = (
     "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files", "rsync_exclude", "rsync_filter",
 )  # fmt: skip
 """Lists that the config of an autoscaler must have."""
+NODES_ALIKE = {"use_node_id_as_ip": True, "disable_node_updaters": True}
+"""Nodes of one address are told apart, and set up by nobody, for which an autoscaler would go there by SSH."""
 _clusters = itertools.count()
 
 
@@ -94,8 +96,7 @@ class Autoscaler:
         config = {
             "cluster_name": "added",
             "max_workers": self.most_nodes,
-            # Its nodes need no set-up, for which the autoscaler would go there by SSH.
-            "provider": {"type": "fake_multinode", "gcs_address": address, "disable_node_updaters": True},
+            "provider": {"type": "fake_multinode", "gcs_address": address, **NODES_ALIKE},
             "available_node_types": {"ray.head.default": head, "added": added},
             "head_node_type": "ray.head.default",
             "idle_timeout_minutes": 0.1,
