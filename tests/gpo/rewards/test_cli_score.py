@@ -104,7 +104,6 @@ def test_a_length_beyond_the_context_is_lowered_to_it_and_said(model: Path, tmp_
 def test_a_model_without_template_scores_rows_in_the_custom_form(model: Path, tmp_path: Path) -> None:
     mute = Path(shutil.copytree(model, tmp_path / "mute"))
     make_tokenizer(None).save_pretrained(mute)
-    (mute / "chat_template.jinja").unlink()
     custom = {"instruction": "Name a sea.", "chosen": "North", "reject": "Everest"}
     given = ["--model", mute, "--output", tmp_path / "scores.jsonl", "--overwrite"]
     assert score(tmp_path, *given, "--data", write(tmp_path, custom, custom)).status == 0
