@@ -7,7 +7,7 @@ come out, and then saves a forward pass over all rows.
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import Tensor
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
+from trl.trainer.utils import use_adapter
 
 from gpo.files import write_json
 from gpo.training.batches import StepPlan, Steps
@@ -69,11 +70,25 @@ def reference_logps(trainer: Any, dataset: Dataset, plan: StepPlan) -> Tensor:
     # The first worker decides for all: others may see another disk, or hash only their piece of the weights.
     (logps,) = broadcast_object_list([kept], from_process=0)
     if logps is None:
-        logps = trainer._pass(starting_policy(trainer), dataset, plan)
+        with _as_at_the_start(trainer):
+            logps = trainer._pass(starting_policy(trainer), dataset, plan)
         if folder and trainer.accelerator.is_main_process:
             write_reference(folder, key, logps)
     found: Tensor = logps
     return found
+
+
+def _as_at_the_start(trainer: Any) -> AbstractContextManager[Any]:
+    """Within, a policy that steps have moved is the reference again: by its adapter; without one TRL has refused."""
+    has_moved = trainer.state.global_step > 0 and trainer.ref_model is None
+    return starting_adapter(trainer) if has_moved else nullcontext()
+
+
+def starting_adapter(trainer: Any) -> AbstractContextManager[Any]:
+    """Within, a policy with an adapter computes as before training: by the adapter of then, or by none."""
+    policy = trainer.accelerator.unwrap_model(trainer.model)
+    adapter: AbstractContextManager[Any] = use_adapter(policy, "ref" if "ref" in policy.peft_config else None)
+    return adapter
 
 
 def add_anchor(trainer: Any, model: Any) -> None:

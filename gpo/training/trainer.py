@@ -19,12 +19,11 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoTokenizer
 from trl import KTOTrainer
-from trl.trainer.utils import use_adapter
 
 from gpo.training.batches import StepLoader, StepPlan, Steps
 from gpo.training.log_probs import add_log_prob_head, answer_logps
 from gpo.training.objectives import objective_loss, wanted_ratio
-from gpo.training.reference import add_anchor, evaluating, first_epoch, reference_logps
+from gpo.training.reference import add_anchor, evaluating, first_epoch, reference_logps, starting_adapter
 from gpo.training.rows import prepare_rows
 from gpo.training.segment_attention import choose_layout, segment_attention, segments_of
 from gpo.training.starting import check_arguments, copy_of, needs_copy, starting_model, stop_limits
@@ -171,9 +170,7 @@ class GPOTrainer(KTOTrainer):
         with torch.no_grad():
             if self.ref_model is not None:
                 return self._logps(self.ref_model, part)
-            policy = self.accelerator.unwrap_model(self.model)
-            name = "ref" if "ref" in policy.peft_config else None
-            with evaluating(policy), use_adapter(policy, adapter_name=name):
+            with evaluating(self.accelerator.unwrap_model(self.model)), starting_adapter(self):
                 return self._logps(self.model, part)
 
     # Loss

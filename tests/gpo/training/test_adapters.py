@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers.trainer_utils import get_last_checkpoint
 
 from gpo.training.trainer import GPOTrainer
-from tests.gpo.training.small_training import StopAt, make_trainer, steps_of, weights_of
+from tests.gpo.training.small_training import StopAt, make_rows, make_trainer, steps_of, weights_of
 from tests.tiny import make_tiny_model
 
 
@@ -85,3 +86,21 @@ def test_a_trained_adapter_that_goes_on_has_itself_as_reference(tmp_path: Path) 
         again.train()
         steps = steps_of(again)
         assert steps[0]["log_ratio_max_abs"] == 0.0 and steps[-1]["log_ratio_max_abs"] > 0.0
+
+
+def test_a_data_set_that_is_evaluated_after_training_has_the_policy_of_before_as_reference(tmp_path: Path) -> None:
+    adapter = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    new = Dataset.from_list(make_rows(prompts=2, seed=9))
+    trainer = make_trainer(tmp_path / "trained", peft_config=adapter, learning_rate=1e-2)
+    untrained = trainer._precompute_ref_logps(new, "eval", 1)["ref_logps"][:]
+    trainer.train()
+    moved = trainer._pass(trainer.model, new, trainer._plan(shuffle=False)).tolist()
+    assert moved != pytest.approx(untrained, abs=1e-4)
+    assert trainer._precompute_ref_logps(new, "eval", 1)["ref_logps"][:] == pytest.approx(untrained, abs=1e-6)
+
+
+def test_without_an_adapter_the_reference_is_gone_after_training_and_trl_says_so(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.train()
+    with pytest.raises(ValueError, match="the reference model is not kept in memory"):
+        trainer.evaluate(Dataset.from_list(make_rows(prompts=2, seed=9)))
