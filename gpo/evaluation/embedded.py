@@ -86,7 +86,7 @@ class EmbeddingReader:
 
         settings = self._settings
         if self._of_model is None:
-            # Once for all files: hashing gigabytes of weights takes a while.
+            # Once for all files.
             chosen = BatchSettings(settings.backend, settings.dtype, self._max_length, settings.batch_rows)
             self._of_model = made_from(settings.model, file.path, chosen)
         return {**self._of_model, "data": file.sha256, "system": settings.system or ""}

@@ -22,7 +22,7 @@ GROUPS = [
 
 def ways(folder: Path, dtype: str) -> dict[str, Any]:
     prepare(save_tiny_model(folder / "base"), folder / "checkpoint", dtype)
-    return {name: open_way(name, folder / "checkpoint", dtype) for name in ("card", "transformers", "limit")}
+    return {name: open_way(name, folder / "checkpoint", dtype, GROUPS) for name in ("card", "transformers", "limit")}
 
 
 def test_all_ways_compute_in_the_type_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +42,8 @@ def test_the_report_says_the_type_and_that_it_was_emulated() -> None:
     work = {"prompts": 2, "answers": 3, "dtype": "bfloat16", "tokens": {"all": 90, "after_sharing": 60}}
     way = {"median": 1.0, "spread": None, "conversation_tokens_per_second": 90, "peak_mib": 1}
     ratios = dict.fromkeys(("card / vllm", "card / transformers", "best / limit"), 1.0)
-    empty: dict[str, Any] = {"largest_score_difference": {}, "growth": [], "ratios": ratios}
+    growth = [{"k": k, "seconds": 0.1 * k, "pairs": 1.0, "pairs_measured": True} for k in (2, 4, 8)]
+    empty: dict[str, Any] = {"largest_score_difference": {}, "growth": growth, "ratios": ratios}
     empty["ways"] = dict.fromkeys(("card", "transformers", "vllm", "limit"), way)
     assert markdown({**empty, "workload": work, "emulated": True}).startswith("bfloat16 (emulated) in all ways, 2 ")
     assert markdown({**empty, "workload": work, "emulated": False}).startswith("bfloat16 in all ways, 2 ")

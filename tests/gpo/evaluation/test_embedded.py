@@ -20,22 +20,24 @@ def gpm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_gpm(tmp_path_factory.mktemp("gpm"))
 
 
-def test_the_weights_are_hashed_once_for_all_files(gpm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from reward import batch
+def test_the_weights_are_looked_at_once_for_all_files(
+    gpm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from reward import fingerprint
 
     files = [read_outputs(write_answers(tmp_path, name)) for name in ("one", "two", "three")]
     readers = [EmbeddingReader(ReaderSettings(model=gpm), tmp_path / "cache") for _ in range(4)]
     alone = [reader.made_from(file) for reader, file in zip(readers, files, strict=False)]
-    hashed: list[str] = []
-    sha256 = batch._sha256
+    looked_at: list[Path] = []
+    weights_fingerprint = fingerprint.weights_fingerprint
 
     def counted(path: Path) -> str:
-        hashed.append(path.suffix)
-        return sha256(path)
+        looked_at.append(path)
+        return weights_fingerprint(path)
 
-    monkeypatch.setattr(batch, "_sha256", counted)
+    monkeypatch.setattr(fingerprint, "weights_fingerprint", counted)
     assert [readers[3].made_from(file) for file in files] == alone, "the names of kept embeddings stay what they were"
-    assert hashed.count(".safetensors") == len(list(gpm.glob("*.safetensors")))
+    assert sorted(looked_at) == sorted(gpm.glob("*.safetensors"))
 
 
 def test_embeddings_that_are_not_finite_are_a_failure_that_names_all_their_rows(
