@@ -74,7 +74,7 @@ fuzz: setup ## damaged configs, prompts, preference files and models: 400 cases,
 fuzz-full: setup ## the same, 5,000 cases; goes on where it stopped
 	$(VENV)/bin/python -m tests.proof.fuzz --cases 5000 --log runs/fuzz-full.jsonl
 
-proof-plan: setup ## gpo plan against two small runs of SmolLM2: memory and time within a fifth, about 6 minutes
+proof-plan: setup ## gpo plan against two small runs of SmolLM2: memory and time within a fifth, about 12 minutes
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	$(VENV)/bin/python -m tests.proof.plan --output runs/proof-plan.json
 

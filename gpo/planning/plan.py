@@ -18,7 +18,9 @@ BASE_GIB = 0.7
 """A Python process with torch and transformers."""
 ENGINE_BASE_GIB = 1.1
 """The same with vllm."""
-DRIVER_GIB = 1.0
+FORWARD_WORK_GIB = 0.5
+"""What a forward pass without gradients takes beside the weights."""
+DRIVER_GIB = 1.7
 """The driver and Ray's own processes on its node."""
 OPTIMIZER_STATES = {"rmsprop": 1, "adamw": 2}
 
@@ -53,7 +55,7 @@ class Plan:
     @property
     def peak_gib(self) -> float:
         """All that is there at one moment on one machine: the forward has its model only while no learner is there."""
-        resting = sum(memory.weights for memory in self.processes if memory.process == "forward")
+        resting = sum(memory.total - memory.base for memory in self.processes if memory.process == "forward")
         return sum(self.memory_gib.values()) - resting
 
 
@@ -81,7 +83,13 @@ def make_plan(config: RunConfig) -> Plan:
             / _pieces(config, "zero1", "zero2", "zero3", "fsdp"),
             activations=_activations(config),
         ),
-        Memory(process="forward", base=BASE_GIB, weights=parameters * 4 / GIB),
+        Memory(
+            process="forward",
+            base=BASE_GIB,
+            weights=parameters * 4 / GIB,
+            # While it loads, the stored form lies beside what becomes of it.
+            activations=FORWARD_WORK_GIB + parameters * 2 / GIB,
+        ),
     )
     memory = {
         "driver and Ray": DRIVER_GIB,
