@@ -56,9 +56,7 @@ class ConversationEncoder:
         self.tokenizer = tokenizer
         self.settings = settings
         self.max_length = max_length
-        self._warned_prefix = False
-        self._warned_bos = False
-        self._warned_cut = False
+        self._warned: set[str] = set()
 
     def encode(
         self, conversations: Sequence[Conversation], numbers: Sequence[int] | None = None
@@ -195,11 +193,14 @@ class ConversationEncoder:
         droppable = max(answer_start - lead - 1, 0)
         return lead, min(max(len(ids) - room, 0), droppable)
 
+    def _warn_once(self, text: str, *values: object) -> None:
+        """Of what a template or tokenizer does to all rows alike; the text is what makes it the same warning."""
+        if text not in self._warned:
+            self._warned.add(text)
+            logger.warning(text, *values)
+
     def _warn_bos(self) -> None:
-        if self._warned_bos:
-            return
-        self._warned_bos = True
-        logger.warning(
+        self._warn_once(
             "bos_policy 'none' takes %r away from the beginning of rows in which it comes again: where the chat "
             "template marks every turn with it, as SmolLM2's does, the first turn loses its mark; 'reference' keeps "
             "it. Said once.",
@@ -207,10 +208,7 @@ class ConversationEncoder:
         )
 
     def _warn_prefix(self, row: int) -> None:
-        if self._warned_prefix:
-            return
-        self._warned_prefix = True
-        logger.warning(
+        self._warn_once(
             "row %d: the prompt rendered alone is not a token prefix of the whole conversation, so the gate "
             "is not read exactly at the prompt's end; template or tokenizer joins the two. Said once; "
             "EncodedConversation.prompt_is_prefix marks every such row.",
@@ -218,10 +216,7 @@ class ConversationEncoder:
         )
 
     def _warn_cut(self, row: int) -> None:
-        if self._warned_cut:
-            return
-        self._warned_cut = True
-        logger.warning(
+        self._warn_once(
             "row %d: the messages before the answer rendered alone are not a token prefix of the whole conversation; "
             "so where the answer begins, which truncation 'prompt' keeps, is found by rendering it empty. Said once.",
             row,
