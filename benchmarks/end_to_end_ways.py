@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.training_ways import StepClock, common_arguments
-from gpo.cpu import use_threads
+from gpo.cpu import prepare_process
 
 GENERATE_PROMPTS = 32
 """Prompts a batch of transformers' `generate`, as in benchmarks/rollout_transformers.py."""
@@ -66,7 +66,7 @@ def trl_generate(options: argparse.Namespace) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    use_threads(options.threads)
+    prepare_process(options.threads)
     tokenizer = AutoTokenizer.from_pretrained(options.model, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype)).eval()
     rows = prompt_ids(tokenizer, messages_of(options.folder))
@@ -94,7 +94,7 @@ def trl_score(options: argparse.Namespace) -> None:
     """The model card's way, a prompt at a time; then pairs, the best with the worst, inward."""
     from benchmarks.scoring_ways import CardWay
 
-    use_threads(options.threads)
+    prepare_process(options.threads)
     groups = read_groups(options)
     write_scores(options, CardWay(options.folder / "judge", options.dtype).score(groups))
     scores = json.loads((options.work / "scores.json").read_text("utf-8"))
@@ -137,7 +137,7 @@ def read_pairs(options: argparse.Namespace) -> list[Any]:
 
 def trl_try(options: argparse.Namespace) -> None:
     """Seconds of a DPOTrainer's step of a few pairs, behind a first one, with one batch size."""
-    use_threads(options.threads)
+    prepare_process(options.threads)
     pairs = read_pairs(options)[: TRIED_STEPS * TRIED_STEP_PAIRS]
     clock = StepClock()
     dpo_trainer(options, pairs, TRIED_STEP_PAIRS, [clock.callback()]).train()
@@ -146,7 +146,7 @@ def trl_try(options: argparse.Namespace) -> None:
 
 def trl_train(options: argparse.Namespace) -> None:
     """DPOTrainer on the pairs, then its checkpoint."""
-    use_threads(options.threads)
+    prepare_process(options.threads)
     trainer = dpo_trainer(options, read_pairs(options), options.step_prompts * options.samples // 2, [])
     trainer.train()
     trainer.save_model(str(options.work / "checkpoint"))
@@ -176,7 +176,7 @@ def limit_score(options: argparse.Namespace) -> None:
     """The scorer with all answers at once."""
     from benchmarks.scoring_ways import OurWay
 
-    use_threads(options.threads)
+    prepare_process(options.threads)
     write_scores(options, OurWay(options.folder / "judge", options.dtype, "transformers").score(read_groups(options)))
 
 
@@ -188,7 +188,7 @@ def limit_train(options: argparse.Namespace) -> None:
 
     from gpo import GPOConfig, GPOTrainer
 
-    use_threads(options.threads)
+    prepare_process(options.threads)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     rows = prompt_ids(tokenizer, messages_of(options.folder))
     answers = json.loads((options.work / "answers.json").read_text("utf-8"))["ids"]

@@ -76,10 +76,10 @@ def timed(*words: str | Path) -> float:
 
 def bare_embedding(gpm: Path, path: Path) -> tuple[float, int]:
     """(seconds, tokens) of one file through the scorer alone, the model already loaded."""
-    from gpo.cpu import use_threads
+    from gpo.cpu import prepare_process
     from reward import PreferenceScorer
 
-    use_threads(len(os.sched_getaffinity(0)))
+    prepare_process(len(os.sched_getaffinity(0)))
     scorer = PreferenceScorer.from_pretrained(gpm, max_length=4096)
     rows = json.loads(path.read_text("utf-8"))
     talks = [

@@ -186,9 +186,9 @@ def run_trl(options: argparse.Namespace) -> list[float]:
 
 def run_role(options: argparse.Namespace) -> None:
     """One way in this process; prints its numbers as the last line."""
-    from gpo.cpu import use_threads
+    from gpo.cpu import prepare_process
 
-    use_threads(options.threads)
+    prepare_process(options.threads)
     seconds = {"plain": run_plain, "ours": run_ours, "trl": run_trl}[options.way](options)
     counted = steps_of(encoded(options), options.batch)[1:]
     found = {

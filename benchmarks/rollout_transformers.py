@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.frame import measured_dtype
 from benchmarks.rollout_parts import requests_for
-from gpo.cpu import use_threads
+from gpo.cpu import prepare_process
 from rollout.engine import SampleRequest
 
 BATCH_PROMPTS, WARM_UP_PROMPTS = 32, 8
@@ -56,7 +56,7 @@ def one_round(model: Any, tokenizer: Any, requests: list[SampleRequest], samples
 def main() -> None:
     """Warm up, then a round whenever asked."""
     model_path, prompts, samples, longest = Path(sys.argv[1]), *(int(word) for word in sys.argv[2:5])
-    use_threads(len(os.sched_getaffinity(0)))
+    prepare_process(len(os.sched_getaffinity(0)))
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     # As the engine does: never in bfloat16 that is emulated.
     dtype = getattr(torch, measured_dtype("auto"))

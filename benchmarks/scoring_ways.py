@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from gpo.cpu import use_threads
+from gpo.cpu import prepare_process
 from reward.heads import read_head_tensors
 from reward.model import GeneralPreferenceModel
 from reward.packing import common_length
@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--repeats", type=int, required=True)
     options = parser.parse_args()
-    use_threads(options.threads)
+    prepare_process(options.threads)
     workload = json.loads(options.workload.read_text("utf-8"))
     found: dict[str, Any] = {}
     if options.role == "prepare":

@@ -40,9 +40,9 @@ LAYOUTS = ("packed", "shared")
 def part_main(args: argparse.Namespace) -> None:
     """One way in this process; its numbers as one JSON line."""
     from benchmarks import training_ways
-    from gpo.cpu import use_threads
+    from gpo.cpu import prepare_process
 
-    use_threads(args.threads)
+    prepare_process(args.threads)
     found = {"ours": training_ways.ours, "trl": training_ways.trl, "plain": training_ways.plain}[args.way](args)
     found["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
     print("RESULT " + json.dumps(found), flush=True)

@@ -10,6 +10,7 @@ from gpo.cluster.runtime import ray_session, relative, threads_for
 from gpo.cluster.storage import storage_of
 from gpo.config import RunConfig
 from gpo.context import RunContext
+from gpo.cpu import keep_from_collections
 from gpo.errors import StageError, UserError, last_line
 from gpo.evaluation.choosing import choose_checkpoint
 from gpo.files import remove_parts
@@ -59,6 +60,7 @@ def _start_or_go_on(config: RunConfig, root: Path, prepared: Prepared, fresh: bo
     try:
         directory.storage = storage
         with Trackers(config, directory), ray_session(config, root):
+            keep_from_collections()
             logs = str(directory.logs.absolute())
             pool = Pool(config, engine_settings(config, prepared), logs, record=directory.record)
             forward = ForwardProcess(config, logs, record=directory.record)

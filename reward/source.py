@@ -87,6 +87,8 @@ class ModelSource:
         self.tau = scorer.tau
 
     def read(self, groups: list[AnswerGroup]) -> list[ReadGroup]:
+        if not groups:
+            return []
         check_groups(groups)
         found = self.scorer.embed(
             [
@@ -95,14 +97,13 @@ class ModelSource:
                 for answer in group.answers
             ]
         )
-        read, start = [], 0
-        for group in groups:
-            rows = slice(start, start + len(group.answers))
-            start = rows.stop
-            # The rows' gates agree unless truncation cut the prompt differently; the mean favours no answer.
-            gate_L = None if found.gate_NL is None else found.gate_NL[rows].mean(0)
-            read.append(ReadGroup(group, found.v_ND[rows], gate_L))
-        return read
+        counts = [len(group.answers) for group in groups]
+        # The rows' gates agree unless truncation cut the prompt differently; the mean favours no answer.
+        gates = [None] * len(groups) if found.gate_NL is None else _means(found.gate_NL, counts)
+        return [
+            ReadGroup(group, emb_KD, gate_L)
+            for group, emb_KD, gate_L in zip(groups, found.v_ND.split(counts), gates, strict=True)
+        ]
 
     def compare(self, group: ReadGroup, other: ReadGroup | None = None) -> "Tensor":
         from reward.preference import preference_table
@@ -223,6 +224,13 @@ def _load_function(file: Path, function: str) -> PreferFunction:
         raise RewardInputError(f"{file}: {function} is {found!r:.60}, expected prefer(messages, a, b)")
     prefer: PreferFunction = found
     return prefer
+
+
+def _means(rows_NL: "Tensor", counts: list[int]) -> "list[Tensor]":
+    """Mean [L] of each run of rows; all runs in one go, as thousands of small means cost more than scoring."""
+    import torch
+
+    return list(torch.segment_reduce(rows_NL, "mean", lengths=torch.tensor(counts)))
 
 
 def _embeddings(group: ReadGroup) -> "Tensor":

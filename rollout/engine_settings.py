@@ -29,7 +29,7 @@ class EngineSettings:
     """Why so much, for the log."""
     gpu_memory_utilization: float = 0.85
     tensor_parallel: int = 1
-    max_sequences: int = 128
+    max_sequences: int = 256
     threads: int = 1
     compile: bool = False
     """Compiling costs a minute at start and pays from some hundred thousand tokens on."""

@@ -10,12 +10,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 FORMAT_VERSION = 2
+PARQUET: dict[str, Any] = {
+    "compression": "zstd",
+    "write_page_checksum": True,
+    # Hardly a value comes twice: dictionaries and ranges would cost half of the writing and a third of the file.
+    "use_dictionary": False,
+    "write_statistics": False,
+}
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 """What a file system without hard links says, as object storage that is mounted, or FAT."""
 
@@ -135,7 +142,7 @@ def _write(path: Path, rows: Sequence[RolloutRow] | Sequence[BaselineRow], schem
     part = path.with_name(f".{path.name}.part-{os.uname().nodename}-{os.getpid()}")
     try:
         with part.open("wb") as stream:
-            pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
+            pq.write_table(table, stream, **PARQUET)
             stream.flush()
             os.fsync(stream.fileno())
         ours = _name_finally(part, path, since)

@@ -18,7 +18,7 @@ class EngineConfig(Settings):
     """Share of a GPU's memory that the engine may take."""
     tensor_parallel: Count = 1
     """GPUs an engine is spread over."""
-    max_sequences: Count = 128
+    max_sequences: Count = 256
     """Answers generated side by side."""
     sleep_level: Literal[0, 1, 2] = 1
     """Colocated on a GPU: 1 parks the engine's weights in the machine's memory while others work, 2 drops them."""
@@ -46,7 +46,7 @@ class RolloutConfig(Settings):
     top_k: Annotated[int, Field(ge=0)] = 0
     """0 = all tokens."""
     shard_prompts: Count = 32
-    """Prompts a shard: the unit of work, of files and of what a crash can lose."""
+    """Prompts a shard: the unit of work, of files and of what a crash can lose. Take 256 for 100,000 prompts."""
     leave_out: list[Literal["empty", "identical", "loop"]] = []
     """Answers that are sampled and scored but not trained on: without text, copies of an earlier one of the K, ending
     in a loop. Counted and recorded in each row. Empty: all are trained on, as in the paper."""

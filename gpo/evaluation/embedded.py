@@ -138,10 +138,11 @@ class EmbeddingReader:
 
     def _open(self) -> "PreferenceScorer":
         if self._scorer is None:
-            from gpo.cpu import use_threads
+            from gpo.cpu import prepare_process
+
+            prepare_process(len(os.sched_getaffinity(0)))
             from reward.scorer import PreferenceScorer
 
-            use_threads(len(os.sched_getaffinity(0)))
             settings = self._settings
             self._scorer = PreferenceScorer.from_pretrained(
                 settings.model, settings.backend, settings.dtype, self._max_length

@@ -8,6 +8,7 @@ correlated. They are a function of data and seed alone. One prompt or group give
 which means unknown, not certain.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,19 +73,27 @@ def cyclic_share(tables: Sequence[ArrayLike]) -> float | None:
     decided (K < 3, or too many ties).
     A share of 1/4 is what coin tosses give. Raises ValueError for a table that is not square or holds NaN.
     """
-    cycles, decided = 0, 0
+    alike: dict[int, list[np.ndarray]] = defaultdict(list)
     for index, table in enumerate(tables):
         score_KK = np.asarray(table, dtype=np.float64)
         if score_KK.ndim != 2 or score_KK.shape[0] != score_KK.shape[1]:
             raise ValueError(f"table {index} has shape {list(score_KK.shape)}; expected [K, K]")
         if np.isnan(score_KK).any():
             raise ValueError(f"table {index} holds NaN; expected numbers")
-        beats_KK = (score_KK > score_KK.T).astype(np.int64)
-        differs_KK = beats_KK + beats_KK.T
+        alike[len(score_KK)].append(score_KK)
+    cycles, decided = 0, 0
+    for scores in alike.values():
+        score_BKK = np.stack(scores)
+        beats_BKK = (score_BKK > score_BKK.swapaxes(-1, -2)).astype(np.float64)
         # Closed walks of length 3: a cycle is counted from each of its 3 corners, a triangle also both ways.
-        cycles += int(np.trace(beats_KK @ beats_KK @ beats_KK)) // 3
-        decided += int(np.trace(differs_KK @ differs_KK @ differs_KK)) // 6
+        cycles += _closed_walks(beats_BKK) // 3
+        decided += _closed_walks(beats_BKK + beats_BKK.swapaxes(-1, -2)) // 6
     return cycles / decided if decided else None
+
+
+def _closed_walks(edge_BKK: np.ndarray) -> int:
+    """How many walks of three steps end where they began, in all graphs together; exact below 2^53."""
+    return int(((edge_BKK @ edge_BKK) * edge_BKK.swapaxes(-1, -2)).sum())
 
 
 def kl_nats(logp_policy: ArrayLike, logp_start: ArrayLike) -> Divergence:

@@ -51,11 +51,12 @@ def _bench(request: BenchRequest) -> int:
 
     check_directory(request.model)
     pairs = read_bench(request.data)[: request.limit]
-    from gpo.cpu import use_threads
+    from gpo.cpu import prepare_process
+
+    prepare_process(len(os.sched_getaffinity(0)))
     from reward.bench import bench_rows, bench_summary
     from reward.scorer import PreferenceScorer
 
-    use_threads(len(os.sched_getaffinity(0)))
     scorer = PreferenceScorer.from_pretrained(
         request.model,
         backend=request.backend,

@@ -56,10 +56,11 @@ def _compare(config: CyclicConfig, data: Path | None, output: Path) -> list[Any]
 
     rule = CycleRule(**config.ratings.model_dump())
     sets = [read_cyclic(data, rule)] if data is not None else [n_cycle(length) for length in config.cycles]
-    from gpo.cpu import use_threads
+    from gpo.cpu import prepare_process
+
+    prepare_process(len(os.sched_getaffinity(0)))
     from reward.cyclic import as_json, compare_on_cycles
 
-    use_threads(len(os.sched_getaffinity(0)))
     rows: list[Any] = []
 
     def row_told(row: Any) -> None:

@@ -72,10 +72,11 @@ def _check(request: ScoreRequest) -> int:
 
 
 def _score(request: ScoreRequest, rows: int) -> "BatchSummary":
-    from gpo.cpu import use_threads
+    from gpo.cpu import prepare_process
+
+    prepare_process(len(os.sched_getaffinity(0)))
     from reward.batch import BatchSettings, score_file
 
-    use_threads(len(os.sched_getaffinity(0)))
     settings = BatchSettings(
         request.backend, request.dtype, longest_conversation(request.model, request.max_length), request.batch_rows
     )

@@ -81,12 +81,12 @@ def _absolute(source: dict[str, Any]) -> dict[str, Any]:
 
 
 def _train_heads(config: RewardTrainConfig) -> int:
-    from gpo.cpu import use_threads
+    from gpo.cpu import prepare_process
 
     train, heldout = _read_whole(config.train, config.loss), _read_whole(config.heldout, config.loss)
+    prepare_process(len(os.sched_getaffinity(0)))
     from reward.head_training import HeadTrainingSettings, train_heads
 
-    use_threads(len(os.sched_getaffinity(0)))
     filled = with_defaults(config)
     shared = set(HeadTrainingSettings.__dataclass_fields__) & set(RewardTrainConfig.model_fields)
     values = {name: getattr(filled, name) for name in shared} | {"epochs": int(filled.epochs or 1)}

@@ -23,7 +23,7 @@ from gpo.cluster.reservation import cluster_nodes, wait_for_room, want_no_nodes,
 from gpo.cluster.runtime import QUIET, ray_alone
 from gpo.cluster.worker_room import WorkerRoom
 from gpo.config.reward import RewardTrainConfig
-from gpo.cpu import actor_environment, use_threads
+from gpo.cpu import actor_environment, prepare_process
 from gpo.errors import StageError, UserError
 from gpo.files import last_written, read_json_lines
 from gpo.logs import log_to_file
@@ -93,7 +93,7 @@ def worker(values: dict[str, Any]) -> None:
     if (Path(task.output) / METRICS_FILE).is_file():
         return  # Another worker died after the end: the driver itself starts no finished training.
     log_to_file(Path(task.output) / "training" / "logs", f"worker-{os.getpid()}")
-    use_threads(values["threads"] or threads_of_worker())
+    prepare_process(values["threads"] or threads_of_worker())
     if values["workers"] == 1 and task.settings.sharding == "none":
         work_alone()
     from reward.training import train_pairs
@@ -198,7 +198,7 @@ def _train_under_torchrun(task: Any, config: RewardTrainConfig) -> None:
     if on_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    use_threads(config.cluster.threads or max(1, len(os.sched_getaffinity(0)) // local))
+    prepare_process(config.cluster.threads or max(1, len(os.sched_getaffinity(0)) // local))
     if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # With use_cpu transformers hands its deadline on to nobody.
         dist.init_process_group("gloo", timeout=timedelta(seconds=task.collective_seconds))

@@ -4,6 +4,7 @@ import logging
 import os
 from pathlib import Path
 
+from gpo.cpu import leave_out_sklearn
 from gpo.logs import log_to_file
 from rollout.engine_settings import EngineSettings
 from rollout.sampler import Sampler
@@ -18,3 +19,4 @@ class LoggedSampler(Sampler):
         os.environ["VLLM_CONFIGURE_LOGGING"] = "0"
         logging.getLogger("vllm").setLevel(logging.INFO)
         super().__init__(settings)
+        leave_out_sklearn()  # Behind the settings, which torch reads when it is imported.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpo.config import RunConfig
-from gpo.cpu import use_threads
+from gpo.cpu import keep_from_collections, prepare_process
 from gpo.evaluation.heldout_judge import HeldoutJudge, Judgement, answer_group, write_answers
 from gpo.logs import log_to_file
 from gpo.rollouts.embedding_cache import EmbeddingCache
@@ -55,7 +55,7 @@ class ShardScorer:
         self._config = RunConfig.model_validate(config)
         if self._config.cluster.shape == "split" and not cuda_devices_present():
             claim_cores(threads)  # Beside an engine at work, whose threads bear no company on its cores.
-        use_threads(threads)
+        prepare_process(threads)
         self._preference = self._config.preference
         self._sources: dict[str, PreferenceSource] = {}
         self._judges: dict[str, HeldoutJudge] = {}
@@ -73,6 +73,7 @@ class ShardScorer:
                 batch_tokens=self._preference.batch_tokens,
                 tau=self._config.target.tau if name == self._preference.train_on else None,
             )
+            keep_from_collections()
         return self._sources[name]
 
     def rest(self) -> None:

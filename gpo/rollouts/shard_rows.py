@@ -6,6 +6,7 @@ No I/O. Shapes: K samples of a prompt, M baseline answers to it.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,10 @@ from rollout.records import RolloutRow, SampledPrompt
 
 if TYPE_CHECKING:
     from reward.source import ReadGroup
+
+SAMPLED_FIELDS = tuple(field.name for field in fields(SampledPrompt))
+_same_weights = lru_cache(column_weights)
+"""Nearly all prompts of a run have the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ def scored_prompt(
         sample=sample,
         read=read,
         table_KM=tables[0] if len(tables) == 1 else torch.cat(list(tables), dim=1),
-        weight_M=column_weights(samples, counts, [other.weight for other in others], own),
+        weight_M=_same_weights(samples, tuple(counts), tuple(other.weight for other in others), own),
         baseline_ids=ids,
     )
 
@@ -92,8 +97,9 @@ def rows_with_targets(
             log_z=target.log_z_for(baseline.kind),
         )
         score_BK = (table_BKM.double() * weight_M).sum(-1)
-        for index, score_K, target_K in zip(chosen, score_BK.tolist(), target_BK.tolist(), strict=True):
-            rows[index] = _row(scored[index], score_K, target_K, baseline, leave_out)
+        numbers = zip(score_BK.tolist(), target_BK.tolist(), table_BKM.tolist(), strict=True)
+        for index, (score_K, target_K, table_KM) in zip(chosen, numbers, strict=True):
+            rows[index] = _row(scored[index], score_K, target_K, table_KM, baseline, leave_out)
     return [rows[index] for index in range(len(scored))]
 
 
@@ -101,18 +107,19 @@ def _row(
     prompt: ScoredPrompt,
     score_K: list[float],
     target_K: list[float],
+    table_KM: list[list[float]],
     baseline: BaselineConfig,
     leave_out: Sequence[str],
 ) -> RolloutRow:
     sample, read = prompt.sample, prompt.read
     kinds = degenerate_kinds(sample.completion, sample.completion_ids) if leave_out else [""] * len(score_K)
     return RolloutRow(
-        **{field.name: getattr(sample, field.name) for field in fields(SampledPrompt)},
+        **{name: getattr(sample, name) for name in SAMPLED_FIELDS},
         embedding=None if read.emb_KD is None else read.emb_KD.tolist(),
         gate=None if read.gate_L is None else read.gate_L.tolist(),
         score=score_K,
         target=target_K,
-        table=prompt.table_KM.tolist(),
+        table=table_KM,
         baseline_kind=baseline.kind,
         baseline_ids=prompt.baseline_ids,
         baseline_weight=prompt.weight_M.tolist(),

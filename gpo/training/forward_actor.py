@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gpo.config import PolicyConfig
+from gpo.cpu import leave_out_sklearn
 from gpo.logs import log_to_file
 
 
@@ -15,6 +16,7 @@ class ForwardActor:
         log_to_file(Path(logs), f"forward-{os.getpid()}")
         import torch
 
+        leave_out_sklearn()
         import gpo.training.forward  # noqa: F401  # its seconds pass while other processes start
 
         # Freed memory goes back to the system here: between two questions others need it.

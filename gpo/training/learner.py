@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpo.config import RunConfig
-from gpo.cpu import use_threads
+from gpo.cpu import prepare_process
 from gpo.files import append_json_line, write_json
 from gpo.logs import log_to_file
 from gpo.training.step_checkpoints import drop_torn, last_whole
@@ -45,7 +45,7 @@ def train_worker(values: dict[str, Any]) -> None:
     """What one Ray Train worker does."""
     task = LearnerTask(**values)
     log_to_file(Path(task.logs), f"learner-{os.getpid()}")
-    use_threads(task.threads or threads_of_worker())
+    prepare_process(task.threads or threads_of_worker())
     config = RunConfig.model_validate(task.config)
     if config.train.workers == 1:
         work_alone()

@@ -3,9 +3,24 @@
 Run: python -m pytest tests/gpo/test_cpu.py
 """
 
+import subprocess
+import sys
+
 import pytest
 
 from gpo.cpu import keeping_malloc
+
+
+def test_a_prepared_process_imports_model_classes_without_scikit_learn() -> None:
+    """transformers 5.19: `generation.candidate_generator` imports it where `utils.is_sklearn_available` says so."""
+    script = (
+        "import sys; from gpo.cpu import prepare_process; prepare_process(1)\n"
+        "from transformers import AutoModelForCausalLM, GenerationMixin\n"
+        "import gpo.evaluation.length_control\n"
+        "assert not {'sklearn', 'pandas'} & set(sys.modules), 'imported all the same'\n"
+        "from sklearn.linear_model import LogisticRegression"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
 def test_the_malloc_comes_before_what_was_to_be_preloaded_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
