@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.frame import measured_dtype
 from gpo.cluster.runtime import ray_session
 from gpo.config import RunConfig
 from gpo.rollouts.jobs import Job, Shard
@@ -58,6 +59,7 @@ class Bench:
         self._ray.__enter__()
         settings = EngineSettings(
             max_model_len=256,
+            dtype=measured_dtype("auto"),
             threads=self._config.cluster.threads,
             max_sequences=self._config.rollout.engine.max_sequences,
         )
