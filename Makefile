@@ -146,7 +146,7 @@ bench-rollout: setup ## the pool against its engine and transformers, scoring be
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	$(VENV)/bin/python -m benchmarks.rollout --output runs/bench-rollout.json
 
-bench-driver: setup ## a million prompts through the driver with instant engines, about 8 minutes
+bench-driver: setup ## a million prompts through the driver with instant engines, about 5 minutes
 	$(VENV)/bin/python -m benchmarks.rollout_driver --output runs/bench-driver.json
 
 bench-evaluation: setup ## a tournament's cost against the number of checkpoints; needs the quick start's policy

@@ -234,6 +234,9 @@ class Stream:
 
 
 def shards_in_flight(pool: Pool) -> int:
-    """Shards that a sampler holds at a time: enough to fill its engine, and one that waits to take freed places."""
+    """Shards that a sampler holds at a time: enough to fill its engine, and two that wait to take freed places.
+
+    One is not enough where lengths are uneven: its short answers may end before the last long one of the others.
+    """
     rollout = pool.config.rollout
-    return 1 + -(-rollout.engine.max_sequences // (rollout.shard_prompts * rollout.samples))
+    return 2 + -(-rollout.engine.max_sequences // (rollout.shard_prompts * rollout.samples))
