@@ -103,8 +103,9 @@ def worker(values: dict[str, Any]) -> None:
 
 def _torch_trainer(task: Any, config: RewardTrainConfig, bundle: dict[str, float]) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
+    from gpo.cluster.torch_trainer import torch_trainer
     from gpo.rewards.mistakes import Mistakes
 
     gpus = "GPU" in bundle
@@ -119,7 +120,7 @@ def _torch_trainer(task: Any, config: RewardTrainConfig, bundle: dict[str, float
         "callbacks": [Mistakes()],
         "worker_runtime_env": {"env_vars": environment},
     }
-    return TorchTrainer(
+    return torch_trainer(config.cluster)(
         worker,
         train_loop_config={"task": task, "workers": config.workers, "threads": threads},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=task.collective_seconds),

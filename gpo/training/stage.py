@@ -90,9 +90,9 @@ def _record_lost(run: RunContext, task: LearnerTask) -> None:
 def _torch_trainer(run: RunContext, task: LearnerTask) -> Any:
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as TrainRunConfig
-    from ray.train.torch import TorchTrainer
 
     from gpo.cluster.lost_workers import LostWorkers
+    from gpo.cluster.torch_trainer import torch_trainer
     from gpo.training.rendezvous import Rendezvous
 
     scaling = learner_scaling(run.config)
@@ -105,7 +105,7 @@ def _torch_trainer(run: RunContext, task: LearnerTask) -> Any:
         "callbacks": [LostWorkers(_lost_file(task))],
         "worker_runtime_env": {"env_vars": {} if gpus else actor_environment()},
     }
-    return TorchTrainer(
+    return torch_trainer(run.config.cluster)(
         train_worker,
         train_loop_config=asdict(task),
         torch_config=Rendezvous(

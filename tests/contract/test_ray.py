@@ -75,6 +75,19 @@ def test_what_a_worker_raised_is_inside_what_ray_train_hands_on() -> None:
     assert UserExceptionWithTraceback(error, "Traceback")._base_exc is error
 
 
+def test_only_a_ray_of_our_own_goes_without_the_cleaner_that_asks_a_dashboard() -> None:
+    """Ray 2.60: `_create_default_callbacks` makes it; without that hook a training ends 12 s later."""
+    from gpo.cluster.torch_trainer import torch_trainer
+    from gpo.config import ClusterConfig
+
+    def callbacks(cluster: ClusterConfig) -> set[str]:
+        made = torch_trainer(cluster)(lambda: None)._create_default_callbacks()
+        return {type(one).__name__ for one in made}
+
+    joined = callbacks(ClusterConfig(address="10.0.0.1:6379"))
+    assert joined - callbacks(ClusterConfig()) == {"PlacementGroupCleanerCallback"}
+
+
 def test_scaling_takes_shares_of_gpus_and_a_strategy() -> None:
     from ray.train import ScalingConfig
 
