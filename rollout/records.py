@@ -79,6 +79,10 @@ class SampledPrompt:
     """`stop` where the policy ended the answer, `length` where the token limit cut it."""
 
 
+SAMPLED_FIELDS = tuple(field.name for field in fields(SampledPrompt))
+"""What a row takes over from its samples."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutRow(SampledPrompt):
     """One prompt, its K answers, their scores against M baseline answers, and the targets in nats."""

@@ -7,7 +7,7 @@ actor judges held-out answers, because it has the models.
 import logging
 import os
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from gpo.rollouts.summary import ShardSummary, summarise, summarise_file
 from rollout.cores import claim_cores
 from rollout.engine_settings import cuda_devices_present
 from rollout.records import (
+    SAMPLED_FIELDS,
     BaselineRow,
     RolloutRow,
     SampledPrompt,
@@ -85,6 +86,7 @@ class ShardScorer:
         import torch
 
         self._sources.clear()
+        gc.unfreeze()  # Models hold each other in circles, which only a collection that looks at them frees.
         gc.collect()
         torch.cuda.empty_cache()
 
@@ -173,7 +175,7 @@ class ShardScorer:
         found = known | {index: (group.emb_KD, group.gate_L) for index, group in zip(fresh, read, strict=True)}
         rows = [
             BaselineRow(
-                **{field.name: getattr(sample, field.name) for field in fields(SampledPrompt)},
+                **{name: getattr(sample, name) for name in SAMPLED_FIELDS},
                 embedding=None if found[index][0] is None else found[index][0].tolist(),
                 gate=None if found[index][1] is None else found[index][1].tolist(),
                 source=self._source_id(),

@@ -5,7 +5,7 @@ No I/O. Shapes: K samples of a prompt, M baseline answers to it.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,11 @@ from gpo.config import BaselineConfig, TargetConfig
 from gpo.rollouts.baselines import column_weights, includes_own
 from gpo.targets import preference_targets
 from rollout.degenerate import degenerate_kinds
-from rollout.records import RolloutRow, SampledPrompt
+from rollout.records import SAMPLED_FIELDS, RolloutRow, SampledPrompt
 
 if TYPE_CHECKING:
     from reward.source import ReadGroup
 
-SAMPLED_FIELDS = tuple(field.name for field in fields(SampledPrompt))
 _same_weights = lru_cache(column_weights)
 """Nearly all prompts of a run have the same."""
 
