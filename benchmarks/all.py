@@ -23,8 +23,8 @@ SHORT: dict[str, list[str]] = {
     # So few answers fit into the engine at once: overlap cannot be seen with them.
     "rollout": ["--prompts", "16", "--parts", "throughput"],
     "rollout_driver": ["--prompts", "20000"],
-    "training": ["--part", "side-by-side", "--pairs", "8", "--step-pairs", "4", "--trl-tries", "2"],
-    "reward_training": ["--pairs", "8"],
+    "training": ["--part", "side-by-side", "--pairs", "16", "--step-pairs", "4", "--trl-tries", "2"],
+    "reward_training": ["--pairs", "16"],
     "evaluation": ["--quick"],
 }
 FULL: dict[str, list[str]] = {

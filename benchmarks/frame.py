@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 HERE = Path(__file__).parent
+WARM_UP = 2
+"""Training steps that are not counted: they meet memory that is new to the process."""
 WORDS = """
 about above across after again against all almost along already also although always among an and another answer any
 are around ask at away back be because become been before began behind being below between big book both bring but by

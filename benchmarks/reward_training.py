@@ -5,7 +5,8 @@ Run: nice python benchmarks/reward_training.py --model models/smollm2-135m-instr
 The same pairs for everybody, rendered with the model's own template, in the same precision, with AdamW. Tokens are
 those of both conversations of every pair, unpadded, counted for each, also where we compute a prompt once for both.
 Every way runs in a process of its own, so that its peak memory is its own; all keep freed memory, all take as many
-pairs a step, and the first step of each is not counted. Ways take turns, `--rounds` times; the fastest of each counts.
+pairs a step, and the first two steps of each are not counted. Ways take turns, `--rounds` times; the fastest of each
+counts.
 
     plain  forward and backward of the backbone alone on as many tokens in dense rows of equal length: no padding, no
            head, no optimizer
@@ -30,7 +31,18 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from benchmarks.frame import WORDS, Claim, at_least, at_most, claim_lines, measured_dtype, write_report  # noqa: E402
+from benchmarks.frame import (  # noqa: E402
+    WARM_UP,
+    WORDS,
+    Claim,
+    at_least,
+    at_most,
+    claim_lines,
+    measured_dtype,
+    write_report,
+)
+from benchmarks.training_ways import StepClock  # noqa: E402
+from gpo.cpu import keeping_malloc  # noqa: E402
 
 WAYS = (("plain", "sdpa"), ("plain", "eager"), ("ours", "-"), ("trl", "sdpa"), ("trl", "eager"))
 
@@ -46,28 +58,6 @@ def make_pairs(count: int, prompt: tuple[int, int], answer: tuple[int, int]) -> 
         {"instruction": f"{number}: {text(*prompt)}?", "chosen": text(*answer), "rejected": text(*answer)}
         for number in range(count)
     ]
-
-
-class StepClock:
-    """Seconds of every step; a step that begins starts the clock."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.started = 0.0
-
-    def callback(self) -> Any:
-        from transformers import TrainerCallback
-
-        clock = self
-
-        class Clock(TrainerCallback):
-            def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-                clock.started = time.perf_counter()
-
-            def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-                clock.seconds.append(time.perf_counter() - clock.started)
-
-        return Clock()
 
 
 def encoded(options: argparse.Namespace) -> list[Any]:
@@ -190,11 +180,11 @@ def run_role(options: argparse.Namespace) -> None:
 
     prepare_process(options.threads)
     seconds = {"plain": run_plain, "ours": run_ours, "trl": run_trl}[options.way](options)
-    counted = steps_of(encoded(options), options.batch)[1:]
+    counted = steps_of(encoded(options), options.batch)[WARM_UP:]
     found = {
-        "seconds": [round(one, 3) for one in seconds[1:]],
-        "pairs_per_second": sum(map(len, counted)) / sum(seconds[1:]),
-        "tokens_per_second": sum(map(tokens_of, counted)) / sum(seconds[1:]),
+        "seconds": [round(one, 3) for one in seconds[WARM_UP:]],
+        "pairs_per_second": sum(map(len, counted)) / sum(seconds[WARM_UP:]),
+        "tokens_per_second": sum(map(tokens_of, counted)) / sum(seconds[WARM_UP:]),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     print(json.dumps(found))
@@ -249,7 +239,13 @@ def start_role(options: argparse.Namespace, way: str, attention: str) -> dict[st
         command += [f"--{name.replace('_', '-')}", *map(str, getattr(options, name))]
     paths = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH", "")]))
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    environment = {**os.environ, **quiet, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(options.threads)}
+    environment = {
+        **os.environ,
+        **quiet,
+        **keeping_malloc(),
+        "PYTHONPATH": paths,
+        "OMP_NUM_THREADS": str(options.threads),
+    }
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found

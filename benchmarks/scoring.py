@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from benchmarks.frame import WORDS, Claim, at_least, at_most, claim_lines, measured_dtype, spread, write_report  # noqa: E402
+from gpo.cpu import keeping_malloc  # noqa: E402
 
 WAYS = ("card", "transformers", "vllm", "limit")
 
@@ -55,7 +56,7 @@ def run_role(role: str, folder: Path, options: argparse.Namespace, *more: str) -
     command += [word for name, path in files.items() for word in (f"--{name}", str(path))]
     command += ["--dtype", options.dtype, "--threads", str(options.threads), "--repeats", str(options.repeats)]
     paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, **keeping_malloc(), "OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
     subprocess.run(command, check=True, env={**environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))})
     found: dict[str, Any] = json.loads(files["result"].read_text("utf-8"))
     return found

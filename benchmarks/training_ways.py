@@ -10,7 +10,7 @@ import tempfile
 import time
 from typing import Any
 
-from benchmarks.frame import WORDS
+from benchmarks.frame import WARM_UP, WORDS
 
 
 def make_rows(prompts: int, samples: int, prompt: tuple[int, int], answer: tuple[int, int]) -> list[dict[str, Any]]:
@@ -34,7 +34,7 @@ def rows_of(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 class StepClock:
-    """Seconds and tokens of every step but the first."""
+    """Seconds of every step."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -95,7 +95,7 @@ def ours(args: argparse.Namespace) -> dict[str, Any]:
 
         class Timed(GPOTrainer):
             def _pass(self, *arguments: Any) -> Any:
-                super()._pass(*arguments)  # memory is new to the process: not counted, as the first step is not
+                super()._pass(*arguments)  # memory is new to the process: not counted, as the first steps are not
                 started = time.perf_counter()
                 found = super()._pass(*arguments)
                 passes.append(time.perf_counter() - started)
@@ -108,7 +108,7 @@ def ours(args: argparse.Namespace) -> dict[str, Any]:
         computed = sum(part["input_ids"].numel() for place in range(len(steps)) for part in steps[0, place]["parts"])
         trainer.train()
     reference = passes[0] / sum(tokens)
-    step = sum(clock.seconds[1:]) / sum(tokens[1:])
+    step = sum(clock.seconds[WARM_UP:]) / sum(tokens[WARM_UP:])
     return {
         "tokens_per_second": 1 / (reference + step),
         "step_tokens_per_second": 1 / step,
@@ -157,7 +157,7 @@ def trl(args: argparse.Namespace) -> dict[str, Any]:
         trainer.train()
     # Batches are fetched one after the other, so they fall to the steps in order.
     each = max(1, args.step_pairs // args.batch)
-    step = sum(clock.seconds[1:]) / sum(tokens[1 + each :])
+    step = sum(clock.seconds[WARM_UP:]) / sum(tokens[1 + WARM_UP * each :])
     return {"tokens_per_second": 1 / step, "row_tokens": sum(tokens), "computed_tokens": sum(computed)}
 
 
@@ -174,9 +174,9 @@ def plain(args: argparse.Namespace) -> dict[str, Any]:
     ways["dense"] = [dense[start : start + 4] for start in range(0, len(dense), 4)][: max(1, args.step_pairs // 4)]
     found: dict[str, Any] = {}
     for name, batches in ways.items():
-        for counted in (False, True):
+        for _ in range(WARM_UP + 1):
             started = time.perf_counter()
-            for batch in batches if counted else batches[:1]:
+            for batch in batches:
                 rows = torch.tensor(batch)
                 with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.dtype == "bfloat16"):
                     logits = model(input_ids=rows, use_cache=False).logits

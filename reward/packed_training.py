@@ -105,20 +105,20 @@ class _SegmentAttention(torch.autograd.Function):
                 o_GNE = torch.bmm(probability.to(rule.dtype), seen_part(v_GTE, segment))
                 out_TGRE[own] = o_GNE.view(groups, per_group, -1, size).permute(2, 0, 1, 3)
         ctx.rule, ctx.types = rule, (query.dtype, key.dtype, value.dtype)
-        ctx.save_for_backward(query, key, value, out_TGRE)
+        # In the type that they are used in: under autocast rotary positions leave queries and keys twice as wide.
+        ctx.save_for_backward(q_GRTE, k_GTE, v_GTE, out_TGRE)
         return out_TGRE.view(1, tokens, groups * per_group, size)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        query, key, value, out_TGRE = ctx.saved_tensors
+        q_GRTE, k_GTE, v_GTE, out_TGRE = ctx.saved_tensors
         rule: _Rule = ctx.rule
-        with torch.autocast(query.device.type, enabled=False):
-            q_GRTE, k_GTE, v_GTE = _by_key_head(query, key, value, rule.dtype)
+        with torch.autocast(grad.device.type, enabled=False):
             groups, per_group, tokens, size = q_GRTE.shape
             grad_TGRE = grad.view(out_TGRE.shape).to(rule.dtype)
             # A prompt is seen by several segments, whose gradients add up.
-            dq_GRTE = torch.empty(q_GRTE.shape, dtype=torch.float32, device=query.device)
-            dk_GTE, dv_GTE = (torch.zeros(k_GTE.shape, dtype=torch.float32, device=query.device) for _ in "kv")
+            dq_GRTE = torch.empty(q_GRTE.shape, dtype=torch.float32, device=grad.device)
+            dk_GTE, dv_GTE = (torch.zeros(k_GTE.shape, dtype=torch.float32, device=grad.device) for _ in "kv")
             for segment in rule.masks.segments:
                 own = slice(segment.start, segment.stop)
                 rows = (groups, -1, size)

@@ -1,4 +1,4 @@
-"""vLLM's own compiled RMS norms for engines on a CPU that compile nothing: a plugin, which vLLM loads by its entry point.
+"""vLLM's own compiled RMS norms for engines on a CPU that compile nothing: a plugin, found by its entry point.
 
 vLLM counts on torch.compile to fuse a norm's six passes over its input, and starts its eager engines on a CPU with
 plain torch for them, although its CPU build has both norms in C++: 4 to 12 times as fast, a fifth of the time of
@@ -7,13 +7,10 @@ Written for vLLM 0.32; `tests/contract/test_vllm_norms.py` names what it leans o
 """
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from vllm.config import VllmConfig
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +34,10 @@ def register() -> None:
 
     ir.ops.rms_norm.register_impl(PROVIDER, supports_args=_takes_norm)(_norm)
     ir.ops.fused_add_rms_norm.register_impl(PROVIDER, supports_args=_takes_sum, inplace=True)(_norm_of_sum)
-    type(current_platform).get_default_ir_op_priority = classmethod(_priority)
+    setattr(type(current_platform), "get_default_ir_op_priority", classmethod(_priority))  # noqa: B010
 
 
-def _priority(platform: type, config: "VllmConfig") -> Any:
+def _priority(platform: type, config: Any) -> Any:
     """What an engine of this config computes its operations by."""
     from vllm.config.compilation import CompilationMode
     from vllm.config.kernel import IrOpPriorityConfig

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-CHUNK_ELEMENTS = 1 << 25
-"""Logits a chunk: 64 MiB in bfloat16 and twice that in float32."""
+CHUNK_ELEMENTS = 1 << 24
+"""Logits a chunk: 32 MiB in bfloat16 and twice that in float32."""
 
 
 class ChunkedLogProbs(torch.autograd.Function):
