@@ -8,7 +8,8 @@ padding. Private to transformers (5.19) and used here: `config._attn_implementat
 mask function makes skip all masks, and that a model's forward hands unknown keywords on to its attention;
 tests/reward/test_sharing.py names the version.
 
-Shape suffixes: T packed tokens, H hidden size, L longest conversation.
+Shape suffixes: T packed tokens, H hidden size, L longest conversation; G key heads, R query heads a key head, Q a
+segment's tokens, S tokens it sees, E head size.
 """
 
 from collections.abc import Callable, Iterator
@@ -133,34 +134,35 @@ def packed_attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls in each layer, with tensors of shape (1, heads, T, head size)."""
-    groups = query.shape[1] // key.shape[1]
-    output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
+    groups = key.shape[1]
+    output = query.new_empty(query.shape[2], groups, query.shape[1] // groups, value.shape[3])
+    q_GRTE = query[0].unflatten(0, (groups, -1))
     for segment in packed_masks.segments:
         own = slice(segment.start, segment.stop)
-        # Masked attention over grouped heads would fall back to a slow kernel; only the segment's are repeated.
-        keys, values = (_repeated(seen_part(tensor, segment), groups) for tensor in (key, value))
+        q_GRQE = q_GRTE[:, :, own]
+        # Masked attention over grouped heads would fall back to a slow kernel; a view of each key head for its query
+        # heads has the same shape and copies nothing.
+        k_GRSE, v_GRSE = (
+            seen_part(tensor[0], segment)[:, None].expand(-1, q_GRQE.shape[1], -1, -1) for tensor in (key, value)
+        )
         if softcap is not None:
             mask = packed_masks.mask(segment, sliding_window)
-            found = _capped_attention(query[:, :, own], keys, values, mask, scaling, softcap)
+            found = _capped_attention(q_GRQE, k_GRSE, v_GRSE, mask, scaling, softcap)
         else:
             # Without anything before it a segment is a plain causal row, for which kernels skip half the work.
             plain = segment.position == 0 and packed_masks.window(segment, sliding_window) is None
             mask_or_none = None if plain else packed_masks.mask(segment, sliding_window)
             found = F.scaled_dot_product_attention(
-                query[:, :, own], keys, values, attn_mask=mask_or_none, is_causal=plain, scale=scaling
+                q_GRQE, k_GRSE, v_GRSE, attn_mask=mask_or_none, is_causal=plain, scale=scaling
             )
-        output[:, own] = found.transpose(1, 2)
-    return output, None
+        output[own] = found.permute(2, 0, 1, 3)
+    return output.flatten(1, 2)[None], None
 
 
 def seen_part(tensor: Tensor, segment: Segment) -> Tensor:
     """Of keys or values (..., T, head size) those of the segment's whole conversation."""
     parts = [tensor[..., start:stop, :] for start, stop in segment.seen]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
-
-
-def _repeated(tensor: Tensor, groups: int) -> Tensor:
-    return tensor if groups == 1 else tensor.repeat_interleave(groups, dim=1)
 
 
 def _capped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, cap: float) -> Tensor:
