@@ -16,6 +16,7 @@ from typing import Any
 from gpo import interrupts
 from gpo.cluster.runtime import end_actor, make_actor, ray_alone, relative, wait_for
 from gpo.config import ClusterConfig
+from gpo.cpu import actor_environment
 from gpo.errors import StageError, UserError
 from gpo.evaluation.generate_plan import GenerateRequest, Job, plan_jobs
 from gpo.files import write_json
@@ -86,7 +87,9 @@ class _Engine:
             )
             # Over several GPUs vLLM's own Ray workers take them, and this actor none.
             gpus = 1 if cuda_devices_present() and self._request.tensor_parallel == 1 else 0
-            self._actor, self._make = make_actor(Sampler, settings, threads=threads, gpus=gpus), make
+            environment = actor_environment()
+            self._actor = make_actor(Sampler, settings, threads=threads, gpus=gpus, environment=environment)
+            self._make = make
         load = self._actor.load.remote(str(job.model.absolute()), job.version)
         wait_for(load, self._request.wait_seconds, f"an engine that loads {job.model}")
         return self._actor

@@ -261,7 +261,12 @@ class Pool:
 
     def _new_sampler(self) -> Any:
         return make_actor(
-            self._kinds["sampler"], self._engine, self._logs, threads=self._engine.threads, role="sampler"
+            self._kinds["sampler"],
+            self._engine,
+            self._logs,
+            threads=self._engine.threads,
+            role="sampler",
+            environment=actor_environment(),
         )
 
     def _new_scorer(self) -> Any:
