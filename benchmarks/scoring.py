@@ -52,7 +52,8 @@ def run_role(role: str, folder: Path, options: argparse.Namespace, *more: str) -
     """One process that does one thing, and what it found."""
     print(f"{datetime.now():%H:%M:%S} {role} {' '.join(more)}", file=sys.stderr, flush=True)
     files = {"checkpoint": folder / "checkpoint", "workload": folder / "workload.json", "result": folder / "found.json"}
-    command = [sys.executable, str(HERE / "scoring_ways.py"), role, *more]
+    # As a module: run as a file, it would find benchmarks/rollout.py where vLLM's plugin asks for the package.
+    command = [sys.executable, "-m", "benchmarks.scoring_ways", role, *more]
     command += [word for name, path in files.items() for word in (f"--{name}", str(path))]
     command += ["--dtype", options.dtype, "--threads", str(options.threads), "--repeats", str(options.repeats)]
     paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
