@@ -79,7 +79,7 @@ def sample_answers(config: Any) -> dict[str, list[Any]]:
 
 def label(oracle: Any, sample: Any) -> tuple[list[dict[str, Any]], int, int]:
     """Pairs of one prompt, and its decided and cyclic triples."""
-    from gpo.rollouts.scoring import answer_group
+    from gpo.evaluation.heldout_judge import answer_group
 
     group = answer_group(sample)
     answers = group.answers
