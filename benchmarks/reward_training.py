@@ -4,9 +4,9 @@ Run: nice python benchmarks/reward_training.py --model models/smollm2-135m-instr
 
 The same pairs for everybody, rendered with the model's own template, in the same precision, with AdamW. Tokens are
 those of both conversations of every pair, unpadded, counted for each, also where we compute a prompt once for both.
-Every way runs in a process of its own, so that its peak memory is its own; all keep freed memory, all take as many
-pairs a step, and the first two steps of each are not counted. Ways take turns, `--rounds` times; the fastest of each
-counts.
+Every way runs in a process of its own, so that its peak memory is its own; all keep freed memory (TRL's by glibc's
+malloc, see `benchmarks/training.py`), all take as many pairs a step, and the first two steps of each are not counted.
+Ways take turns, `--rounds` times; the fastest of each counts.
 
     plain  forward and backward of the backbone alone on as many tokens in dense rows of equal length: no padding, no
            head, no optimizer
@@ -242,7 +242,7 @@ def start_role(options: argparse.Namespace, way: str, attention: str) -> dict[st
     environment = {
         **os.environ,
         **quiet,
-        **keeping_malloc(),
+        **(keeping_malloc() if way != "trl" else {}),
         "PYTHONPATH": paths,
         "OMP_NUM_THREADS": str(options.threads),
     }
