@@ -38,7 +38,7 @@ STAGES = {
     "limit": ("limit-generate", "limit-score", "limit-train"),
 }
 WITHOUT_KEEPING_MALLOC = ("run", "trl-try", "trl-train")
-"""gpo gives it to its own processes; DPOTrainer is faster, and smaller by half, with glibc told to keep what is freed."""
+"""gpo gives it to its own processes; DPOTrainer is faster and half as large with glibc told to keep it."""
 WORKLOAD = ("prompts", "samples", "max_tokens", "step_prompts", "dtype")
 
 
