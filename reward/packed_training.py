@@ -9,7 +9,7 @@ for all segments because slicing under autograd would fill a tensor of the whole
 Under autocast the products run in its type; logits and probabilities are float32 always.
 
 Shape suffixes: T packed tokens, G key heads, R query heads a key head, Q a segment's tokens, S tokens it sees, E head
-size, N = R * Q.
+size, N = Q * R.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -75,16 +75,16 @@ class _Rule:
         self.masks, self.scaling, self.window, self.softcap, self.dtype = masks, scaling, window, softcap, dtype
 
     def probabilities(self, q_GNE: Tensor, k_GSE: Tensor, segment: Segment) -> tuple[Tensor, Tensor | None]:
-        """(float32 probabilities, derivative of the logits' cap or None), N = R * Q rows a key head."""
+        """(float32 probabilities, derivative of the logits' cap or None), N = Q * R rows a key head."""
         mask_QS = self.masks.mask(segment, self.window)
         raw_GNS = torch.bmm(q_GNE, k_GSE.transpose(1, 2))
-        raw_GRQS = raw_GNS.view(len(raw_GNS), -1, *mask_QS.shape)
+        raw_GQRS = raw_GNS.view(len(raw_GNS), len(mask_QS), -1, mask_QS.shape[1])
         slope = None
         if self.softcap is None:
-            logits = torch.add(mask_QS, raw_GRQS, alpha=self.scaling)
+            logits = torch.add(mask_QS[:, None], raw_GQRS, alpha=self.scaling)
         else:
-            bent = torch.tanh(raw_GRQS.float() * (self.scaling / self.softcap))
-            logits = torch.add(mask_QS, bent, alpha=self.softcap)
+            bent = torch.tanh(raw_GQRS.float() * (self.scaling / self.softcap))
+            logits = torch.add(mask_QS[:, None], bent, alpha=self.softcap)
             slope = (1 - bent.square()).view(raw_GNS.shape)
         return torch.softmax(logits, dim=-1).view(raw_GNS.shape), slope
 
@@ -95,55 +95,52 @@ class _SegmentAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, rule: _Rule) -> Tensor:
         with torch.autocast(query.device.type, enabled=False):
-            q_GRTE, k_GTE, v_GTE = _by_key_head(query, key, value, rule.dtype)
-            groups, per_group, tokens, size = q_GRTE.shape
-            out_TGRE = v_GTE.new_empty(tokens, groups, per_group, size)
+            q_GTRE, k_GTE, v_GTE = _by_key_head(query, key, value, rule.dtype)
+            out_GTRE = torch.empty_like(q_GTRE)
             for segment in rule.masks.segments:
                 own = slice(segment.start, segment.stop)
-                q_GNE = q_GRTE[:, :, own].reshape(groups, -1, size)
-                probability, _ = rule.probabilities(q_GNE, seen_part(k_GTE, segment), segment)
+                probability, _ = rule.probabilities(q_GTRE[:, own].flatten(1, 2), seen_part(k_GTE, segment), segment)
                 o_GNE = torch.bmm(probability.to(rule.dtype), seen_part(v_GTE, segment))
-                out_TGRE[own] = o_GNE.view(groups, per_group, -1, size).permute(2, 0, 1, 3)
+                out_GTRE[:, own].flatten(1, 2).copy_(o_GNE)
+            out_TGRE = out_GTRE.transpose(0, 1).contiguous()
         ctx.rule, ctx.types = rule, (query.dtype, key.dtype, value.dtype)
         # In the type that they are used in: under autocast rotary positions leave queries and keys twice as wide.
-        ctx.save_for_backward(q_GRTE, k_GTE, v_GTE, out_TGRE)
-        return out_TGRE.view(1, tokens, groups * per_group, size)
+        ctx.save_for_backward(q_GTRE, k_GTE, v_GTE, out_TGRE)
+        return out_TGRE.view(1, query.shape[2], query.shape[1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q_GRTE, k_GTE, v_GTE, out_TGRE = ctx.saved_tensors
+        q_GTRE, k_GTE, v_GTE, out_TGRE = ctx.saved_tensors
         rule: _Rule = ctx.rule
         with torch.autocast(grad.device.type, enabled=False):
-            groups, per_group, tokens, size = q_GRTE.shape
             grad_TGRE = grad.view(out_TGRE.shape).to(rule.dtype)
+            inner_GTR1 = (grad_TGRE.float() * out_TGRE.float()).sum(-1, keepdim=True).transpose(0, 1).contiguous()
+            do_GTRE = grad_TGRE.transpose(0, 1).contiguous()
             # A prompt is seen by several segments, whose gradients add up.
-            dq_GRTE = torch.empty(q_GRTE.shape, dtype=torch.float32, device=grad.device)
+            dq_GTRE = torch.empty(q_GTRE.shape, dtype=torch.float32, device=grad.device)
             dk_GTE, dv_GTE = (torch.zeros(k_GTE.shape, dtype=torch.float32, device=grad.device) for _ in "kv")
             for segment in rule.masks.segments:
                 own = slice(segment.start, segment.stop)
-                rows = (groups, -1, size)
-                q_GNE = q_GRTE[:, :, own].reshape(rows)
-                do_GNE = grad_TGRE[own].permute(1, 2, 0, 3).reshape(rows)
-                o_GNE = out_TGRE[own].permute(1, 2, 0, 3).reshape(rows)
+                q_GNE, do_GNE, inner_GN1, dq_GNE = (
+                    whole[:, own].flatten(1, 2) for whole in (q_GTRE, do_GTRE, inner_GTR1, dq_GTRE)
+                )
                 k_GSE, v_GSE = seen_part(k_GTE, segment), seen_part(v_GTE, segment)
                 probability, slope = rule.probabilities(q_GNE, k_GSE, segment)
                 _add_seen(dv_GTE, segment, torch.bmm(probability.to(rule.dtype).transpose(1, 2), do_GNE))
-                inner_GN1 = (do_GNE.float() * o_GNE.float()).sum(-1, keepdim=True)
                 d_logits = (torch.bmm(do_GNE, v_GSE.transpose(1, 2)) - inner_GN1).mul_(probability)
                 d_logits = d_logits if slope is None else d_logits.mul_(slope)
                 d_raw_GNS = d_logits.to(rule.dtype)
-                dq_GNE = torch.bmm(d_raw_GNS, k_GSE)
-                dq_GRTE[:, :, own] = dq_GNE.view(groups, per_group, -1, size).float() * rule.scaling
+                dq_GNE.copy_(torch.bmm(d_raw_GNS, k_GSE))
                 _add_seen(dk_GTE, segment, torch.bmm(d_raw_GNS.transpose(1, 2), q_GNE), rule.scaling)
         q_type, k_type, v_type = ctx.types
-        dq = dq_GRTE.view(1, groups * per_group, tokens, size)
-        return dq.to(q_type), dk_GTE[None].to(k_type), dv_GTE[None].to(v_type), None
+        dq = dq_GTRE.mul_(rule.scaling).transpose(1, 2).flatten(0, 1)
+        return dq[None].to(q_type), dk_GTE[None].to(k_type), dv_GTE[None].to(v_type), None
 
 
 def _by_key_head(query: Tensor, key: Tensor, value: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    groups = key.shape[1]
-    q_GRTE = query[0].to(dtype).unflatten(0, (groups, -1))
-    return q_GRTE, key[0].to(dtype), value[0].to(dtype)
+    """(q_GTRE, k_GTE, v_GTE); a segment's rows of q lie one behind the other, so that taking them copies nothing."""
+    q_GTRE = query[0].to(dtype).unflatten(0, (key.shape[1], -1)).transpose(1, 2).contiguous()
+    return q_GTRE, key[0].to(dtype), value[0].to(dtype)
 
 
 def _add_seen(total_GTE: Tensor, segment: Segment, part_GSE: Tensor, factor: float = 1.0) -> None:
