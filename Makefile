@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints-cpu.txt Makefile
 		deepspeed==0.19.8 hjson==3.1.0 py-cpuinfo==9.0.0
 	@touch $(STAMP)
 
-quickstart: setup ## align SmolLM2-135M on this machine: 15 to 19 minutes on two cores with AVX2
+quickstart: setup ## align SmolLM2-135M on this machine: 15 to 19 minutes on two cores with AVX2, 6 with AMX
 	$(VENV)/bin/python scripts/quickstart.py
 
 upper-bound: setup ## the same run with the oracle itself as judge of the training answers
