@@ -41,8 +41,7 @@ from benchmarks.frame import (  # noqa: E402
     measured_dtype,
     write_report,
 )
-from benchmarks.training_ways import StepClock  # noqa: E402
-from gpo.cpu import keeping_malloc  # noqa: E402
+from benchmarks.training_ways import StepClock, malloc_of  # noqa: E402
 
 WAYS = (("plain", "sdpa"), ("plain", "eager"), ("ours", "-"), ("trl", "sdpa"), ("trl", "eager"))
 
@@ -242,7 +241,7 @@ def start_role(options: argparse.Namespace, way: str, attention: str) -> dict[st
     environment = {
         **os.environ,
         **quiet,
-        **(keeping_malloc() if way != "trl" else {}),
+        **malloc_of(way),
         "PYTHONPATH": paths,
         "OMP_NUM_THREADS": str(options.threads),
     }

@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from benchmarks.frame import Claim, at_least, at_most, claim_lines, measured_dtype, write_report  # noqa: E402
-from gpo.cpu import keeping_malloc  # noqa: E402
+from benchmarks.training_ways import malloc_of  # noqa: E402
 
 TRL_TRIES = [(1, "eager"), (2, "eager"), (4, "eager"), (8, "eager"), (4, "sdpa")]
 LAYOUTS = ("packed", "shared")
@@ -61,7 +61,7 @@ def measure(args: argparse.Namespace, way: str, **changes: Any) -> dict[str, Any
         words.append("--" + name.replace("_", "-"))
         words += [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
     quiet = {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
-    environment = {**os.environ, **quiet, **(keeping_malloc() if way != "trl" else {}), "PYTHONPATH": str(HERE.parent)}
+    environment = {**os.environ, **quiet, **malloc_of(way), "PYTHONPATH": str(HERE.parent)}
     done = subprocess.run(words, capture_output=True, text=True, env=environment)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:

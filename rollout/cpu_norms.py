@@ -1,8 +1,8 @@
 """vLLM's own compiled RMS norms for engines on a CPU that compile nothing: a plugin, found by its entry point.
 
 vLLM counts on torch.compile to fuse a norm's six passes over its input, and starts its eager engines on a CPU with
-plain torch for them, although its CPU build has both norms in C++: 4 to 12 times as fast, a fifth of the time of
-reading prompts. As a plugin this reaches every engine, the policy's and the scorer's, in whatever process it runs.
+plain torch for them, although its CPU build has both norms in C++, several times as fast. As a
+plugin this reaches every engine, the policy's and the scorer's, in whatever process it runs.
 Written for vLLM 0.32; `tests/contract/test_vllm_norms.py` names what it leans on. Loaded once per process.
 """
 
