@@ -58,8 +58,8 @@ def test_without_centring_a_stronger_baseline_makes_the_policy_collapse_and_with
     before = start().softmax(-1)
     bare, centred = play("zero", seed), play("mean", seed)
     assert float(before @ QUALITY) == pytest.approx(0, abs=0.02) and texts_in_use(before) > 0.9 * COMMON
-    assert min(texts_in_use(policy) for policy in bare) < 3, "a few texts have all the mass"
-    assert float(bare[-1] @ QUALITY) < 0.4
+    assert min(texts_in_use(policy) for policy in bare) < 5, "a few texts have all the mass"
+    assert float(bare[-1] @ QUALITY) < 0.5
     qualities = [float(policy @ QUALITY) for policy in centred]
     assert qualities == sorted(qualities) and qualities[-1] > 0.6
     assert min(texts_in_use(policy) for policy in centred) > 12
