@@ -109,9 +109,16 @@ class KilledRun:
 
     def kill(self, title, moment):
         """SIGKILL the process with a title, the driver where it is None, once `moment` is there."""
-        wait_until(lambda: moment(self.out), self.process, "the moment to kill")
+        victims = [] if title else [self.process]
+
+        def moment_with_a_victim():
+            # Looked for ahead: it takes as long as some shards.
+            victims[:] = victims or descendants(self.process, title)
+            return moment(self.out)
+
+        wait_until(moment_with_a_victim, self.process, "the moment to kill")
+        victim = wait_until(lambda: victims or descendants(self.process, title), self.process, title)[0]
         self.below += psutil.Process(self.process.pid).children(recursive=True)
-        victim = wait_until(lambda: descendants(self.process, title), self.process, title)[0] if title else self.process
         os.kill(victim.pid, signal.SIGKILL)
         for path in (self.out / "iterations/001/rollouts").glob("shard-*.parquet"):
             self.written.setdefault(path, path.stat().st_mtime_ns)
@@ -191,12 +198,15 @@ def test_a_killed_process_costs_only_the_work_in_flight(finished, tmp_path, case
 
 
 def left_running(processes, seconds=20.0):
-    """Those of the processes that still run after so many seconds, each with its command."""
+    """Those of the processes that still run after so many seconds."""
     end = time.monotonic() + seconds
     while (left := [process for process in processes if runs(process)]) and time.monotonic() < end:
         time.sleep(0.2)
-    return [(process.pid, process.cmdline()) for process in left]
+    return left
 
 
 def runs(process):
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
