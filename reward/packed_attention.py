@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from reward.cpu_kernels import compiled_layers
 from reward.packing import PackedRows, Segment
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def packing_obstacle(config: "PretrainedConfig") -> str | None:
 def packed_states(backbone: "PreTrainedModel", packed: PackedRows) -> Tensor:
     """Final-norm states_TH of every packed token."""
     ids, positions = (torch.tensor([ids], device=backbone.device) for ids in (packed.input_ids, packed.position_ids))
-    with attention_by_segment(backbone.config, NAME, packed_attention):
+    with attention_by_segment(backbone.config, NAME, packed_attention), compiled_layers(backbone):
         output = backbone(
             input_ids=ids,
             position_ids=positions,

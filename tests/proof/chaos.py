@@ -13,7 +13,6 @@ The node case needs root and iproute2 (network namespaces); without them nothing
 
 import argparse
 import itertools
-import json
 import os
 import random
 import signal
@@ -28,10 +27,11 @@ from typing import Any
 
 import psutil
 
-from gpo.files import append_json_line, read_json_lines
+from gpo.files import read_json_lines
 from rollout.records import read_shard
 from tests.cluster.namespaces import NamespacedCluster, namespaced_cluster, namespaces_can_be_made
 from tests.e2e.tiny_run import command, descendants, environment, journal, make_workplace
+from tests.proof.case_log import commits, keep
 
 VICTIMS = {
     "sampler": "ray::LoggedSampler",
@@ -202,9 +202,8 @@ def main() -> int:
                 for number, misses in itertools.product(left, range(MOST_MISSES)):
                     if was_hit(cases, victim, number):
                         continue
-                    cases.append(one_case(place, victim, number, misses, seconds, expected))
-                    append_json_line(options.log, cases[-1])
-                    print(json.dumps(cases[-1]), flush=True)
+                    keep(options.log, one_case(place, victim, number, misses, seconds, expected))
+                    cases = read_json_lines(options.log)
     bad = [case for case in cases if not good(case)]
     spared = [
         f"{victim} {number}"
@@ -212,7 +211,7 @@ def main() -> int:
         if not was_hit(cases, victim, number)
     ]
     hits = sum(case["hit"] for case in cases)
-    print(f"{len(cases)} runs, {hits} hits, {len(bad)} failed; undisturbed {seconds:.0f} s")
+    print(f"{len(cases)} runs, {hits} hits, {len(bad)} failed; {commits(cases)}; undisturbed {seconds:.0f} s")
     if spared:
         print(f"never hit, so nothing is proved of them: {', '.join(spared)}")
     return 1 if bad or spared else 0
