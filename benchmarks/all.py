@@ -24,7 +24,7 @@ SHORT: dict[str, list[str]] = {
     "rollout": ["--prompts", "16", "--parts", "throughput"],
     "rollout_driver": ["--prompts", "20000"],
     "training": ["--part", "side-by-side", "--pairs", "16", "--step-pairs", "4", "--trl-tries", "2"],
-    "reward_training": ["--pairs", "16"],
+    "reward_training": ["--pairs", "16", "--rounds", "1"],
     "evaluation": ["--quick"],
 }
 FULL: dict[str, list[str]] = {
@@ -32,7 +32,7 @@ FULL: dict[str, list[str]] = {
     "rollout": ["--parts", "throughput", "overlap"],
     "rollout_driver": [],
     "training": [],
-    "reward_training": ["--rounds", "3"],
+    "reward_training": [],
     "evaluation": [],
     "end_to_end": [],
 }

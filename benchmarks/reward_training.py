@@ -6,12 +6,13 @@ The same pairs for everybody, rendered with the model's own template, in the sam
 those of both conversations of every pair, unpadded, counted for each, also where we compute a prompt once for both.
 Every way runs in a process of its own, so that its peak memory is its own; all keep freed memory (TRL's by glibc's
 malloc, see `benchmarks/training.py`), all take as many pairs a step, and the first two steps of each are not counted.
-Ways take turns, `--rounds` times; the fastest of each counts.
+Ways take turns, `--rounds` times; of the attentions that are tried the fastest of a round counts, and of the ratios
+within a round their median.
 
     plain  forward and backward of the backbone alone on as many tokens in dense rows of equal length: no padding, no
            head, no optimizer
     ours   reward.trainer with a GPM head: forward, backward, clipping, AdamW
-    trl    RewardTrainer (Bradley-Terry), with each attention that is tried; the fastest counts
+    trl    RewardTrainer (Bradley-Terry), with each attention that is tried
 
 `--dtype auto` is bfloat16 where the CPU has matrix instructions for it, else float32.
 """
@@ -21,6 +22,7 @@ import json
 import os
 import random
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -39,6 +41,7 @@ from benchmarks.frame import (  # noqa: E402
     at_most,
     claim_lines,
     measured_dtype,
+    spread,
     write_report,
 )
 from benchmarks.training_ways import StepClock, malloc_of  # noqa: E402
@@ -190,43 +193,48 @@ def run_role(options: argparse.Namespace) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Every way in turn; the fastest round of each and the highest peak."""
-    ways: dict[str, dict[str, Any]] = {}
+    """Every way in turn; ratios within each round, and their medians."""
+    rounds: list[dict[str, dict[str, Any]]] = []
     for turn in range(options.rounds):
+        rounds.append({})
         for way, attention in WAYS:
             print(f"round {turn + 1}: {way} {attention}", file=sys.stderr, flush=True)
-            found = start_role(options, way, attention)
             name = way if attention == "-" else f"{way} {attention}"
-            best = ways.setdefault(name, found)
-            if found["pairs_per_second"] > best["pairs_per_second"]:
-                ways[name] = {**found, "peak_mib": best["peak_mib"]}
-            ways[name]["peak_mib"] = max(best["peak_mib"], found["peak_mib"])
-    fastest = {way: _fastest(ways, way) for way in ("plain", "ours", "trl")}
-    ours, trl, plain = (fastest[way] for way in ("ours", "trl", "plain"))
-    ratios = {
-        "pairs a second, ours / trl": ours["pairs_per_second"] / trl["pairs_per_second"],
-        "tokens a second, ours / plain": ours["tokens_per_second"] / plain["tokens_per_second"],
-        "peak memory, ours / trl": ours["peak_mib"] / trl["peak_mib"],
-    }
+            rounds[-1][name] = start_role(options, way, attention)
+    fastest = [{way: _fastest(one, way) for way in ("plain", "ours", "trl")} for one in rounds]
     return {
         "workload": {
             name: getattr(options, name) for name in ("pairs", "batch", "prompt_words", "answer_words", "dtype")
         },
-        "ways": ways,
-        "ratios": {name: round(value, 3) for name, value in ratios.items()},
+        "ways": {name: _over_rounds([one[name] for one in rounds]) for name in rounds[0]},
+        "ratios": {
+            "pairs a second, ours / trl": _ratios(fastest, "pairs_per_second", "trl"),
+            "tokens a second, ours / plain": _ratios(fastest, "tokens_per_second", "plain"),
+            "peak memory, ours / trl": _ratios(fastest, "peak_mib", "trl"),
+        },
     }
 
 
-def claims_of(ratios: dict[str, float]) -> list[Claim]:
+def _ratios(fastest: list[dict[str, dict[str, Any]]], value: str, other: str) -> dict[str, Any]:
+    """Of ours to another way, in each round."""
+    found = [one["ours"][value] / one[other][value] for one in fastest]
+    return {"median": round(statistics.median(found), 3), "spread": spread(found)}
+
+
+def _over_rounds(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians, but the highest peak; the seconds of all steps."""
+    speeds = {name: statistics.median(one[name] for one in found) for name in ("pairs_per_second", "tokens_per_second")}
+    peak = max(one["peak_mib"] for one in found)
+    return {"seconds": [one["seconds"] for one in found], **speeds, "peak_mib": peak}
+
+
+def claims_of(ratios: dict[str, dict[str, Any]]) -> list[Claim]:
     """What reward training promises."""
+    pairs, tokens, peak = ratios.values()
     return [
-        at_least(
-            "reward training: ours / TRL's RewardTrainer, pairs a second", ratios["pairs a second, ours / trl"], 1.8
-        ),
-        at_least(
-            "reward training: ours / the plain step, tokens a second", ratios["tokens a second, ours / plain"], 0.9
-        ),
-        at_most("reward training: ours / TRL's RewardTrainer, peak memory", ratios["peak memory, ours / trl"], 1.0),
+        at_least("reward training: ours / TRL's RewardTrainer, pairs a second", pairs["median"], 1.8, pairs["spread"]),
+        at_least("reward training: ours / the plain step, tokens a second", tokens["median"], 0.9, tokens["spread"]),
+        at_most("reward training: ours / TRL's RewardTrainer, peak memory", peak["median"], 1.0, peak["spread"]),
     ]
 
 
@@ -273,7 +281,7 @@ def main() -> None:
     parser.add_argument("--answer-words", type=int, nargs=2, default=(20, 200))
     parser.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--way", choices=("plain", "ours", "trl"), help=argparse.SUPPRESS)
     parser.add_argument("--attention", default="sdpa", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -150,14 +150,25 @@ def packed_attention(
             mask = packed_masks.mask(segment, sliding_window)
             found = _capped_attention(q_GRQE, k_GRSE, v_GRSE, mask, scaling, softcap)
         else:
-            # Without anything before it a segment is a plain causal row, for which kernels skip half the work.
-            plain = segment.position == 0 and packed_masks.window(segment, sliding_window) is None
-            mask_or_none = None if plain else packed_masks.mask(segment, sliding_window)
-            found = F.scaled_dot_product_attention(
-                q_GRQE, k_GRSE, v_GRSE, attn_mask=mask_or_none, is_causal=plain, scale=scaling
-            )
+            found = fused_attention(q_GRQE, k_GRSE, v_GRSE, packed_masks, segment, scaling, sliding_window)
         output[own] = found.permute(2, 0, 1, 3)
     return output.flatten(1, 2)[None], None
+
+
+def fused_attention(
+    q_GRQE: Tensor,
+    k_GRSE: Tensor,
+    v_GRSE: Tensor,
+    packed_masks: PackedMasks,
+    segment: Segment,
+    scaling: float,
+    window: int | None,
+) -> Tensor:
+    """What the segment's tokens get from those that they see, o_GRQE, by torch's own kernel."""
+    # Without anything before it a segment is a plain causal row, for which kernels skip half the work.
+    plain = segment.position == 0 and packed_masks.window(segment, window) is None
+    mask_QS = None if plain else packed_masks.mask(segment, window)
+    return F.scaled_dot_product_attention(q_GRQE, k_GRSE, v_GRSE, attn_mask=mask_QS, is_causal=plain, scale=scaling)
 
 
 def seen_part(tensor: Tensor, segment: Segment) -> Tensor:

@@ -1,12 +1,14 @@
 """Attention over a packed row of conversations with a gradient, for training.
-What it is: the attention of `reward.packed_attention` step by step, forward and backward, as one autograd function
-for all segments of a layer, which the policy's trainer (`gpo.training.segment_attention`) uses too. Probabilities are
-computed again in the backward pass, so that memory grows with the tokens and not with their square. What it is not: it
-forms no batches and computes no loss.
+What it is: the attention of `reward.packed_attention`, forward and backward, as one autograd function for all segments
+of a layer, which the policy's trainer (`gpo.training.segment_attention`) uses too. Probabilities are computed again in
+the backward pass, so that memory grows with the tokens and not with their square. What it is not: it forms no batches
+and computes no loss.
 
-Step by step ("eager") because on the CPU the backward pass of the fused kernels is slow for short rows; one function
-for all segments because slicing under autograd would fill a tensor of the whole row with zeros for every segment.
-Under autocast the products run in its type; logits and probabilities are float32 always.
+The backward pass goes step by step ("eager"), because that of the fused kernels is slow for short rows on a CPU; the
+forward pass is theirs in half precision, where it takes half the time, and step by step in float32, where that is
+nearly as fast and is what the backward pass computes again. One function for all segments, because slicing under autograd would fill a
+tensor of the whole row with zeros for every segment. Under autocast the products run in its type; logits and
+probabilities are float32 always.
 
 Shape suffixes: T packed tokens, G key heads, R query heads a key head, Q a segment's tokens, S tokens it sees, E head
 size, N = Q * R.
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from reward.packed_attention import PackedMasks, seen_part
+from reward.packed_attention import PackedMasks, fused_attention, seen_part
 from reward.packing import PackedRows, Segment
 
 if TYPE_CHECKING:
@@ -81,12 +83,24 @@ class _Rule:
         raw_GQRS = raw_GNS.view(len(raw_GNS), len(mask_QS), -1, mask_QS.shape[1])
         slope = None
         if self.softcap is None:
-            logits = torch.add(mask_QS[:, None], raw_GQRS, alpha=self.scaling)
+            # Cast first: sums of two types take several times longer.
+            logits = raw_GQRS.float()
+            torch.add(mask_QS[:, None], logits, alpha=self.scaling, out=logits)
         else:
             bent = torch.tanh(raw_GQRS.float() * (self.scaling / self.softcap))
             logits = torch.add(mask_QS[:, None], bent, alpha=self.softcap)
             slope = (1 - bent.square()).view(raw_GNS.shape)
         return torch.softmax(logits, dim=-1).view(raw_GNS.shape), slope
+
+    def output(self, q_GQRE: Tensor, k_GSE: Tensor, v_GSE: Tensor, segment: Segment) -> Tensor:
+        """What the segment's tokens get, o_QGRE."""
+        if self.dtype == torch.float32 or self.softcap is not None:
+            probability, _ = self.probabilities(q_GQRE.flatten(1, 2), k_GSE, segment)
+            return torch.bmm(probability.to(self.dtype), v_GSE).view(q_GQRE.shape).transpose(0, 1)
+        q_GRQE = q_GQRE.transpose(1, 2)
+        k_GRSE, v_GRSE = (tensor[:, None].expand(-1, q_GRQE.shape[1], -1, -1) for tensor in (k_GSE, v_GSE))
+        o_GRQE = fused_attention(q_GRQE, k_GRSE, v_GRSE, self.masks, segment, self.scaling, self.window)
+        return o_GRQE.permute(2, 0, 1, 3)
 
 
 class _SegmentAttention(torch.autograd.Function):
@@ -96,13 +110,11 @@ class _SegmentAttention(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, rule: _Rule) -> Tensor:
         with torch.autocast(query.device.type, enabled=False):
             q_GTRE, k_GTE, v_GTE = _by_key_head(query, key, value, rule.dtype)
-            out_GTRE = torch.empty_like(q_GTRE)
+            out_TGRE = q_GTRE.new_empty(q_GTRE.shape[1], q_GTRE.shape[0], *q_GTRE.shape[2:])
             for segment in rule.masks.segments:
                 own = slice(segment.start, segment.stop)
-                probability, _ = rule.probabilities(q_GTRE[:, own].flatten(1, 2), seen_part(k_GTE, segment), segment)
-                o_GNE = torch.bmm(probability.to(rule.dtype), seen_part(v_GTE, segment))
-                out_GTRE[:, own].flatten(1, 2).copy_(o_GNE)
-            out_TGRE = out_GTRE.transpose(0, 1).contiguous()
+                k_GSE, v_GSE = seen_part(k_GTE, segment), seen_part(v_GTE, segment)
+                out_TGRE[own] = rule.output(q_GTRE[:, own], k_GSE, v_GSE, segment)
         ctx.rule, ctx.types = rule, (query.dtype, key.dtype, value.dtype)
         # In the type that they are used in: under autocast rotary positions leave queries and keys twice as wide.
         ctx.save_for_backward(q_GTRE, k_GTE, v_GTE, out_TGRE)
@@ -127,7 +139,8 @@ class _SegmentAttention(torch.autograd.Function):
                 k_GSE, v_GSE = seen_part(k_GTE, segment), seen_part(v_GTE, segment)
                 probability, slope = rule.probabilities(q_GNE, k_GSE, segment)
                 _add_seen(dv_GTE, segment, torch.bmm(probability.to(rule.dtype).transpose(1, 2), do_GNE))
-                d_logits = (torch.bmm(do_GNE, v_GSE.transpose(1, 2)) - inner_GN1).mul_(probability)
+                d_probability = torch.bmm(do_GNE, v_GSE.transpose(1, 2)).float()
+                d_logits = d_probability.sub_(inner_GN1).mul_(probability)
                 d_logits = d_logits if slope is None else d_logits.mul_(slope)
                 d_raw_GNS = d_logits.to(rule.dtype)
                 dq_GNE.copy_(torch.bmm(d_raw_GNS, k_GSE))
