@@ -6,9 +6,9 @@ and computes no loss.
 
 The backward pass goes step by step ("eager"), because that of the fused kernels is slow for short rows on a CPU; the
 forward pass is theirs in half precision, where it takes half the time, and step by step in float32, where that is
-nearly as fast and is what the backward pass computes again. One function for all segments, because slicing under autograd would fill a
-tensor of the whole row with zeros for every segment. Under autocast the products run in its type; logits and
-probabilities are float32 always.
+nearly as fast and is what the backward pass computes again. One function for all segments, because slicing under
+autograd would fill a tensor of the whole row with zeros for every segment. Under autocast the products run in its type;
+logits and probabilities are float32 always.
 
 Shape suffixes: T packed tokens, G key heads, R query heads a key head, Q a segment's tokens, S tokens it sees, E head
 size, N = Q * R.
