@@ -23,7 +23,7 @@ from reward.packed_attention import packing_obstacle
 from reward.packed_training import trained_states, use_packed_attention
 from reward.pair_batches import PairBatch
 from reward.preference import preference_score
-from reward.training_norms import use_training_norms
+from reward.training_layers import use_training_layers
 from reward.training_settings import TrainingSettings
 
 _LOGITS_AT_ONCE = 512
@@ -52,7 +52,7 @@ class PairModel(nn.Module):
         self.shares_beginnings = packing_obstacle(model.backbone.config) is None
         if self.shares_beginnings:
             use_packed_attention(model.backbone)
-        use_training_norms(model.backbone)
+        use_training_layers(model.backbone)
         self.gate_factor = model.settings.value_head_dim // 2 if settings.gate_scaling else 1
         if settings.gate_scaling:
             self._scale_gate(math.sqrt(model.backbone.config.get_text_config().hidden_size))

@@ -30,7 +30,7 @@ from gpo.training.starting import check_arguments, copy_of, needs_copy, starting
 from gpo.training.step_checkpoints import last_whole, load_trained_adapter, mark_whole
 from gpo.training.trainer_config import GPOConfig
 from gpo.training.watch import StepRows, StopRule, check_finite
-from reward.training_norms import use_training_norms
+from reward.training_layers import use_training_layers
 
 __all__ = ["GPOConfig", "GPOTrainer"]
 
@@ -78,7 +78,7 @@ class GPOTrainer(KTOTrainer):
         for one in (plain, ref_model, anchor_model):
             if one is not None:
                 add_log_prob_head(one)
-                use_training_norms(one)
+                use_training_layers(one)
         self._layout = choose_layout(model.config, args.layout)
         self._attention = str(model.config._attn_implementation)
         super().__init__(
