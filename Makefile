@@ -60,7 +60,7 @@ chaos: setup ## kills, damaged files, a full and a slow disk, clock jumps, signa
 chaos-full: setup ## more than 200 of them, hours; goes on where it stopped
 	$(VENV)/bin/python -m tests.proof.chaos --moments 20 --log runs/chaos-full.jsonl
 	$(VENV)/bin/python -m tests.proof.damage --cases 100 --log runs/damage-full.jsonl
-	$(VENV)/bin/python -m tests.proof.surroundings --moments 10 --log runs/surroundings-full.jsonl
+	$(VENV)/bin/python -m tests.proof.surroundings --moments 5 --log runs/surroundings-full.jsonl
 
 cluster: setup ## runs and node deaths on a Ray cluster in network namespaces (root, iproute2), about 45 minutes
 	@command -v ip >/dev/null || { echo "cluster: needs ip: apt-get update && apt-get install iproute2" >&2; exit 2; }

@@ -91,7 +91,7 @@ def _torch_trainer(run: RunContext, task: LearnerTask) -> Any:
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as TrainRunConfig
 
-    from gpo.cluster.lost_workers import LostWorkers
+    from gpo.cluster.lost_workers import LostWorkers, WorkersLostAtStart
     from gpo.cluster.torch_trainer import torch_trainer
     from gpo.training.rendezvous import Rendezvous
 
@@ -102,7 +102,7 @@ def _torch_trainer(run: RunContext, task: LearnerTask) -> Any:
         "name": f"iteration-{task.iteration:03d}-{time.time_ns()}",
         "storage_path": str(_ray_folder(task)),
         "failure_config": FailureConfig(max_failures=LARGEST_WORKER_DEATHS),
-        "callbacks": [LostWorkers(_lost_file(task))],
+        "callbacks": [LostWorkers(_lost_file(task)), WorkersLostAtStart(_lost_file(task))],
         "worker_runtime_env": {"env_vars": {} if gpus else actor_environment()},
     }
     return torch_trainer(run.config.cluster)(

@@ -15,6 +15,7 @@ import pytest
 from gpo.cluster.placement import Demand
 from gpo.cluster.reservation import Place
 from gpo.errors import UserError
+from gpo.files import read_json_lines
 
 WRITTEN_FOR = "2.60"
 
@@ -66,6 +67,28 @@ def test_a_worker_s_mistake_of_the_caller_s_is_never_tried_again() -> None:
     assert str(failure_of(told, Path("out"))) == "mine" and isinstance(failure_of(told, Path("out")), UserError)
     Mistakes().after_exception(None, {0: OSError("reset")})
     assert policy.make_decision(WorkerGroupError("reset", {0: OSError("reset")})) is FailureDecision.RETRY
+
+
+def test_a_worker_that_dies_while_it_starts_is_noted_and_tried_again(tmp_path: Path) -> None:
+    from ray.train import FailureConfig, RunConfig
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
+    from ray.train.v2._internal.execution.callback import ControllerCallback
+    from ray.train.v2._internal.execution.controller.state import InitializingState, ReschedulingState
+    from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+    from ray.train.v2.api.exceptions import ControllerError
+
+    from gpo.cluster.lost_workers import WorkersLostAtStart
+
+    noted = WorkersLostAtStart(tmp_path / "lost.jsonl")
+    assert RunConfig(callbacks=[noted]).callbacks == [noted], "it need not be a UserCallback"
+    hook = inspect.signature(ControllerCallback.after_controller_state_update)
+    assert list(hook.parameters) == ["self", "previous_state", "current_state"]
+    died, no_room = ControllerError(WorkerGroupStartupFailedError("died")), WorkerGroupStartupTimeoutError(1)
+    policy = DefaultFailurePolicy(FailureConfig(max_failures=0))
+    assert policy.make_decision(died) is FailureDecision.RETRY
+    for state in (ReschedulingState(died), ReschedulingState(ControllerError(no_room)), InitializingState()):
+        noted.after_controller_state_update(InitializingState(), state)
+    assert read_json_lines(tmp_path / "lost.jsonl") == [{"reason": "while it started: died"}]
 
 
 def test_what_a_worker_raised_is_inside_what_ray_train_hands_on() -> None:
