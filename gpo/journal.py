@@ -20,6 +20,14 @@ from gpo.locking import hold
 from gpo.settings import dump_yaml
 
 FORMAT_VERSION = 1
+Kind = type | tuple[type, ...]
+FIELDS: dict[str, dict[str, Kind]] = {
+    "begin": {"stage": str, "iteration": int},
+    "stage": {"stage": str, "iteration": int, "seconds": (int, float)},
+    "shard": {"iteration": int, "shard": int},
+    "poison": {"iteration": int, "prompt_id": str},
+}
+"""What readers of the journal lean on, by event."""
 
 
 class RunDirectory:
@@ -75,8 +83,12 @@ class RunDirectory:
         append_json_line(self.root / "journal.jsonl", line)
 
     def journal(self) -> list[dict[str, Any]]:
-        """All lines so far."""
-        return read_json_lines(self.root / "journal.jsonl")
+        """All lines so far; raises UserError for a whole line that no run writes."""
+        path = self.root / "journal.jsonl"
+        lines = read_json_lines(path)
+        for line in lines:
+            _check_line(path, line)
+        return lines
 
     def finished(self, stage: str, iteration: int) -> dict[str, Any] | None:
         """The journal's line of a finished stage."""
@@ -236,3 +248,15 @@ def read_config_of(root: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{root}/config.yaml: expected a mapping")
     return values
+
+
+def _check_line(path: Path, line: dict[str, Any]) -> None:
+    """A line that is cut is none (`read_json_lines`); one that is whole and lacks a field was changed by somebody."""
+    always: dict[str, Kind] = {"time": (int, float), "event": str}
+    expected = always | FIELDS.get(str(line.get("event")), {})
+    for name, kind in expected.items():
+        if not isinstance(line.get(name), kind):
+            raise UserError(
+                f"{path}: damaged at {json.dumps(line):.120} ({name} is {line.get(name)!r:.40}); put a copy of the "
+                "file in its place, or take the line out: what it tells of is done again"
+            )

@@ -126,7 +126,9 @@ def has_chat_template(directory: Path) -> bool:
 
 
 def context_length(config: dict[str, Any]) -> int | None:
-    """Tokens that the model was made for, where its config says."""
+    """Tokens that the model was made for, where its config says; raises UserError where it says no number."""
     text = config.get("text_config", config)
-    value = text.get("max_position_embeddings")
-    return int(value) if value else None
+    value = text.get("max_position_embeddings") if isinstance(text, dict) else None
+    if value and not isinstance(value, int):
+        raise UserError(f"config.json: max_position_embeddings is {value!r:.60}, expected a whole number")
+    return value or None

@@ -79,7 +79,8 @@ def set_apart(config: RunConfig, read: dict[str, list[Prompt]], notes: list[str]
         if len(kept) < len(train):
             notes.append(f"{len(train) - len(kept)} training prompts are held-out prompts and were left out")
         return kept, heldout
-    if len(train) < count + config.iterations:
+    needed = config.iterations if config.prompts.split == "disjoint" else 1
+    if len(train) < count + needed:
         raise UserError(
             f"prompts.heldout_count = {count}: the data set has only {len(train)} distinct prompts; give "
             "prompts.heldout a file of its own or lower prompts.heldout_count"

@@ -25,7 +25,8 @@ from reward.checkpoint import check_directory
 from reward.encoding import EncodedConversation
 from reward.errors import RewardInputError
 from reward.heads import PROMPT_HEAD, VALUE_HEAD
-from reward.model import DTYPES, LM_HEADS
+from reward.lm_head import LM_HEADS
+from reward.model import DTYPES
 from reward.packing import Row
 
 if TYPE_CHECKING:

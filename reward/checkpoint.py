@@ -104,9 +104,14 @@ def load_config(directory: str | Path, trust_remote_code: bool = False) -> Any:
 
 def load_tokenizer(directory: str | Path, trust_remote_code: bool = False, **options: Any) -> Any:
     """transformers' tokenizer of a checkpoint; raises RewardInputError where it cannot be made."""
-    return loaded(
+    tokenizer = loaded(
         directory, "its tokenizer", AutoTokenizer.from_pretrained, trust_remote_code=trust_remote_code, **options
     )
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, int | float):
+        # transformers takes it as it is and fails at the first text.
+        raise RewardInputError(f"{directory}: model_max_length of its tokenizer is {longest!r:.60}, expected a number")
+    return tokenizer
 
 
 def loaded(directory: str | Path, what: str, load: Callable[..., Any], **options: Any) -> Any:

@@ -47,8 +47,17 @@ class EncodedConversation:
 class ConversationEncoder:
     """Turns conversations into rows under one set of policies; keeps no state but which warnings were given."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", settings: RewardSettings, max_length: int) -> None:
-        """Raises RewardInputError for a max_length below 1 and for a tokenizer without EOS."""
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        settings: RewardSettings,
+        max_length: int,
+        vocabulary: int | None = None,
+    ) -> None:
+        """Raises RewardInputError for a max_length below 1 and for a tokenizer without EOS.
+
+        `vocabulary`: the ids that the model has embeddings of; a row with an id beyond it is refused.
+        """
         if max_length < 1:
             raise RewardInputError(f"max_length is {max_length}, expected the number of ids to keep, at least 1")
         if tokenizer.eos_token_id is None:
@@ -56,6 +65,8 @@ class ConversationEncoder:
         self.tokenizer = tokenizer
         self.settings = settings
         self.max_length = max_length
+        # Most tokenizers cannot go beyond it, and rows of those are not looked at.
+        self._vocabulary = vocabulary if vocabulary is not None and len(tokenizer) > vocabulary else None
         self._warned: set[str] = set()
 
     def encode(
@@ -179,11 +190,20 @@ class ConversationEncoder:
             kept = [*kept, eos]
         else:
             kept[-1] = eos
+        self._check_ids(kept, row)
         prompt_len = len(prompt_ids)
         if drop:
             prompt_len = prompt_len - drop if prompt_len > lead + drop else answer_start - drop
         prompt_len = min(prompt_len, len(kept))
         return EncodedConversation(kept, max(prompt_len - 1, 0), prompt_len, len(ids) > room, is_prefix)
+
+    def _check_ids(self, ids: list[int], row: int) -> None:
+        if self._vocabulary is not None and max(ids) >= self._vocabulary:
+            token = self.tokenizer.convert_ids_to_tokens(max(ids))
+            raise RewardInputError(
+                f"row {row}: the tokenizer gives {token!r:.40} the id {max(ids)}, and the model has embeddings of "
+                f"{self._vocabulary} ids only; tokenizer and model do not belong together, copy the checkpoint again"
+            )
 
     def _prompt_cut(self, ids: list[int], answer_start: int, room: int) -> tuple[int, int]:
         """(leading BOS ids to keep, ids to drop after them); the prompt always keeps its last id."""

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from reward.backend_transformers import Progress
+from reward.checkpoint import load_tokenizer
 from reward.checkpoint_files import METRICS_FILE, write_object
 from reward.compute_type import compute_type
 from reward.encoded_pairs import EncodedPair, EncodingCounts, PairEncoder, encode_all
@@ -84,8 +84,8 @@ def train_heads(
     goes_on = has_heads(backbone_dir) and not settings.new_heads
     model = _open_model(Path(backbone_dir), settings, goes_on)
     tau = model.settings.tau
-    tokenizer = AutoTokenizer.from_pretrained(backbone_dir)
-    encoder = PairEncoder(ConversationEncoder(tokenizer, model.settings, settings.max_length))
+    tokenizer = load_tokenizer(backbone_dir)
+    encoder = PairEncoder(ConversationEncoder(tokenizer, model.settings, settings.max_length, model.vocabulary))
     train, train_pairs, train_counts = _encoded(encoder, train_pairs, settings)
     heldout, heldout_pairs, heldout_counts = _encoded(encoder, heldout_pairs, settings)
     rows, pair_N2 = different_rows([*train, *heldout])

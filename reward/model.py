@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from reward.checkpoint import check_directory, load_config, loaded, publish, read_tensors, write_tensors
+from reward.checkpoint import check_directory, load_config, loaded, publish, write_tensors
 from reward.checkpoint_files import read_object
 from reward.encoding import EncodedConversation
 from reward.errors import RewardInputError
 from reward.heads import PROMPT_HEAD, VALUE_HEAD, PreferenceHeads, read_head_tensors
+from reward.lm_head import LM_HEADS, is_tied, stored_lm_head
 from reward.published_spelling import published_config, respell_tokenizer
 from reward.settings import CONFIG_KEY, RewardSettings
 
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LM_HEADS = ("lm_head.weight", "embed_out.weight")
-"""What files call the language model head: all of them, and GPT-NeoX."""
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _TOKENIZER_FILES = (
     "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json chat_template.jinja "
@@ -119,7 +118,7 @@ class GeneralPreferenceModel(nn.Module):
         if isinstance(backbone, PreTrainedModel):
             model = cls(cast(PreTrainedModel, backbone.base_model), settings)
             head = backbone.get_output_embeddings()
-            if head is not None and not _is_tied(backbone.config):
+            if head is not None and not is_tied(backbone.config):
                 model._live_lm_head = head.weight
         else:
             source = Path(backbone)
@@ -131,6 +130,11 @@ class GeneralPreferenceModel(nn.Module):
         model.heads.initialise(seed)
         model.heads.to(model.backbone.device)
         return model
+
+    @property
+    def vocabulary(self) -> int:
+        """How many ids it has embeddings of."""
+        return int(self.backbone.config.get_text_config().vocab_size)
 
     def hidden_states(
         self,
@@ -189,9 +193,7 @@ class GeneralPreferenceModel(nn.Module):
     def _lm_head(self) -> dict[str, Tensor]:
         if self._live_lm_head is not None:
             return {LM_HEADS[self.backbone.config.model_type == "gpt_neox"]: self._live_lm_head}
-        if self.source is None or _is_tied(self.backbone.config):
-            return {}
-        return read_tensors(self.source, LM_HEADS)
+        return {} if self.source is None else stored_lm_head(self.source, self.backbone)
 
     def _published_config(self) -> dict[str, Any]:
         raw: dict[str, Any] = json.loads(self.backbone.config.to_json_string(use_diff=True))
@@ -217,10 +219,6 @@ class GeneralPreferenceModel(nn.Module):
 
 def _hidden_size(config: "PretrainedConfig") -> int:
     return int(config.get_text_config().hidden_size)
-
-
-def _is_tied(config: "PretrainedConfig") -> bool:
-    return bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
 
 
 def _load_backbone(

@@ -89,7 +89,7 @@ def calibration_error(prob_N: Tensor, label_N: Tensor, bins: int = CALIBRATION_B
 
 
 def evaluation_metrics(pairs: Sequence[EncodedPair], value_N6: Tensor, tau: float) -> dict[str, float]:
-    """Every metric over all pairs, then accuracy and loss of each source where there are several."""
+    """Every metric over all pairs, then of each source where there are several."""
     found = _metrics_of(pairs, value_N6, tau)
     places: dict[str, list[int]] = {}
     for place, pair in enumerate(pairs):
@@ -97,7 +97,7 @@ def evaluation_metrics(pairs: Sequence[EncodedPair], value_N6: Tensor, tau: floa
     if len(places) > 1:
         for source, chosen in places.items():
             part = _metrics_of([pairs[place] for place in chosen], value_N6[chosen], tau)
-            found |= {f"{source}/{name}": part[name] for name in ("pairs", "accuracy", "loss", "calibration_error")}
+            found |= {f"{source}/{name}": value for name, value in part.items()}
     return found
 
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from reward.checkpoint import read_tensors
 from reward.errors import RewardInputError
 from reward.head_settings import HeadTrainingSettings
+from reward.lm_head import LM_HEADS
 from reward.losses import logistic_loss, regression_loss, soft_label_loss
-from reward.model import LM_HEADS, GeneralPreferenceModel
+from reward.model import GeneralPreferenceModel
 from reward.packed_attention import packing_obstacle
 from reward.packed_training import trained_states, use_packed_attention
 from reward.pair_batches import PairBatch

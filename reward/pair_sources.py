@@ -40,6 +40,18 @@ class PairSource:
         return self.name or (self.path.split(":")[1] if self.path.startswith(HUB) else Path(self.path).stem)
 
 
+def check_labels(sources: Sequence[PairSource]) -> None:
+    """Raises RewardInputError for two sources of one label, whose counts and metrics would be one."""
+    paths: dict[str, str] = {}
+    for source in sources:
+        if source.label in paths:
+            raise RewardInputError(
+                f"{paths[source.label]} and {source.path} are both called {source.label!r} in metrics, expected a name "
+                "of its own for each data set; set name"
+            )
+        paths[source.label] = source.path
+
+
 def stream_pairs(source: PairSource, hard_labels: bool = False) -> Iterator[PreferencePair]:
     """Every pair of a source in order, ties too; memory does not grow with it.
 
@@ -116,12 +128,16 @@ def epoch_order(sizes: Sequence[int], weights: Sequence[float | None], seed: int
 
 
 def _shares(sizes: Sequence[int], weights: Sequence[float | None]) -> list[int]:
+    given = _given(weights)
+    return [max(1, round(sum(sizes) * weight / sum(given))) for weight in given] if given else list(sizes)
+
+
+def _given(weights: Sequence[float | None]) -> list[float]:
+    """The weights, or none of them; raises RewardInputError for some and for one that is not above 0."""
     given = [weight for weight in weights if weight is not None]
-    if not given:
-        return list(sizes)
-    if len(given) != len(weights) or min(given) <= 0:
+    if given and (len(given) != len(weights) or min(given) <= 0):
         raise RewardInputError(f"weights of the sources are {list(weights)}, expected a number above 0 for all or none")
-    return [max(1, round(sum(sizes) * weight / sum(given))) for weight in given]
+    return given
 
 
 def mixed_stream(
@@ -132,7 +148,7 @@ def mixed_stream(
     In a stream a group is a run of neighbouring rows of one group, ties among them; repeats are not looked for.
     """
     draw = random.Random(f"{seed} stream")
-    weights = [1.0 if source.weight is None else source.weight for source in sources]
+    weights = _given([source.weight for source in sources]) or [1.0] * len(sources)
     streams = [_again(source, hard_labels) for source in sources]
     held: list[list[PreferencePair]] = []
     while True:

@@ -100,7 +100,8 @@ class PreferenceScorer:
         settings = saved.with_policies(**policies)
         heads.l2_normalize = settings.l2_normalize
         tokenizer = load_tokenizer(directory, trust_remote_code)
-        return cls(ConversationEncoder(tokenizer, settings, max_length), engine, heads, settings)
+        vocabulary = load_config(directory, trust_remote_code).get_text_config().vocab_size
+        return cls(ConversationEncoder(tokenizer, settings, max_length, vocabulary), engine, heads, settings)
 
     @property
     def tau(self) -> float:

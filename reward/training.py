@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, TrainingArguments
+from transformers import TrainingArguments
 
 from reward.best_checkpoints import BestCheckpoints
-from reward.checkpoint import publish
-from reward.checkpoint_files import METRICS_FILE, write_object
+from reward.checkpoint import load_tokenizer, publish
+from reward.checkpoint_files import METRICS_FILE, read_object, write_object
 from reward.compute_type import compute_type, device_here
 from reward.encoded_pairs import PairEncoder
 from reward.encoding import ConversationEncoder
+from reward.errors import RewardInputError
 from reward.pair_evaluation import reported
 from reward.pair_metrics import correct_pairs
 from reward.pair_model import PairModel
@@ -31,7 +32,7 @@ from reward.publishing import publish_model, whole_state
 from reward.sharding import argument_values, check_sharding, tell_zero3, use_one_device
 from reward.starting_model import open_model
 from reward.step_plan import Share
-from reward.trainer import PairTrainer, last_whole_checkpoint
+from reward.trainer import WHOLE, PairTrainer, last_whole_checkpoint
 from reward.training_data import TrainingData, read_data
 from reward.training_log import Heartbeat, MetricsFile, Trackers
 from reward.training_settings import TrainingSettings
@@ -69,7 +70,7 @@ def train_pairs(task: TrainingTask) -> Report | None:
     task = _settled(task)
     settings = task.settings
     check_sharding(settings.sharding)
-    tokenizer = AutoTokenizer.from_pretrained(task.backbone, trust_remote_code=settings.trust_remote_code)
+    tokenizer = load_tokenizer(task.backbone, settings.trust_remote_code)
     model = PairModel(open_model(task.backbone, settings), settings)
     if settings.sharding == "zero3":
         tell_zero3(model)
@@ -77,7 +78,8 @@ def train_pairs(task: TrainingTask) -> Report | None:
     arguments = TrainingArguments(**_argument_values(task, model))
     use_one_device(arguments)
     heartbeat = Heartbeat(task.folder / "alive")
-    encoder = PairEncoder(ConversationEncoder(tokenizer, model.model.settings, settings.max_length), heartbeat.beat)
+    policies, vocabulary = model.model.settings, model.model.vocabulary
+    encoder = PairEncoder(ConversationEncoder(tokenizer, policies, settings.max_length, vocabulary), heartbeat.beat)
     share = Share(
         rank=arguments.process_index,
         world=arguments.world_size,
@@ -90,6 +92,8 @@ def train_pairs(task: TrainingTask) -> Report | None:
     if data.heldout:
         best = BestCheckpoints(task.folder / "best", settings.best_metric, settings.more_is_better, settings.keep_best)
     resumed = last_whole_checkpoint(task.folder / "steps")
+    if resumed is not None:
+        _check_workers(resumed, arguments.world_size, settings.sharding)
     step = int(resumed.name.rpartition("-")[2]) if resumed else 0
     lines = MetricsFile(task.folder / "metrics.jsonl", data.epochs)
     if arguments.process_index == 0:
@@ -142,6 +146,19 @@ def _argument_values(task: TrainingTask, model: PairModel) -> dict[str, Any]:
         "ddp_find_unused_parameters": False,
         **argument_values(settings, model, task.collective_seconds),
     }
+
+
+def _check_workers(resumed: Path, workers: int, sharding: str) -> None:
+    """A training goes on to the bit with as many workers only; in pieces it cannot go on otherwise at all."""
+    before = read_object(resumed / WHOLE).get("workers")
+    if before == workers:
+        return
+    said = f"{resumed} was written by {before} workers, and {workers} go on"
+    if sharding != "none":
+        raise RewardInputError(
+            f"{said}: sharding is {sharding}; expected as many as before, or delete it to start anew"
+        )
+    logger.warning("%s: losses agree to rounding, weights not to the bit", said)
 
 
 def _tidy(

@@ -15,7 +15,7 @@ from reward.encoded_pairs import EncodedPair, EncodingCounts, PairEncoder, encod
 from reward.errors import RewardInputError
 from reward.head_settings import HeadTrainingSettings
 from reward.pair_metrics import split_metrics
-from reward.pair_sources import PairSource, load_pairs, mixed_stream
+from reward.pair_sources import PairSource, check_labels, load_pairs, mixed_stream
 from reward.pairs import PreferencePair
 from reward.step_plan import PlannedPasses, Share, StreamedPasses, StreamOfGroups, grouped, plan_steps
 from reward.training_settings import TrainingSettings
@@ -46,6 +46,8 @@ def read_data(
 
     Raises RewardInputError that names the row, or says what the data lack for these settings.
     """
+    check_labels(train)
+    check_labels(heldout)
     held, held_counts = _load(heldout, encoder, settings)
     flat_heldout = [pair for part in held for pair in part]
     check_metric(settings, [pair.pair for pair in flat_heldout])

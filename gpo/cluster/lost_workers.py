@@ -33,7 +33,7 @@ class WorkersLostAtStart(ControllerCallback):
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+    def after_controller_state_update(self, _before: Any, current_state: Any) -> None:
         """The state after such a death has the error in it, once."""
         failed = getattr(current_state, "training_failed_error", None)
         error = getattr(failed, "controller_failure", None)

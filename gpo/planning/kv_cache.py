@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gpo.config import RunConfig
+from gpo.errors import UserError
 from gpo.modelfiles import read_model_config
 from gpo.planning.memory import BYTES, GIB, available_memory_gib
 
@@ -38,8 +39,18 @@ def kv_cache(config: RunConfig) -> CacheSize:
 
 
 def kv_bytes_a_token(model_config: dict[str, Any], dtype: str) -> int:
-    """Bytes of the KV cache for a token: keys and values of every layer and KV head."""
+    """Bytes of the KV cache for a token: keys and values of every layer and KV head.
+
+    Raises UserError where the config does not say how many there are.
+    """
     text = model_config.get("text_config", model_config)
-    heads = text.get("num_key_value_heads") or text["num_attention_heads"]
-    width = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
-    return int(2 * text["num_hidden_layers"] * heads * width * BYTES[dtype])
+    try:
+        heads = text.get("num_key_value_heads") or text["num_attention_heads"]
+        width = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
+        return int(2 * text["num_hidden_layers"] * heads * width * BYTES[dtype])
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise UserError(
+            f"the policy's config.json does not say how large its keys and values are ({type(error).__name__}: "
+            f"{error}); expected num_hidden_layers, num_attention_heads and "
+            "hidden_size; or set rollout.engine.kv_cache_gib"
+        ) from None

@@ -20,6 +20,33 @@ class Form(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
 
+class TrainSettings(Form):
+    """What reports tell of `train`."""
+
+    select: str = "all"
+    standardise: Number | None = None
+    select_n: int = 1
+
+
+class PreferenceSettings(Form):
+    """What reports tell of `preference`."""
+
+    train_on: str | None = None
+
+
+class RunSettings(Form):
+    """What reports tell of the config."""
+
+    preference: PreferenceSettings = PreferenceSettings()
+    train: TrainSettings = TrainSettings()
+
+
+class RunState(Form):
+    """`run.json`."""
+
+    config: RunSettings = RunSettings()
+
+
 class Rate(Form):
     """A win rate with its interval."""
 

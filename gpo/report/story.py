@@ -12,7 +12,7 @@ from gpo.errors import UserError
 from gpo.files import read_json_lines
 from gpo.journal import RunDirectory
 from gpo.report.distributions import correlation_within, histogram, shared_edges
-from gpo.report.forms import Evaluation, read_form, read_json
+from gpo.report.forms import Evaluation, RunState, read_form
 from gpo.report.samples import iterations_on_disk, read_table, shard_files, token_counts
 
 MOST_STEPS = 2000
@@ -40,7 +40,7 @@ def tell(directory: RunDirectory) -> dict[str, Any]:
 
 
 def _run(directory: RunDirectory) -> dict[str, Any]:
-    state = read_json(directory.root / "run.json")
+    state = read_form(directory.root / "run.json", RunState)
     config = directory.root / "config.yaml"
     kept = ("name", "status", "seed", "started", "updated", "versions")
     settings = state.get("config", {})

@@ -162,7 +162,7 @@ def test_a_torn_last_line_is_no_line_and_spoils_no_later_one(root: Path, torn: s
     with (root / "journal.jsonl").open("ab") as stream:
         stream.write(torn.encode()[:-1])
     assert events(directory) == ["start"]
-    directory.record("stage", stage="generate", iteration=1)
+    directory.record("stage", stage="generate", iteration=1, seconds=1.0)
     assert events(directory) == ["start", "stage"]
     assert events(start(root)) == ["start", "stage", "restart"]
 
@@ -210,7 +210,7 @@ def test_a_failed_replacement_keeps_the_old_file_and_leaves_nothing_else(tmp_pat
 
 def fill(root: Path) -> None:
     directory = start(root)
-    directory.record("stage", stage="generate", iteration=1)
+    directory.record("stage", stage="generate", iteration=1, seconds=1.0)
     directory.shard(1, 0).parent.mkdir(parents=True)
     directory.shard(1, 0).write_bytes(b"old")
     directory.logs.mkdir()

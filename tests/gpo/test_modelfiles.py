@@ -143,6 +143,8 @@ def test_the_context_length_is_read_where_the_config_says_it() -> None:
     assert context_length({"max_position_embeddings": 512}) == 512
     assert context_length({"text_config": {"max_position_embeddings": 8192}}) == 8192
     assert context_length({}) is None and context_length({"max_position_embeddings": None}) is None
+    with pytest.raises(UserError, match="max_position_embeddings is '512', expected a whole number"):
+        context_length({"max_position_embeddings": "512"})
 
 
 @pytest.mark.parametrize("key", ["dtype", "torch_dtype"])

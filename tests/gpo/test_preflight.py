@@ -74,6 +74,12 @@ def test_the_training_file_as_held_out_file_is_refused_for_what_it_is(folder: Pa
     assert "prompts.heldout" in message and "holds every prompt of prompts.train" in message
 
 
+def test_iterations_that_go_through_the_whole_set_need_no_more_prompts(folder: Path) -> None:
+    assert "has only 10 distinct prompts" in refusal(folder, iterations=9)
+    prepared = prepare(run_config(folder, iterations=9, prompts={"split": "whole"}))
+    assert len(prepared.prompts) == 9 and all(len(prompts) >= 1 for prompts in prepared.prompts)
+
+
 def test_over_long_prompts_are_left_out_counted_and_quoted(folder: Path) -> None:
     write_prompts(folder, ["long " * 50, *(f"Name {number} seas." for number in range(10))])
     prepared = prepare(run_config(folder, prompts={"max_tokens": 100}))

@@ -23,14 +23,14 @@ def run(tmp_path: Path) -> RunDirectory:
     for iteration in (1, 2):
         write_shard(directory.shard(iteration, 0), [make_row()])
         directory.record("shard", iteration=iteration, shard=0)
-        directory.record("stage", stage="generate", iteration=iteration)
+        directory.record("stage", stage="generate", iteration=iteration, seconds=1.0)
     checkpoint = directory.checkpoint(1)
     checkpoint.mkdir()
     for name in ("model.safetensors", "config.json"):
         (checkpoint / name).write_bytes(b"whole")
     mark_published(checkpoint, "001")
     for stage in ("train", "publish"):
-        directory.record("stage", stage=stage, iteration=1)
+        directory.record("stage", stage=stage, iteration=1, seconds=1.0)
     return directory
 
 

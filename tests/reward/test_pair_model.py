@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import AutoTokenizer
 
 from reward.encoded_pairs import PairEncoder
@@ -16,8 +17,11 @@ from reward.model import GeneralPreferenceModel
 from reward.pair_batches import lay_out
 from reward.pair_model import PairModel, loss_of_pairs, pair_loss
 from reward.pairs import PreferencePair
+from reward.settings import RewardSettings
 from reward.training_settings import TrainingSettings
 from tests.reward import published
+from tests.reward.training_data import pair
+from tests.tiny import make_tiny_model, make_tokenizer
 
 torch.set_num_threads(1)
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
@@ -64,3 +68,25 @@ def test_regression_takes_the_log_odds_of_soft_labels_and_a_limit_for_certainty(
     settings = TrainingSettings(loss="regression", regression_target=4.0)
     found = loss_of_pairs(torch.tensor([0.4, 0.1]), 0.1, torch.tensor([1.0, 0.5]), torch.zeros(2), settings)
     torch.testing.assert_close(found, torch.tensor([0.0, 1.0]))
+
+
+def test_the_answer_loss_is_that_of_the_chosen_answers_tokens_alone() -> None:
+    """As the language model itself gives it, row by row: the mean over each chosen answer, then over pairs."""
+    causal = make_tiny_model(tied=True).eval()
+    model = GeneralPreferenceModel.from_backbone(causal, RewardSettings.published(2))
+    settings = TrainingSettings(sft_weight=0.5, precision="float32")
+    talks = [("Name a sea.", "the north sea", "none"), ("Count to three now.", "one two three", "three two one")]
+    pairs = [pair(*talk) for talk in talks]
+    encoded = list(PairEncoder(ConversationEncoder(make_tokenizer(), model.settings, 512)).encode(pairs))
+    expected = 0.0
+    for one in encoded:
+        ids, start = torch.tensor([one.rows[0]]), one.answer_start
+        assert 1 < start < ids.shape[1] - 1, "prompt and answer have tokens of their own"
+        logits = causal(input_ids=ids).logits[0, start - 1 : -1]
+        expected += float(F.cross_entropy(logits, ids[0, start:])) / len(encoded)
+    for share in (True, False):
+        wrapped = PairModel(GeneralPreferenceModel.from_backbone(causal, model.settings), settings)
+        if not share:
+            wrapped.model.backbone.config._attn_implementation = "eager"
+        batch = lay_out(encoded, 1 / len(encoded), share=share, with_answers=True)
+        assert float(wrapped(batch).answer_loss) == pytest.approx(expected, rel=1e-5)

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from reward.errors import RewardInputError
 from reward.trainer import PairTrainer
+from reward.training import _check_workers
 from reward.training_settings import AdapterSettings
 from tests.reward.training_data import same_weights, train
 from tests.tiny import save_tiny_model
@@ -65,6 +67,17 @@ def test_a_training_goes_on_to_the_bit(
         for name in ("undisturbed", "killed")
     ]
     assert lines[0] == lines[1]
+
+
+def test_a_training_in_pieces_goes_on_with_as_many_workers_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "whole.json").write_text('{"workers": 2}')
+    _check_workers(tmp_path, 2, "zero2")
+    _check_workers(tmp_path, 1, "none")
+    assert "written by 2 workers, and 1 go on" in caplog.text
+    with pytest.raises(RewardInputError, match="written by 2 workers, and 1 go on: sharding is zero2"):
+        _check_workers(tmp_path, 1, "zero2")
 
 
 def test_a_step_checkpoint_that_is_not_whole_does_not_count(

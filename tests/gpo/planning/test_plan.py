@@ -123,6 +123,12 @@ def test_more_iterations_and_step_checkpoints_need_more_disk(folder: Path) -> No
     assert make_plan(config(folder, train={"save_steps": 1})).disk_gib > base
 
 
+@pytest.mark.parametrize("values", [{}, {"num_attention_heads": "4", "hidden_size": 64, "num_hidden_layers": 2}])
+def test_a_config_that_does_not_say_how_large_the_cache_gets_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="config.json does not say how large.*kv_cache_gib"):
+        kv_bytes_a_token(values, "float32")
+
+
 def test_the_cache_has_room_for_all_sequences_within_a_share_of_the_memory_and_for_one_in_any_case(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
