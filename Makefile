@@ -48,7 +48,7 @@ test: setup ## the whole default suite, those that start engines beside the othe
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 40
 
 kill: setup ## SIGKILL of every process in every stage of a small run, half an hour
-	$(VENV)/bin/python -m pytest tests/e2e/test_kill.py tests/gpo/rewards/test_training.py \
+	$(VENV)/bin/python -m pytest tests/e2e/test_kill.py tests/gpo/rewards/test_training.py tests/gpo/rewards/test_faults.py \
 		tests/gpo/evaluation/test_cli_generate.py -m "long or not long"
 
 chaos: setup ## kills, damaged files, a full and a slow disk, clock jumps, signals: one moment each, about 20 minutes

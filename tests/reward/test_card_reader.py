@@ -25,6 +25,7 @@ from reward.model import GeneralPreferenceModel
 from reward.preference import preference_table
 from reward.scorer import PreferenceScorer
 from reward.settings import RewardSettings
+from tests.reward.training_data import train
 from tests.tiny import read_json, save_tiny_model
 
 torch.set_num_threads(1)
@@ -182,3 +183,16 @@ def test_the_comparison_would_see_a_wrong_reading(tmp_path: Path) -> None:
     assert float((later.gate_NL - card_NL).abs().max()) > 100 * TOLERANCE
     table_KK = preference_table(card_ND[:3], gate_L=card_NL[0])
     assert float(table_KK.abs().max()) > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_cards_way_reads_what_a_training_leaves(precision: str, tmp_path: Path) -> None:
+    base = save_tiny_model(tmp_path / "base", "llama", rope_parameters=ROPE)
+    train(tmp_path, base, "trained", epochs=2, precision=precision, value_head_dim=6)
+    reader = CardReader(tmp_path / "trained", 6, True, 512)
+    assert not reader.loading["missing_keys"] and not reader.loading["mismatched_keys"]
+    card_ND, card_NL = reader.read(CONVERSATIONS)
+    ours = PreferenceScorer.from_pretrained(tmp_path / "trained", dtype="float32").embed(CONVERSATIONS)
+    torch.testing.assert_close(ours.v_ND, card_ND, rtol=0, atol=TOLERANCE)
+    assert ours.gate_NL is not None and card_NL is not None
+    torch.testing.assert_close(ours.gate_NL, card_NL, rtol=0, atol=TOLERANCE)

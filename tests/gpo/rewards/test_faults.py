@@ -1,0 +1,138 @@
+"""`gpo reward train` whose workers die or stand still at any time: no bit is lost, and no wait is without end.
+
+Run: python -m pytest tests/gpo/rewards/test_faults.py -m long     (`make kill`)
+"""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.gpo.rewards.test_training import DEEPSPEED
+from tests.gpo.rewards.workplace import environment, make_workplace
+from tests.reward.training_data import same_weights
+
+pytestmark = pytest.mark.long
+LONGER = ("epochs=20", "evaluate_steps=10")
+"""So many steps that there is time between their files."""
+SECONDS = 280
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("faults")
+    make_workplace(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path) -> Callable[..., Path]:
+    """What a training leaves that nobody disturbs; each set of overrides is trained once."""
+    made: dict[tuple[str, ...], Path] = {}
+
+    def train(*overrides: str) -> Path:
+        if overrides not in made:
+            output = folder / f"undisturbed-{len(made)}"
+            driver = start(folder, output, *overrides)
+            _, said = driver.communicate(timeout=SECONDS)
+            assert driver.returncode == 0, said
+            made[overrides] = output
+        return made[overrides]
+
+    return train
+
+
+def start(folder: Path, output: Path, *overrides: str) -> "subprocess.Popen[str]":
+    words = ["reward", "train", "config.yaml", f"output={output.name}", *LONGER, *overrides]
+    beside = DEEPSPEED if any("zero" in word for word in overrides) else None
+    command = [sys.executable, "-m", "gpo", *words]
+    return subprocess.Popen(command, cwd=folder, env=environment(beside), stderr=subprocess.PIPE, text=True)
+
+
+def workers_of(driver: "subprocess.Popen[str]") -> list[psutil.Process]:
+    """Those that live; others of Ray's processes come and go."""
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(driver.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "RayTrainWorker" in " ".join(process.cmdline()):
+                    found.append(process)
+    return found
+
+
+def starting(output: Path) -> bool:
+    """As soon as there is a worker."""
+    return True
+
+
+def stepping(output: Path) -> bool:
+    """A step is logged, and no checkpoint is whole."""
+    return (output / "training/metrics.jsonl").is_file()
+
+
+def saving(output: Path) -> bool:
+    """A step checkpoint is being written."""
+    return any(not (path / "whole.json").is_file() for path in (output / "training/steps").glob("checkpoint-*"))
+
+
+def evaluating(output: Path) -> bool:
+    """The first evaluation is over, and its model is kept or about to be."""
+    path = output / "training/metrics.jsonl"
+    return path.is_file() and "eval_loss" in path.read_text("utf-8")
+
+
+def late(output: Path) -> bool:
+    """Little is left."""
+    return any(int(path.name.rpartition("-")[2]) >= 36 for path in (output / "training/steps").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("moment", [starting, stepping, saving, evaluating, late], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("overrides", [(), ("workers=2",), ("workers=2", "sharding=zero2")], ids="-".join)
+def test_a_worker_that_is_killed_at_any_time_costs_no_bit(
+    folder: Path, undisturbed: Callable[..., Path], moment: Callable[[Path], bool], overrides: tuple[str, ...]
+) -> None:
+    expected = undisturbed(*overrides)
+    output = folder / "-".join(["killed", moment.__name__, *overrides]).replace("=", "-")
+    driver = start(folder, output, *overrides)
+    try:
+        victims: list[psutil.Process] = []
+        until = time.monotonic() + SECONDS
+        while not victims:
+            assert driver.poll() is None and time.monotonic() < until, f"the moment {moment.__name__} never came"
+            victims = workers_of(driver) if moment is starting or moment(output) else []
+            time.sleep(0.002)
+        victims[-1].send_signal(signal.SIGKILL)
+        _, said = driver.communicate(timeout=SECONDS)
+    finally:
+        driver.kill()
+    assert driver.returncode == 0, said
+    assert same_weights(output, expected)
+
+
+def test_a_worker_that_stands_still_is_replaced_when_the_others_have_waited_long_enough(
+    folder: Path, undisturbed: Callable[..., Path]
+) -> None:
+    expected = undisturbed("workers=2")
+    output = folder / "stopped"
+    driver = start(folder, output, "workers=2", "cluster.wait_seconds=30")
+    try:
+        until = time.monotonic() + SECONDS
+        while not stepping(output):
+            assert driver.poll() is None and time.monotonic() < until
+            time.sleep(0.002)
+        victim = workers_of(driver)[-1]
+        victim.suspend()
+        stopped = time.monotonic()
+        _, said = driver.communicate(timeout=SECONDS)
+        took = time.monotonic() - stopped
+    finally:
+        driver.kill()
+    assert driver.returncode == 0, said
+    assert 25 < took < 150 and not victim.is_running()
+    assert same_weights(output, expected)
