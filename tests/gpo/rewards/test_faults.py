@@ -115,7 +115,7 @@ def test_a_worker_that_is_killed_at_any_time_costs_no_bit(
     assert same_weights(output, expected)
 
 
-def test_a_worker_that_stands_still_is_replaced_when_the_others_have_waited_long_enough(
+def test_a_worker_that_stands_still_is_waited_for_so_long_and_no_longer(
     folder: Path, undisturbed: Callable[..., Path]
 ) -> None:
     expected = undisturbed("workers=2")
@@ -133,6 +133,12 @@ def test_a_worker_that_stands_still_is_replaced_when_the_others_have_waited_long
         took = time.monotonic() - stopped
     finally:
         driver.kill()
-    assert driver.returncode == 0, said
-    assert 25 < took < 150 and not victim.is_running()
+    assert 25 < took < 90 and not victim.is_running()
+    # The other worker waits as long, and when it is first the group is started again.
+    assert driver.returncode in (0, 1)
+    if driver.returncode == 1:
+        assert "no step, nor any other sign of the workers, within 30 s (cluster.wait_seconds)" in said
+    again = start(folder, output, "workers=2")
+    _, said = again.communicate(timeout=SECONDS)
+    assert again.returncode == 0, said
     assert same_weights(output, expected)
