@@ -23,7 +23,7 @@ from gpo.cluster.reservation import cluster_nodes, wait_for_room, want_no_nodes,
 from gpo.cluster.runtime import QUIET, ray_alone
 from gpo.cluster.worker_room import WorkerRoom
 from gpo.config.reward import RewardTrainConfig
-from gpo.cpu import actor_environment, prepare_process
+from gpo.cpu import keeping_malloc, prepare_process
 from gpo.errors import StageError, UserError
 from gpo.files import last_written, read_json_lines
 from gpo.logs import log_to_file
@@ -112,7 +112,7 @@ def _torch_trainer(task: Any, config: RewardTrainConfig, bundle: dict[str, float
     threads = config.cluster.threads or int(config.cluster.learner_cpus)
     environment = {name: os.environ[name] for name in (*QUIET, "HF_HUB_OFFLINE") if name in os.environ}
     if not gpus:
-        environment |= {**actor_environment(), "DS_ACCELERATOR": "cpu"}
+        environment |= {**keeping_malloc(), "DS_ACCELERATOR": "cpu"}
     options: dict[str, Any] = {
         "name": f"reward-{time.time_ns()}",
         "storage_path": str(Path(task.output) / "training" / "ray"),
