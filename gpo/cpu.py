@@ -67,7 +67,7 @@ def keep_freed_memory() -> bool:
 
 
 def actor_environment() -> dict[str, str]:
-    """Environment of an actor process that computes on the CPU.
+    """Environment of an actor process that computes on the CPU while others do; a learner has the cores to itself.
 
     A malloc that keeps what is freed, and threads that sleep while they wait.
     """

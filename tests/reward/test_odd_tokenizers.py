@@ -5,7 +5,6 @@ Run: python -m pytest tests/reward/test_odd_tokenizers.py
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
@@ -14,7 +13,7 @@ from reward.errors import RewardInputError
 from reward.model import GeneralPreferenceModel
 from reward.scorer import PreferenceScorer
 from reward.settings import RewardSettings
-from tests.tiny import save_tiny_model
+from tests.tiny import read_json, save_tiny_model
 
 
 def test_a_tokenizer_with_ids_beyond_the_models_is_refused_at_the_first_row_that_has_one(tmp_path: Path) -> None:
@@ -24,7 +23,8 @@ def test_a_tokenizer_with_ids_beyond_the_models_is_refused_at_the_first_row_that
     scorer = PreferenceScorer.from_pretrained(tmp_path / "gpm", "transformers")
     assert len(scorer.embed([talk]).v_ND) == 1
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "gpm")
-    while len(tokenizer) < read_config(tmp_path / "gpm")["vocab_size"]:
+    vocabulary = read_json(tmp_path / "gpm" / "config.json")["vocab_size"]
+    while len(tokenizer) < vocabulary:
         tokenizer.add_tokens(f"<filler{len(tokenizer)}>")
     tokenizer.add_tokens("<new>")
     tokenizer.save_pretrained(tmp_path / "gpm")
@@ -36,15 +36,10 @@ def test_a_tokenizer_with_ids_beyond_the_models_is_refused_at_the_first_row_that
         scorer.embed([talk])
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((directory / "config.json").read_text("utf-8"))
-    return found
-
-
 def test_a_tokenizer_whose_greatest_length_is_no_number_is_refused(tmp_path: Path) -> None:
     base = save_tiny_model(tmp_path / "base")
     GeneralPreferenceModel.from_backbone(base, RewardSettings.published(2)).save_pretrained(tmp_path / "gpm")
     path = tmp_path / "gpm" / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"model_max_length": "None"}), "utf-8")
+    path.write_text(json.dumps(read_json(path) | {"model_max_length": "None"}), "utf-8")
     with pytest.raises(RewardInputError, match="model_max_length of its tokenizer is 'None', expected a number"):
         PreferenceScorer.from_pretrained(tmp_path / "gpm", "transformers")
