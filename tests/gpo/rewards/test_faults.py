@@ -1,4 +1,4 @@
-"""`gpo reward train` whose workers die or stand still at any time: no bit is lost, and no wait is without end.
+"""`gpo reward train` whose workers or driver die or stand still: no bit is lost, and no wait is without end.
 
 Run: python -m pytest tests/gpo/rewards/test_faults.py -m long     (`make kill`)
 """
@@ -66,8 +66,17 @@ def workers_of(driver: "subprocess.Popen[str]") -> list[psutil.Process]:
     return found
 
 
+def wait_for(moment: Callable[[Path], bool], output: Path, driver: "subprocess.Popen[str]") -> psutil.Process:
+    """Look as often as a step of the tiny model takes, until there is a worker to look at too; returns the last one."""
+    until = time.monotonic() + SECONDS
+    while not (moment(output) and (workers := workers_of(driver))):
+        assert driver.poll() is None and time.monotonic() < until, f"the moment {moment.__name__} never came"
+        time.sleep(0.002)
+    return workers[-1]
+
+
 def starting(output: Path) -> bool:
-    """As soon as there is a worker."""
+    """As soon as there is one."""
     return True
 
 
@@ -81,6 +90,11 @@ def saving(output: Path) -> bool:
     return any(not (path / "whole.json").is_file() for path in (output / "training/steps").glob("checkpoint-*"))
 
 
+def saved(output: Path) -> bool:
+    """A step checkpoint is whole, and most of the training is still to come."""
+    return any((output / "training/steps").glob("checkpoint-*/whole.json"))
+
+
 def evaluating(output: Path) -> bool:
     """The first evaluation is over, and its model is kept or about to be."""
     path = output / "training/metrics.jsonl"
@@ -92,7 +106,7 @@ def late(output: Path) -> bool:
     return any(int(path.name.rpartition("-")[2]) >= 36 for path in (output / "training/steps").glob("checkpoint-*"))
 
 
-@pytest.mark.parametrize("moment", [starting, stepping, saving, evaluating, late], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("moment", [starting, stepping, saving, saved, evaluating, late], ids=lambda one: one.__name__)
 @pytest.mark.parametrize("overrides", [(), ("workers=2",), ("workers=2", "sharding=zero2")], ids="-".join)
 def test_a_worker_that_is_killed_at_any_time_costs_no_bit(
     folder: Path, undisturbed: Callable[..., Path], moment: Callable[[Path], bool], overrides: tuple[str, ...]
@@ -101,18 +115,26 @@ def test_a_worker_that_is_killed_at_any_time_costs_no_bit(
     output = folder / "-".join(["killed", moment.__name__, *overrides]).replace("=", "-")
     driver = start(folder, output, *overrides)
     try:
-        victims: list[psutil.Process] = []
-        until = time.monotonic() + SECONDS
-        while not victims:
-            assert driver.poll() is None and time.monotonic() < until, f"the moment {moment.__name__} never came"
-            victims = workers_of(driver) if moment is starting or moment(output) else []
-            time.sleep(0.002)
-        victims[-1].send_signal(signal.SIGKILL)
+        wait_for(moment, output, driver).send_signal(signal.SIGKILL)
         _, said = driver.communicate(timeout=SECONDS)
     finally:
         driver.kill()
     assert driver.returncode == 0, said
     assert same_weights(output, expected)
+
+
+def test_a_killed_driver_goes_on_when_started_again(folder: Path, undisturbed: Callable[..., Path]) -> None:
+    expected = undisturbed()
+    driver = start(folder, folder / "again")
+    try:
+        wait_for(saved, folder / "again", driver)
+    finally:
+        driver.kill()
+    driver.communicate()
+    again = start(folder, folder / "again")
+    _, said = again.communicate(timeout=SECONDS)
+    assert again.returncode == 0, said
+    assert same_weights(folder / "again", expected)
 
 
 def test_a_worker_that_stands_still_is_waited_for_so_long_and_no_longer(
@@ -122,11 +144,7 @@ def test_a_worker_that_stands_still_is_waited_for_so_long_and_no_longer(
     output = folder / "stopped"
     driver = start(folder, output, "workers=2", "cluster.wait_seconds=30")
     try:
-        until = time.monotonic() + SECONDS
-        while not stepping(output):
-            assert driver.poll() is None and time.monotonic() < until
-            time.sleep(0.002)
-        victim = workers_of(driver)[-1]
+        victim = wait_for(stepping, output, driver)
         victim.suspend()
         stopped = time.monotonic()
         _, said = driver.communicate(timeout=SECONDS)

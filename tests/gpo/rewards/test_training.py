@@ -1,11 +1,9 @@
-"""`gpo reward train, bench, cyclic` as commands: two workers, kill -9, torchrun's way, and what a mistake is told.
+"""`gpo reward train, bench, cyclic` as commands: two workers, torchrun's way, and what a mistake is told.
 
 Run: python -m pytest tests/gpo/rewards/test_training.py
 """
 
-import contextlib
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +11,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -40,11 +37,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gpo(folder: Path, *words: str, beside: Path | None = None) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "gpo", *words]
     return subprocess.run(command, cwd=folder, env=environment(beside), capture_output=True, text=True, timeout=280)
-
-
-def same_weights(one: Path, other: Path) -> bool:
-    first, second = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def run_workers(folder: Path, world: int, *overrides: str, beside: Path | None = None) -> None:
@@ -171,61 +163,11 @@ def test_fresh_deletes_only_what_a_training_wrote(folder: Path) -> None:
 
 
 @pytest.mark.long  # `make kill`
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_worker_is_started_again_with_the_others_and_ends_with_the_same_weights(
-    folder: Path, alone: Path, workers: int
-) -> None:
-    undisturbed = alone if workers == 1 else folder / "pair"
-    if workers == 2:
-        done = gpo(folder, "reward", "train", "config.yaml", "output=pair", "workers=2")
-        assert done.returncode == 0, done.stderr
-    output = folder / f"killed-{workers}"
-    command = [sys.executable, "-m", "gpo", "reward", "train", "config.yaml"]
-    command += [f"output={output.name}", f"workers={workers}"]
-    driver = subprocess.Popen(command, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True)
-    try:
-        until = time.monotonic() + 120
-        while not list((output / "training/steps").glob("checkpoint-*/whole.json")):
-            assert driver.poll() is None and time.monotonic() < until
-            time.sleep(0.02)
-        found = [one for one in psutil.Process(driver.pid).children(recursive=True) if is_worker(one)]
-        assert len(found) == workers
-        found[-1].send_signal(signal.SIGKILL)
-        _, said = driver.communicate(timeout=240)
-    finally:
-        driver.kill()
-    assert driver.returncode == 0, said
-    assert same_weights(output, undisturbed)
-
-
-@pytest.mark.long  # `make kill`
 def test_two_workers_that_cut_their_steps_have_the_loss_curve_of_one(
     folder: Path, by_one: Callable[[list[str]], Path]
 ) -> None:
     run_workers(folder, 2, "output=cut", "workers=2", "gradient_accumulation_steps=2")
     assert losses(folder / "cut") == pytest.approx(losses(by_one([])), abs=1e-5)
-
-
-def is_worker(process: psutil.Process) -> bool:
-    """Whether it is one that still lives."""
-    with contextlib.suppress(psutil.NoSuchProcess):  # Others of Ray's processes come and go.
-        return "TrainWorker" in " ".join(process.cmdline())
-    return False
-
-
-@pytest.mark.long  # `make kill`
-def test_a_killed_driver_goes_on_when_started_again(folder: Path, alone: Path) -> None:
-    command = [sys.executable, "-m", "gpo", "reward", "train", "config.yaml", "output=again"]
-    driver = subprocess.Popen(command, cwd=folder, env=environment(), stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 120
-    while not list((folder / "again/training/steps").glob("checkpoint-*/whole.json")):
-        assert driver.poll() is None and time.monotonic() < until
-        time.sleep(0.02)
-    driver.kill()
-    driver.wait()
-    done = gpo(folder, "reward", "train", "config.yaml", "output=again")
-    assert done.returncode == 0, done.stderr
-    assert same_weights(folder / "again", alone)
 
 
 def test_a_bad_row_is_told_before_anything_starts(folder: Path) -> None:
