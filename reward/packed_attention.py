@@ -80,8 +80,11 @@ class PackedMasks:
     def __init__(self, segments: list[Segment], dtype: torch.dtype, device: torch.device) -> None:
         self.segments = segments
         self._longest = max(_length(segment) for segment in segments)
-        self._dtype, self._device = dtype, device
+        self._dtype, self.device = dtype, device
+        self.tokens = max(segment.stop for segment in segments)
         self._by_window: dict[int | None, Tensor] = {}
+        self.batches: Any = None
+        """Segments that are trained together, see `reward.segment_batches`."""
 
     def mask(self, segment: Segment, window: int | None) -> Tensor:
         """0 where a token of the segment may look, by position in the conversation, -inf elsewhere."""
@@ -103,16 +106,16 @@ class PackedMasks:
         own = [segment.stop - segment.start for segment in self.segments]
         seen = [sum(stop - start for start, stop in segment.seen) for segment in self.segments]
         own_ends, seen_ends = (
-            torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=self._device) for lengths in (own, seen)
+            torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=self.device) for lengths in (own, seen)
         )
         return own_ends, seen_ends, max(own), max(seen)
 
     def _mask_LL(self, window: int | None) -> Tensor:
-        place_L = torch.arange(self._longest, device=self._device)
+        place_L = torch.arange(self._longest, device=self.device)
         hidden_LL = place_L[:, None] < place_L
         if window is not None:
             hidden_LL |= place_L[:, None] - window >= place_L
-        mask_LL = torch.zeros(hidden_LL.shape, dtype=self._dtype, device=self._device)
+        mask_LL = torch.zeros(hidden_LL.shape, dtype=self._dtype, device=self.device)
         return mask_LL.masked_fill_(hidden_LL, float("-inf"))
 
 

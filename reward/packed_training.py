@@ -7,21 +7,24 @@ and computes no loss.
 The backward pass goes step by step ("eager"), because that of the fused kernels is slow for short rows on a CPU; the
 forward pass is theirs in half precision, where it takes half the time, and step by step in float32, where that is
 nearly as fast and is what the backward pass computes again. One function for all segments, because slicing under
-autograd would fill a tensor of the whole row with zeros for every segment. Under autocast the products run in its type;
+autograd would fill a tensor of the whole row with zeros for every segment; short segments are computed together
+(`reward.segment_batches`). Under autocast the products run in its type;
 logits and probabilities are float32 always.
 
 Shape suffixes: T packed tokens, G key heads, R query heads a key head, Q a segment's tokens, S tokens it sees, E head
-size, N = Q * R.
+size, B segments of a batch, C = B * G, N = Q * R.
 """
 
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from reward.packed_attention import PackedMasks, fused_attention, seen_part
-from reward.packing import PackedRows, Segment
+from reward.packed_attention import PackedMasks, fused_attention
+from reward.packing import PackedRows
+from reward.segment_batches import SegmentBatch, batches_of, padded, taken
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -76,31 +79,36 @@ class _Rule:
     ) -> None:
         self.masks, self.scaling, self.window, self.softcap, self.dtype = masks, scaling, window, softcap, dtype
 
-    def probabilities(self, q_GNE: Tensor, k_GSE: Tensor, segment: Segment) -> tuple[Tensor, Tensor | None]:
-        """(float32 probabilities, derivative of the logits' cap or None), N = Q * R rows a key head."""
-        mask_QS = self.masks.mask(segment, self.window)
-        raw_GNS = torch.bmm(q_GNE, k_GSE.transpose(1, 2))
-        raw_GQRS = raw_GNS.view(len(raw_GNS), len(mask_QS), -1, mask_QS.shape[1])
+    def probabilities(self, q_CNE: Tensor, k_CSE: Tensor, batch: SegmentBatch) -> tuple[Tensor, Tensor | None]:
+        """(float32 probabilities_CNS, derivative of the logits' cap or None)."""
+        mask_CQS = batch.mask(self.window)
+        raw_CNS = torch.bmm(q_CNE, k_CSE.transpose(1, 2))
+        raw_CQRS = raw_CNS.view(*mask_CQS.shape[:2], -1, mask_CQS.shape[2])
         slope = None
         if self.softcap is None:
             # Cast first: sums of two types take several times longer.
-            logits = raw_GQRS.float()
-            torch.add(mask_QS[:, None], logits, alpha=self.scaling, out=logits)
+            logits = raw_CQRS.float()
+            torch.add(mask_CQS[:, :, None], logits, alpha=self.scaling, out=logits)
         else:
-            bent = torch.tanh(raw_GQRS.float() * (self.scaling / self.softcap))
-            logits = torch.add(mask_QS[:, None], bent, alpha=self.softcap)
-            slope = (1 - bent.square()).view(raw_GNS.shape)
-        return torch.softmax(logits, dim=-1).view(raw_GNS.shape), slope
+            bent = torch.tanh(raw_CQRS.float() * (self.scaling / self.softcap))
+            logits = torch.add(mask_CQS[:, :, None], bent, alpha=self.softcap)
+            slope = (1 - bent.square()).view(raw_CNS.shape)
+        return torch.softmax(logits, dim=-1).view(raw_CNS.shape), slope
 
-    def output(self, q_GQRE: Tensor, k_GSE: Tensor, v_GSE: Tensor, segment: Segment) -> Tensor:
-        """What the segment's tokens get, o_QGRE."""
+    def output(self, q_CQRE: Tensor, k_CSE: Tensor, v_CSE: Tensor, batch: SegmentBatch) -> Tensor:
+        """What the segments' tokens get, o_CQRE."""
         if self.dtype == torch.float32 or self.softcap is not None:
-            probability, _ = self.probabilities(q_GQRE.flatten(1, 2), k_GSE, segment)
-            return torch.bmm(probability.to(self.dtype), v_GSE).view(q_GQRE.shape).transpose(0, 1)
-        q_GRQE = q_GQRE.transpose(1, 2)
-        k_GRSE, v_GRSE = (tensor[:, None].expand(-1, q_GRQE.shape[1], -1, -1) for tensor in (k_GSE, v_GSE))
-        o_GRQE = fused_attention(q_GRQE, k_GRSE, v_GRSE, self.masks, segment, self.scaling, self.window)
-        return o_GRQE.permute(2, 0, 1, 3)
+            probability, _ = self.probabilities(q_CQRE.flatten(1, 2), k_CSE, batch)
+            return torch.bmm(probability.to(self.dtype), v_CSE).view(q_CQRE.shape)
+        q_CRQE = q_CQRE.transpose(1, 2)
+        k_CRSE, v_CRSE = (whole[:, None].expand(-1, q_CRQE.shape[1], -1, -1) for whole in (k_CSE, v_CSE))
+        if len(batch.segments) == 1:
+            (segment,) = batch.segments
+            o_CRQE = fused_attention(q_CRQE, k_CRSE, v_CRSE, self.masks, segment, self.scaling, self.window)
+        else:
+            mask_C1QS = batch.mask(self.window)[:, None]
+            o_CRQE = F.scaled_dot_product_attention(q_CRQE, k_CRSE, v_CRSE, attn_mask=mask_C1QS, scale=self.scaling)
+        return o_CRQE.transpose(1, 2)
 
 
 class _SegmentAttention(torch.autograd.Function):
@@ -108,56 +116,50 @@ class _SegmentAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, rule: _Rule) -> Tensor:
+        heads, groups, size = query.shape[1], key.shape[1], query.shape[3]
         with torch.autocast(query.device.type, enabled=False):
-            q_GTRE, k_GTE, v_GTE = _by_key_head(query, key, value, rule.dtype)
-            out_TGRE = q_GTRE.new_empty(q_GTRE.shape[1], q_GTRE.shape[0], *q_GTRE.shape[2:])
-            for segment in rule.masks.segments:
-                own = slice(segment.start, segment.stop)
-                k_GSE, v_GSE = seen_part(k_GTE, segment), seen_part(v_GTE, segment)
-                out_TGRE[own] = rule.output(q_GTRE[:, own], k_GSE, v_GSE, segment)
-        ctx.rule, ctx.types = rule, (query.dtype, key.dtype, value.dtype)
-        # In the type that they are used in: under autocast rotary positions leave queries and keys twice as wide.
-        ctx.save_for_backward(q_GTRE, k_GTE, v_GTE, out_TGRE)
-        return out_TGRE.view(1, query.shape[2], query.shape[1], -1)
+            # In the type that they are used in: under autocast plain rotary positions leave them twice as wide.
+            q_TGRE = query[0].to(rule.dtype).transpose(0, 1).unflatten(1, (groups, -1))
+            k_TGE, v_TGE = (one[0].to(rule.dtype).transpose(0, 1) for one in (key, value))
+            q, k, v = padded(q_TGRE), padded(k_TGE), padded(v_TGE)
+            batches = batches_of(rule.masks, groups, heads, rule.dtype)
+            parts = []
+            for batch in batches:
+                q_CQRE = taken(q, batch.own_CQ).unflatten(2, (-1, size))
+                found = rule.output(q_CQRE, taken(k, batch.seen_CS), taken(v, batch.seen_CS), batch)
+                parts.append(found.flatten(2))
+            out = batches.together(parts)
+        ctx.rule, ctx.types, ctx.size = rule, (query.dtype, key.dtype, value.dtype), size
+        ctx.save_for_backward(q, k, v, out)
+        return out.view(1, -1, heads, size)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q_GTRE, k_GTE, v_GTE, out_TGRE = ctx.saved_tensors
+        q, k, v, out = ctx.saved_tensors
         rule: _Rule = ctx.rule
+        batches = batches_of(rule.masks, out.shape[0] // grad.shape[1], grad.shape[2], rule.dtype)
+        dq_parts, dk_parts, dv_parts = [], [], []
         with torch.autocast(grad.device.type, enabled=False):
-            grad_TGRE = grad.view(out_TGRE.shape).to(rule.dtype)
-            inner_GTR1 = (grad_TGRE.float() * out_TGRE.float()).sum(-1, keepdim=True).transpose(0, 1).contiguous()
-            do_GTRE = grad_TGRE.transpose(0, 1).contiguous()
-            # A prompt is seen by several segments, whose gradients add up.
-            dq_GTRE = torch.empty(q_GTRE.shape, dtype=torch.float32, device=grad.device)
-            dk_GTE, dv_GTE = (torch.zeros(k_GTE.shape, dtype=torch.float32, device=grad.device) for _ in "kv")
-            for segment in rule.masks.segments:
-                own = slice(segment.start, segment.stop)
-                q_GNE, do_GNE, inner_GN1, dq_GNE = (
-                    whole[:, own].flatten(1, 2) for whole in (q_GTRE, do_GTRE, inner_GTR1, dq_GTRE)
+            do_TGRE = grad.reshape(grad.shape[1], -1, out.shape[1] // ctx.size, ctx.size).to(rule.dtype)
+            inner = padded((do_TGRE.float() * out.view(do_TGRE.shape).float()).sum(-1))
+            do = padded(do_TGRE)
+            for batch in batches:
+                q_CNE, do_CNE, inner_CN1 = (
+                    taken(rows, batch.own_CQ).view(len(batch.own_CQ), -1, size)
+                    for rows, size in ((q, ctx.size), (do, ctx.size), (inner, 1))
                 )
-                k_GSE, v_GSE = seen_part(k_GTE, segment), seen_part(v_GTE, segment)
-                probability, slope = rule.probabilities(q_GNE, k_GSE, segment)
-                _add_seen(dv_GTE, segment, torch.bmm(probability.to(rule.dtype).transpose(1, 2), do_GNE))
-                d_probability = torch.bmm(do_GNE, v_GSE.transpose(1, 2)).float()
-                d_logits = d_probability.sub_(inner_GN1).mul_(probability)
+                k_CSE, v_CSE = taken(k, batch.seen_CS), taken(v, batch.seen_CS)
+                probability, slope = rule.probabilities(q_CNE, k_CSE, batch)
+                dv_parts.append(torch.bmm(probability.to(rule.dtype).transpose(1, 2), do_CNE))
+                d_probability = torch.bmm(do_CNE, v_CSE.transpose(1, 2)).float()
+                d_logits = d_probability.sub_(inner_CN1).mul_(probability)
                 d_logits = d_logits if slope is None else d_logits.mul_(slope)
-                d_raw_GNS = d_logits.to(rule.dtype)
-                dq_GNE.copy_(torch.bmm(d_raw_GNS, k_GSE))
-                _add_seen(dk_GTE, segment, torch.bmm(d_raw_GNS.transpose(1, 2), q_GNE), rule.scaling)
-        q_type, k_type, v_type = ctx.types
-        dq = dq_GTRE.mul_(rule.scaling).transpose(1, 2).flatten(0, 1)
-        return dq[None].to(q_type), dk_GTE[None].to(k_type), dv_GTE[None].to(v_type), None
-
-
-def _by_key_head(query: Tensor, key: Tensor, value: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """(q_GTRE, k_GTE, v_GTE); a segment's rows of q lie one behind the other, so that taking them copies nothing."""
-    q_GTRE = query[0].to(dtype).unflatten(0, (key.shape[1], -1)).transpose(1, 2).contiguous()
-    return q_GTRE, key[0].to(dtype), value[0].to(dtype)
-
-
-def _add_seen(total_GTE: Tensor, segment: Segment, part_GSE: Tensor, factor: float = 1.0) -> None:
-    done = 0
-    for start, stop in segment.seen:
-        total_GTE[:, start:stop].add_(part_GSE[:, done : done + stop - start], alpha=factor)
-        done += stop - start
+                d_raw_CNS = d_logits.to(rule.dtype)
+                dq_parts.append(torch.bmm(d_raw_CNS, k_CSE).view(*batch.own_CQ.shape, -1))
+                dk_parts.append(torch.bmm(d_raw_CNS.transpose(1, 2), q_CNE))
+            tokens, heads = grad.shape[1:3]
+            dq = batches.together(dq_parts).view(tokens, heads, -1).float().mul_(rule.scaling)
+            dk = batches.summed(dk_parts).mul_(rule.scaling).view(tokens, -1, ctx.size)
+            dv = batches.summed(dv_parts).view(tokens, -1, ctx.size)
+            dq, dk, dv = (one.transpose(0, 1)[None].to(kind) for one, kind in zip((dq, dk, dv), ctx.types, strict=True))
+        return dq, dk, dv, None

@@ -6,7 +6,7 @@ that GPO does not need: on a CPU with bfloat16 matrix units that was more than h
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import MethodType
 from typing import Any, cast
@@ -15,71 +15,92 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-CHUNK_ELEMENTS = 1 << 24
-"""Logits a chunk: 32 MiB in bfloat16 and twice that in float32."""
+CHUNK_BYTES = 1 << 27
+"""Logits a chunk, in the type of the product."""
+SLICE_ELEMENTS = 1 << 18
+"""Logits in float32 that one core works on at a time, so that they stay in its cache."""
 
 
 class ChunkedLogProbs(torch.autograd.Function):
-    """log softmax(cap(scale * hidden W^T))[label] for each row; N positions, H hidden, V vocabulary."""
+    """log softmax(cap(scale * hidden W^T))[label] for each row; N positions, H hidden, V vocabulary.
+
+    The product is computed in the type of `hidden_NH`, all else in float32.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, label_N: Tensor, scale: float, cap: float) -> Tensor:
-        logps, normalisers = [], []
-        for hidden, label in _chunks(hidden_NH, label_N, weight_VH.shape[0]):
-            logits = _logits(hidden, weight_VH, label, scale, cap)
-            normaliser = logits.logsumexp(-1)
-            logps.append(logits.gather(-1, label[:, None])[:, 0] - normaliser)
-            normalisers.append(normaliser)
-        normaliser_N = torch.cat(normalisers) if normalisers else hidden_NH.new_zeros(0, dtype=torch.float32)
-        ctx.save_for_backward(hidden_NH, weight_VH, label_N, normaliser_N)
-        ctx.scale, ctx.cap = scale, cap
-        return torch.cat(logps) if logps else normaliser_N
+        product_VH = weight_VH.to(hidden_NH.dtype)
+        logp_N = hidden_NH.new_empty(len(hidden_NH), dtype=torch.float32)
+        for chunk in _chunks(len(hidden_NH), product_VH):
+            logits, exact = _logits(hidden_NH[chunk], product_VH, label_N[chunk])
+            for rows in _slices(logits):
+                label_R1 = label_N[chunk][rows, None]
+                wide = _transformed(logits[rows], exact[rows], label_R1, scale, cap)
+                logp_N[chunk][rows] = torch.log_softmax(wide, -1).gather(-1, label_R1)[:, 0]
+        ctx.save_for_backward(hidden_NH, product_VH, label_N)
+        ctx.scale, ctx.cap, ctx.weight_type = scale, cap, weight_VH.dtype
+        return logp_N
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         (grad_N,) = gradients
-        hidden_NH, weight_VH, label_N, normaliser_N = ctx.saved_tensors
+        hidden_NH, product_VH, label_N = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden_NH)
         wants_weight = ctx.needs_input_grad[1]
-        grad_weight = torch.zeros_like(weight_VH, dtype=torch.float32) if wants_weight else None
-        start = 0
-        for hidden, label in _chunks(hidden_NH, label_N, weight_VH.shape[0]):
-            stop = start + len(hidden)
-            logits = _logits(hidden, weight_VH, label, ctx.scale, ctx.cap)
-            slope = _slope(logits, ctx.scale, ctx.cap)
-            grad = grad_N[start:stop, None].float()
-            # d logp / d logits = onehot - softmax; built in place, in float32, and only then rounded
-            delta = logits.sub_(normaliser_N[start:stop, None]).exp_().mul_(-grad)
-            delta.scatter_add_(-1, label[:, None], grad)
-            delta = (delta.mul_(slope) if isinstance(slope, Tensor) or slope != 1.0 else delta).to(weight_VH.dtype)
-            grad_hidden[start:stop] = delta @ weight_VH
-            if grad_weight is not None and delta.dtype == grad_weight.dtype:
-                grad_weight.addmm_(delta.T, hidden)  # without a product as large as the weight beside it
+        grad_weight = torch.zeros_like(product_VH, dtype=torch.float32) if wants_weight else None
+        for chunk in _chunks(len(hidden_NH), product_VH):
+            logits, exact = _logits(hidden_NH[chunk], product_VH, label_N[chunk])
+            for rows in _slices(logits):
+                label_R1, grad_R1 = label_N[chunk][rows, None], grad_N[chunk][rows, None].float()
+                wide = _transformed(logits[rows], exact[rows], label_R1, ctx.scale, ctx.cap)
+                # d logp / d logits = onehot - softmax; in float32, and only then rounded
+                delta = torch.softmax(wide, -1).mul_(-grad_R1).scatter_add_(-1, label_R1, grad_R1)
+                logits[rows] = _times_slope(delta, wide, ctx.scale, ctx.cap)
+            grad_hidden[chunk] = logits @ product_VH
+            if grad_weight is not None and logits.dtype == grad_weight.dtype:
+                grad_weight.addmm_(logits.T, hidden_NH[chunk])  # without a product as large as the weight beside it
             elif grad_weight is not None:
-                grad_weight += delta.T @ hidden
-            start = stop
-        return grad_hidden, None if grad_weight is None else grad_weight.to(weight_VH.dtype), None, None, None
+                grad_weight += logits.T @ hidden_NH[chunk]
+        return grad_hidden, None if grad_weight is None else grad_weight.to(ctx.weight_type), None, None, None
 
 
-def _chunks(hidden_NH: Tensor, label_N: Tensor, vocabulary: int) -> Any:
-    rows = max(1, CHUNK_ELEMENTS // vocabulary)
-    return zip(hidden_NH.split(rows), label_N.split(rows), strict=True) if len(hidden_NH) else ()
+def _chunks(rows: int, product_VH: Tensor) -> Iterator[slice]:
+    """Rows whose logits are computed at once."""
+    most = max(1, CHUNK_BYTES // (len(product_VH) * product_VH.element_size()))
+    return (slice(start, start + most) for start in range(0, rows, most))
 
 
-def _logits(hidden: Tensor, weight_VH: Tensor, label: Tensor, scale: float, cap: float) -> Tensor:
-    """Logits in float32. A bfloat16 product is rounded by up to 0.06 at 16; the label's own logit is not."""
-    logits = (hidden @ weight_VH.T).float()
-    if hidden.dtype != torch.float32:
-        exact = (hidden.float() * weight_VH[label].float()).sum(-1, keepdim=True)
-        logits.scatter_(-1, label[:, None], exact)
+def _slices(logits_NV: Tensor) -> Iterator[slice]:
+    """Rows of a chunk that are worked on at once: on a CPU few, which stay in its caches, else all."""
+    elements = SLICE_ELEMENTS * torch.get_num_threads() if logits_NV.device.type == "cpu" else logits_NV.numel()
+    most = max(1, elements // logits_NV.shape[1])
+    return (slice(start, start + most) for start in range(0, len(logits_NV), most))
+
+
+def _logits(hidden_NH: Tensor, product_VH: Tensor, label_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits_NV as the product gives them, and those of the labels exact_N1 in float32.
+
+    A bfloat16 product is rounded by up to 0.06 at 16; the label's own logit is not.
+    """
+    logits_NV = hidden_NH @ product_VH.T
+    if hidden_NH.dtype == torch.float32:
+        return logits_NV, logits_NV.gather(-1, label_N[:, None])
+    return logits_NV, (hidden_NH.float() * product_VH[label_N].float()).sum(-1, keepdim=True)
+
+
+def _transformed(logits: Tensor, exact: Tensor, label: Tensor, scale: float, cap: float) -> Tensor:
+    """Scaled and capped logits in float32, that of the label exact."""
+    wide = logits.to(torch.float32, copy=True).scatter_(-1, label, exact)
     if scale != 1.0:
-        logits.mul_(scale)
-    return logits.div_(cap).tanh_().mul_(cap) if cap else logits
+        wide.mul_(scale)
+    return wide.div_(cap).tanh_().mul_(cap) if cap else wide
 
 
-def _slope(logits: Tensor, scale: float, cap: float) -> Tensor | float:
-    """d logits / d (hidden W^T)."""
-    return scale * (1.0 - (logits / cap) ** 2) if cap else scale
+def _times_slope(delta: Tensor, wide: Tensor, scale: float, cap: float) -> Tensor:
+    """The gradient before scale and cap, from that behind them."""
+    if cap:
+        return delta.mul_(wide.div_(cap).square_().neg_().add_(1.0)).mul_(scale)
+    return delta.mul_(scale) if scale != 1.0 else delta
 
 
 def logit_transform(config: Any) -> tuple[float, float]:
@@ -122,7 +143,7 @@ def add_log_prob_head(model: Any) -> None:
             return cast(Tensor, type(self).forward(self, hidden))
         weight = self.weight.full_tensor() if isinstance(self.weight, DTensor) else self.weight
         kind = torch.get_autocast_dtype(hidden.device.type) if _autocast_is_on(hidden) else weight.dtype
-        return cast(Tensor, ChunkedLogProbs.apply(hidden.to(kind), weight.to(kind), answer_ids, scale, cap))
+        return cast(Tensor, ChunkedLogProbs.apply(hidden.to(kind), weight, answer_ids, scale, cap))
 
     @functools.wraps(type(model).forward)
     def forward(

@@ -1,10 +1,11 @@
-"""The kill matrix: SIGKILL of every kind of process and of a Ray worker node at random moments of a small run.
+"""The kill matrix: SIGKILL of every kind of process and of a Ray worker node, in every stage that it lives in.
 
-After each kill the run must end well, after at most one more start of the same command, with every (prompt, k) exactly
-once, the token ids of an undisturbed run, and the victim named in the journal where its work was still wanted. Moments
-are drawn from the whole run, so baseline, publish and evaluate are hit too; where the victim is not there, the run is
-told as a miss and another moment is drawn. Each case is a line in the log; a matrix that was stopped goes on behind the
-last one.
+An undisturbed run shows when each process is there: windows, by stage and iteration. Each case takes one of its
+victim's windows in turn, draws a moment within it by its seed, waits for that stage and looks once: where the victim
+is not there, or the stage was over before the kill, the run is a miss and another moment is drawn. Windows too short
+to be met are left out. After a kill the run must end well, after at most one more start of the same command, with what
+an undisturbed run leaves, no shard reported twice, no traceback, and the victim named in the journal where its work
+was still wanted. Each case is a line in the log; a matrix that was stopped goes on behind the last one.
 
     python -m tests.proof.chaos --moments 20 --log runs/chaos-full.jsonl
 
@@ -20,18 +21,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from gpo.files import read_json_lines
-from rollout.records import read_shard
 from tests.cluster.namespaces import NamespacedCluster, namespaced_cluster, namespaces_can_be_made
 from tests.e2e.tiny_run import command, descendants, environment, journal, make_workplace
 from tests.proof.case_log import commits, keep
+from tests.proof.outcome import EQUAL_TOKENS, SECONDS, differences, results, status_of, written_twice
 
 VICTIMS = {
     "sampler": "ray::LoggedSampler",
@@ -41,31 +44,50 @@ VICTIMS = {
     "driver": "",
     "node": "",
 }
-"""With what its title has in it; the driver and a node have none."""
-MOST_STARTS, MOST_MISSES, SECONDS = 2, 5, 900
-EQUAL_TOKENS = "policy.dtype=float32"
-"""In bfloat16 seeds do not promise the same tokens in other company (docs/rollout.md)."""
+"""With what its title has in it; the driver and a node have none, and are there from the first to the last."""
+MOST_STARTS, MOST_MISSES = 2, 5
 SETTINGS = ("iterations=2", "baseline.kind=previous", "prompts.per_iteration=8", EQUAL_TOKENS)
-LAST_STAGE = "evaluate 2"
+START, LAST_STAGE = "start", "evaluate 2"
+SHORTEST_SECONDS = 0.2
+"""A look takes some hundredths of a second."""
 
 
-def answers(out: Path) -> dict[str, Any]:
-    """Token ids by iteration and prompt: a list of all rows of it, so that a doubled one is no equal."""
-    found: dict[str, Any] = {}
-    for path in sorted(out.glob("iterations/*/rollouts/shard-*.parquet")):
-        for row in read_shard(path):
-            found.setdefault(f"{path.parent.parent.name}/{row.prompt_id}", []).append(row.completion_ids)
+@dataclass(frozen=True, slots=True)
+class Window:
+    """When a victim is there in a stage, in seconds since that began; START began with the command."""
+
+    stage: str
+    first: float
+    last: float
+
+
+def stages_of(out: Path) -> Iterator[tuple[str, float]]:
+    """Stages that have begun, as `name iteration`, with the wall time."""
+    for line in journal(out):
+        if line["event"] == "begin":
+            yield f"{line['stage']} {line['iteration']}", line["time"]
+
+
+def windows_of(process: "subprocess.Popen[Any]", out: Path) -> dict[str, list[Window]]:
+    """Watch an undisturbed run to its end: the windows of every victim."""
+    started, seen = time.time(), dict[tuple[str, str], list[float]]()
+    while process.poll() is None and time.time() - started < SECONDS:
+        stage, begun = ([(START, started), *stages_of(out)])[-1]
+        there = {victim for victim, title in VICTIMS.items() if not title or descendants(process, title)}
+        for victim in there:
+            seen.setdefault((victim, stage), []).append(time.time() - begun)
+        time.sleep(0.05)
+    assert process.wait(SECONDS) == 0, "the undisturbed run"
+    found: dict[str, list[Window]] = {victim: [] for victim in VICTIMS}
+    for (victim, stage), looks in seen.items():
+        if max(looks) - min(looks) >= SHORTEST_SECONDS and (stage != START or victim == "driver"):
+            found[victim].append(Window(stage, min(looks), max(looks)))
     return found
 
 
-def status_of(process: "subprocess.Popen[Any]") -> int | None:
-    """How a run ended; None when it had to be ended."""
-    try:
-        return process.wait(SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        return None
+def said_by(out: Path) -> Path:
+    """What all starts of a run printed."""
+    return out.with_suffix(".said")
 
 
 class Place:
@@ -78,12 +100,13 @@ class Place:
 
     def start(self, out: Path) -> "subprocess.Popen[Any]":
         """The command of a run."""
-        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        if self.cluster is None:
-            words = command(self.config, out, *SETTINGS)
-            return subprocess.Popen(words, env=environment(), cwd=self.config.parent, **quiet)
-        words = command(self.config, out, *SETTINGS, f"cluster.address={self.cluster.address}")
-        return self.cluster.popen(self.cluster.head, words, **quiet)
+        with said_by(out).open("a") as said:
+            streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": said}
+            if self.cluster is None:
+                words = command(self.config, out, *SETTINGS)
+                return subprocess.Popen(words, env=environment(), cwd=self.config.parent, **streams)
+            words = command(self.config, out, *SETTINGS, f"cluster.address={self.cluster.address}")
+            return self.cluster.popen(self.cluster.head, words, **streams)
 
     def kill(self, victim: str, process: "subprocess.Popen[Any]", number: int) -> bool:
         """SIGKILL; False when there is no such process at this moment. Nodes take turns, by the case's number."""
@@ -124,55 +147,63 @@ def place_for(victim: str, config: Path) -> Iterator[Place]:
         yield Place(config, cluster)
 
 
+def wait_for(window: Window, moment: float, process: "subprocess.Popen[Any]", out: Path) -> bool:
+    """Sleep until the moment; False where the run or the stage is over before it."""
+    started = time.time()
+    while process.poll() is None and time.time() - started < SECONDS:
+        stages = [(START, started), *stages_of(out)]
+        begun = dict(stages).get(window.stage)
+        if begun is not None and stages[-1][0] != window.stage:
+            return False
+        if begun is not None and time.time() - begun >= moment:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def over(stage: str, out: Path) -> bool:
+    """Whether the journal has the end of the stage."""
+    ends = [f"{line['stage']} {line['iteration']}" for line in journal(out) if line["event"] == "stage"]
+    return stage in ends or (stage == START and bool(list(stages_of(out))))
+
+
 def one_case(
-    place: Place, victim: str, number: int, misses: int, seconds: float, expected: dict[str, Any]
+    place: Place, victim: str, number: int, misses: int, window: Window, expected: dict[str, Any]
 ) -> dict[str, Any]:
-    """Kill at a random moment, start again until it ends well, and compare."""
-    moment = random.Random(f"{victim}/{number}/{misses}").uniform(0.05, 0.95) * seconds
+    """Kill at a moment of the window, start again until it ends well, and compare."""
+    moment = random.Random(f"{victim}/{number}/{misses}").uniform(window.first, window.last)
     out = place.config.parent / f"{victim}-{number}-{misses}"
+    line = {"victim": victim, "number": number, "stage": window.stage, "moment_seconds": round(moment, 2)}
     process = place.start(out)
-    started = time.monotonic()
-    hit, fault = False, None
     try:
-        while process.poll() is None and not hit and time.monotonic() - started < SECONDS:
-            time.sleep(0.05)
-            hit = time.monotonic() - started > moment and place.kill(victim, process, number)
-        stages = [f"{line['stage']} {line['iteration']}" for line in journal(out) if line["event"] == "begin"]
+        hit = wait_for(window, moment, process, out) and place.kill(victim, process, number)
+        hit = hit and not over(window.stage, out)
         fault = place.mend()
+        if not hit:
+            return line | {"hit": False}
         status = status_of(process)
     finally:
-        process.kill()
+        end(process)
     starts = 1
     while status not in (0, None) and starts < MOST_STARTS:
         starts += 1
         status = status_of(place.start(out))
-    lines = journal(out)
-    shards = [(line["iteration"], line["shard"]) for line in lines if line["event"] == "shard"]
-    return {
-        "victim": victim,
-        "number": number,
-        "moment_seconds": round(moment, 2),
-        "hit": hit,
-        "stage": stages[-1] if stages else "start",
-        "starts": starts,
-        "status": status,
-        "same_tokens": answers(out) == expected,
-        "shards_once": len(shards) == len(set(shards)),
-        "lost": [line["process"] for line in lines if line["event"] == "lost"],
-        "fault": fault,
-    }
+    lost = [line["process"] for line in journal(out) if line["event"] == "lost"]
+    printed = said_by(out).read_text("utf-8", errors="replace")
+    if status != 0:
+        fault = fault or f"status {status}: {printed[-1500:]}"
+    elif "Traceback (most recent call last)" in printed:
+        fault = fault or f"a traceback: {printed[-1500:]}"
+    elif victim not in lost and VICTIMS[victim] and starts == 1 and window.stage != LAST_STAGE:
+        fault = fault or "the journal does not name the process"
+    fault = fault or differences(out, expected) or written_twice(out)
+    return line | {"hit": True, "starts": starts, "lost": lost, "fault": fault}
 
 
-def named(case: dict[str, Any]) -> bool:
-    """Whether the journal names a process that was killed; in the last stage its work may be over."""
-    process = bool(VICTIMS[case["victim"]])
-    wanted = case["hit"] and process and case["stage"] != LAST_STAGE and case["starts"] == 1
-    return case["victim"] in case["lost"] if wanted else True
-
-
-def good(case: dict[str, Any]) -> bool:
-    """Whether a case ended as promised."""
-    return case["status"] == 0 and case["same_tokens"] and case["shards_once"] and named(case) and not case.get("fault")
+def end(process: "subprocess.Popen[Any]") -> None:
+    """A run that missed is of no more use; those below the driver end with it."""
+    process.kill()
+    process.wait()
 
 
 def main() -> int:
@@ -188,12 +219,10 @@ def main() -> int:
         return 1
     options.log.parent.mkdir(parents=True, exist_ok=True)
     cases = read_json_lines(options.log)
-    with tempfile.TemporaryDirectory() as folder:
-        config = make_workplace(Path(folder))
-        started = time.monotonic()
-        assert Place(config, None).start(Path(folder) / "undisturbed").wait(SECONDS) == 0
-        seconds = time.monotonic() - started
-        expected = answers(Path(folder) / "undisturbed")
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        config, out = make_workplace(Path(folder)), Path(folder) / "undisturbed"
+        windows = windows_of(Place(config, None).start(out), out)
+        expected = results(out)
         for victim in victims:
             left = [number for number in range(options.moments) if not was_hit(cases, victim, number)]
             if not left:
@@ -202,16 +231,20 @@ def main() -> int:
                 for number, misses in itertools.product(left, range(MOST_MISSES)):
                     if was_hit(cases, victim, number):
                         continue
-                    keep(options.log, one_case(place, victim, number, misses, seconds, expected))
+                    window = windows[victim][number % len(windows[victim])]
+                    keep(options.log, one_case(place, victim, number, misses, window, expected))
                     cases = read_json_lines(options.log)
-    bad = [case for case in cases if not good(case)]
-    spared = [
-        f"{victim} {number}"
-        for victim, number in itertools.product(victims, range(options.moments))
-        if not was_hit(cases, victim, number)
-    ]
-    hits = sum(case["hit"] for case in cases)
-    print(f"{len(cases)} runs, {hits} hits, {len(bad)} failed; {commits(cases)}; undisturbed {seconds:.0f} s")
+    return told(cases, list(itertools.product(victims, range(options.moments))))
+
+
+def told(cases: list[dict[str, Any]], wanted: list[tuple[str, int]]) -> int:
+    """Say who was killed where, and what went wrong; the exit status."""
+    hits = [case for case in cases if case["hit"] and (case["victim"], case["number"]) in wanted]
+    for (victim, stage), count in sorted(Counter((case["victim"], case["stage"]) for case in hits).items()):
+        print(f"{victim} in {stage}: {count}")
+    bad = [case for case in hits if case["fault"]]
+    spared = [f"{victim} {number}" for victim, number in wanted if not was_hit(cases, victim, number)]
+    print(f"{len(hits)} kills, {len(bad)} with a fault, {len(cases) - len(hits)} misses; {commits(hits)}")
     if spared:
         print(f"never hit, so nothing is proved of them: {', '.join(spared)}")
     return 1 if bad or spared else 0

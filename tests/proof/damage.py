@@ -19,11 +19,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from rollout.weights import verify_published
 from tests.e2e.tiny_run import command, environment, journal, make_workplace
 from tests.proof.case_log import keep, not_yet, told
-from tests.proof.chaos import EQUAL_TOKENS, SECONDS, answers, status_of
 from tests.proof.mutations import mutate_bytes
+from tests.proof.outcome import EQUAL_TOKENS, SECONDS, differences, results, run_again
 
 KEYS = ("moment", "seed")
 """Fields of a line that name its case."""
@@ -70,38 +69,12 @@ def damage(run: Path, draw: Random) -> tuple[Path, str]:
     return path, mutated.done
 
 
-def gone_on_with(config: Path, out: Path) -> tuple[int | None, str]:
-    """Exit status and printed lines of the same command; None when it had to be ended."""
-    with tempfile.TemporaryFile("w+", errors="replace") as said:
-        words = command(config, out, EQUAL_TOKENS)
-        process = subprocess.Popen(words, env=environment(), cwd=config.parent, stdout=subprocess.DEVNULL, stderr=said)
-        status = status_of(process)
-        said.seek(0)
-        return status, said.read()
-
-
-def results(out: Path) -> dict[str, Any]:
-    """Token ids of all answers, and the content hash of each published checkpoint that agrees with its marker."""
-    checkpoints = sorted(out.glob("iterations/*/checkpoint"))
-    return answers(out) | {str(path.relative_to(out)): verify_published(path).sha256 for path in checkpoints}
-
-
-def differences(out: Path, expected: dict[str, Any]) -> str | None:
-    """What a finished run has otherwise than an undisturbed one."""
-    try:
-        found = results(out)
-    except Exception as error:  # whatever it is, a run that says it is finished left it
-        return f"finished with what cannot be read: {type(error).__name__}: {error}"
-    names = sorted(name for name in expected.keys() | found.keys() if found.get(name) != expected.get(name))
-    return f"finished with another {', '.join(names[:5])}" if names else None
-
-
 def one_case(config: Path, source: Path, out: Path, seed: int, expected: dict[str, Any]) -> dict[str, Any]:
     """Damage a copy, go on with it, and judge how it ends."""
     shutil.copytree(source, out)
     path, done = damage(out, Random(f"{source.name}/{seed}"))
     started = time.monotonic()
-    status, printed = gone_on_with(config, out)
+    status, printed = run_again(config, out, EQUAL_TOKENS)
     fault = None
     if "Traceback (most recent call last)" in printed:
         fault = "a traceback"
@@ -139,7 +112,7 @@ def main() -> int:
         for moment in dict.fromkeys(moment for moment, _ in left):
             interrupted_run(config, folder / moment, moment)
         if left:
-            status, printed = gone_on_with(config, folder / "undisturbed")
+            status, printed = run_again(config, folder / "undisturbed", EQUAL_TOKENS)
             assert status == 0, printed
         expected = results(folder / "undisturbed")
         for moment, seed in left:

@@ -4,17 +4,21 @@ Run: python -m tests.proof.soak --iterations 8 --run-dir runs/soak --log runs/so
 
 A lasting process is one that lives through at least half of its start of the command: driver, sampler and scorer, which
 must be among them, and Ray's own. Its slope (least squares) is that of the second half of its life; the first is
-warm-up: caches and pools fill. Slopes are held against a limit an iteration, and what they come to over that half
-against a limit of its own, so that many iterations are judged more strictly. Each look is a line of the log. A soak
-that was stopped goes on with the same command, as the run does: each start that was long enough is judged by itself.
+warm-up: caches and pools fill. What no lasting process shows is judged by iteration: the fewest processes and the least
+that all of them hold, so that one left behind is seen, shared memory, and the most that the learner holds, which is a
+new process each time. Slopes are held against a limit an iteration, and what they come to over that half against a
+limit of its own, so that many iterations are judged more strictly. Each look is a line of the log. A soak that was
+stopped goes on with the same command, as the run does: each start that was long enough is judged by itself, and one of
+them must have half of all iterations.
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +33,11 @@ from tests.proof.case_log import commits
 
 SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_AN_ITERATION = 900
-MOST_AN_ITERATION = {"mib": 1.0, "files": 0.2}
-MOST_OVER_THE_HALF = {"mib": 10.0, "files": 2.0}
+MOST_AN_ITERATION = {"mib": 1.0, "files": 0.2, "processes": 0.2}
+MOST_OVER_THE_HALF = {"mib": 10.0, "files": 2.0, "processes": 2.0}
+OF_ALL, LEARNER, SHARED = "all processes", "learner, at most", "shared memory"
+LOOSER = {OF_ALL: 3.0, LEARNER: 3.0}
+"""Factors of the limits: twenty processes together, and a peak that is looked at every few seconds."""
 LEAST_ITERATIONS = 4
 """A start with fewer is too short to be judged."""
 MUST_LAST = ("driver", "LoggedSampler", "ShardScorer")
@@ -73,13 +80,16 @@ def watch(process: "subprocess.Popen[Any]", run_dir: Path, log: Path) -> None:
             process.kill()
             raise TimeoutError(f"no end of iteration {done + 1} within {SECONDS_AN_ITERATION} s")
         found = list(look(root))
-        append_json_line(log, {"start": start, "done": done, "commit": COMMIT, "processes": found})
+        shared = round(shutil.disk_usage("/dev/shm").used / 2**20, 3)
+        append_json_line(
+            log, {"start": start, "done": done, "commit": COMMIT, "shared_mib": shared, "processes": found}
+        )
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A lasting process: what it grows by an iteration, and over how many iterations that was measured."""
+    """What a lasting process, or all of a run, grows by an iteration, and over how many iterations it was measured."""
 
     start: int
     kind: str
@@ -89,8 +99,9 @@ class Row:
 
     def grows(self) -> bool:
         """Beyond a limit."""
+        factor = LOOSER.get(self.kind, 1.0)
         return any(
-            slope > MOST_AN_ITERATION[what] or slope * self.iterations > MOST_OVER_THE_HALF[what]
+            slope > factor * MOST_AN_ITERATION[what] or slope * self.iterations > factor * MOST_OVER_THE_HALF[what]
             for what, slope in self.slopes.items()
         )
 
@@ -111,31 +122,69 @@ def rows_of_start(start: int, looks: list[dict[str, Any]]) -> list[Row]:
     return rows
 
 
-def judge(lines: list[dict[str, Any]]) -> int:
+def rows_by_iteration(start: int, looks: list[dict[str, Any]]) -> list[Row]:
+    """What all processes hold at the least, shared memory, and what the learner holds at the most."""
+    by_iteration: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for line in looks:
+        by_iteration[line["done"]].append(line)
+    # The first and the last are there in part.
+    done = sorted(by_iteration)[1:-1]
+    done = done[len(done) // 2 :]
+    if len(done) < 2:
+        return []
+
+    def total(line: dict[str, Any], what: str) -> float:
+        return sum(one[what] for one in line["processes"])
+
+    def peak(line: dict[str, Any]) -> float:
+        return max((one["mib"] for one in line["processes"] if one["kind"] == "RayTrainWorker"), default=0.0)
+
+    def row(kind: str, mib: list[float], **others: list[float]) -> Row:
+        slopes = {what: float(np.polyfit(done, values, 1)[0]) for what, values in {"mib": mib, **others}.items()}
+        return Row(start, kind, mib[-1], done[-1] - done[0], slopes)
+
+    def least(of: Callable[[dict[str, Any]], float]) -> list[float]:
+        return [min(map(of, by_iteration[number])) for number in done]
+
+    return [
+        row(
+            OF_ALL,
+            least(lambda line: total(line, "mib")),
+            files=least(lambda line: total(line, "files")),
+            processes=least(lambda line: len(line["processes"])),
+        ),
+        row(SHARED, least(lambda line: line["shared_mib"])),
+        row(LEARNER, [max(map(peak, by_iteration[number])) for number in done]),
+    ]
+
+
+def judge(lines: list[dict[str, Any]], wanted: int) -> int:
     """Say what grows, and what should have been watched and was not; the exit status."""
     starts: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
         starts[line["start"]].append(line)
     long_enough = {
-        start: rows_of_start(start, looks)
+        start: rows_of_start(start, looks) + rows_by_iteration(start, looks)
         for start, looks in starts.items()
         if looks[-1]["done"] - looks[0]["done"] >= LEAST_ITERATIONS
     }
-    faults = 0 if long_enough else 1
-    if not long_enough:
-        print(f"no start with at least {LEAST_ITERATIONS} iterations, so nothing is proved")
+    most = max((looks[-1]["done"] - looks[0]["done"] for looks in starts.values()), default=0)
+    faults = 0
+    if most < max(LEAST_ITERATIONS, wanted // 2):
+        faults = 1
+        print(f"no start with {max(LEAST_ITERATIONS, wanted // 2)} iterations or more, so nothing is proved")
     for start, rows in long_enough.items():
         for row in rows:
             faults += row.grows()
-            print(
-                f"start {start}: {row.kind:<30} {row.mib:8.1f} MiB  {row.slopes['mib']:+.3f} MiB and "
-                f"{row.slopes['files']:+.3f} files an iteration{'  GROWS' if row.grows() else ''}"
-            )
+            slopes = ", ".join(f"{slope:+.3f} {what}" for what, slope in row.slopes.items())
+            grows = "  GROWS" if row.grows() else ""
+            print(f"start {start}: {row.kind:<30} {row.mib:8.1f} MiB  {slopes} an iteration{grows}")
         missing = set(MUST_LAST) - {row.kind for row in rows}
         faults += len(missing)
         if missing:
             print(f"start {start}: not among the lasting processes: {', '.join(sorted(missing))}")
-    print(f"{sum(map(len, long_enough.values()))} processes, {faults} faults; looks {commits(lines)}")
+    rows_judged = sum(map(len, long_enough.values()))
+    print(f"{rows_judged} rows, {faults} faults; at most {most} iterations a start; looks {commits(lines)}")
     return 1 if faults else 0
 
 
@@ -167,7 +216,7 @@ def main() -> int:
             print(printed.read()[-3000:])
             print(f"the run ended with {process.returncode}")
             return 1
-    return judge(read_json_lines(log))
+    return judge(read_json_lines(log), options.iterations)
 
 
 if __name__ == "__main__":

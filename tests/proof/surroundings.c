@@ -2,9 +2,11 @@
 
    GPO_PROOF_CLOCK names the file; it holds the seconds to add. GPO_PROOF_WRITE_US is how long a write or fsync of a
    file sleeps before. The monotonic clock is left alone, as a real jump leaves it. Every process that has the library
-   leaves a file named by its pid in the folder GPO_PROOF_MARKS. */
+   leaves marks in the folder GPO_PROOF_MARKS: PID.here, PID.jumped when it first sees the other clock, PID.slept when
+   its first write has slept. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -13,17 +15,20 @@
 #include <time.h>
 #include <unistd.h>
 
-__attribute__((constructor)) static void leave_mark(void) {
+static void leave_mark(const char *what) {
     const char *folder = getenv("GPO_PROOF_MARKS");
     char path[4096];
     if (folder == NULL) return;
-    snprintf(path, sizeof path, "%s/%d", folder, (int)getpid());
-    FILE *file = fopen(path, "w");
-    if (file != NULL) fclose(file);
+    snprintf(path, sizeof path, "%s/%d.%s", folder, (int)getpid(), what);
+    int file = open(path, O_WRONLY | O_CREAT, 0644);
+    if (file >= 0) close(file);
 }
+
+__attribute__((constructor)) static void begin(void) { leave_mark("here"); }
 
 static long jumped(void) {
     static long offset = 0;
+    static pid_t marked = 0;
     const char *path = getenv("GPO_PROOF_CLOCK");
     if (offset == 0 && path != NULL && access(path, R_OK) == 0) {
         FILE *file = fopen(path, "r");
@@ -31,6 +36,11 @@ static long jumped(void) {
             if (fscanf(file, "%ld", &offset) != 1) offset = 0;
             fclose(file);
         }
+    }
+    /* A child that was forked behind the jump has the offset, but no mark of its own. */
+    if (offset != 0 && marked != getpid()) {
+        marked = getpid();
+        leave_mark("jumped");
     }
     return offset;
 }
@@ -59,9 +69,15 @@ time_t time(time_t *where) {
 }
 
 static void dawdle(int file) {
+    static pid_t marked = 0;
     const char *microseconds = getenv("GPO_PROOF_WRITE_US");
     struct stat found;
-    if (microseconds != NULL && fstat(file, &found) == 0 && S_ISREG(found.st_mode)) usleep(atoi(microseconds));
+    if (microseconds == NULL || fstat(file, &found) != 0 || !S_ISREG(found.st_mode)) return;
+    usleep(atoi(microseconds));
+    if (marked != getpid()) {
+        marked = getpid();
+        leave_mark("slept");
+    }
 }
 
 ssize_t write(int file, const void *content, size_t size) {

@@ -9,8 +9,7 @@ import pytest
 
 from rollout.records import write_shard
 from rollout.weights import mark_published
-from tests.proof.chaos import LAST_STAGE, good
-from tests.proof.damage import differences, results
+from tests.proof.outcome import differences, results, written_twice
 from tests.rollout.test_records import make_row
 
 
@@ -41,8 +40,19 @@ def test_other_weights_than_those_of_an_undisturbed_run_are_a_fault(run: Path) -
     assert differences(run, expected) == "finished with another iterations/001/checkpoint"
 
 
-def test_a_kill_that_the_journal_does_not_name_is_a_failure_where_the_victims_work_was_wanted() -> None:
-    case = {"victim": "scorer", "hit": True, "stage": "generate 1", "starts": 1, "status": 0, "lost": ["scorer"]}
-    case |= {"same_tokens": True, "shards_once": True, "fault": None}
-    assert good(case) and good(case | {"stage": LAST_STAGE, "lost": []}) and good(case | {"victim": "node", "lost": []})
-    assert not good(case | {"lost": []}) and not good(case | {"fault": "the node did not come back"})
+def test_another_number_in_an_evaluation_is_a_fault_and_its_rounding_is_none(run: Path) -> None:
+    evaluation = run / "iterations/001/evaluation.json"
+    evaluation.write_text('{"win_rate": 0.5}')
+    expected = results(run)
+    evaluation.write_text('{"win_rate": 0.500001}')
+    assert differences(run, expected) is None
+    evaluation.write_text('{"win_rate": 0.51}')
+    assert differences(run, expected) == "finished with another iterations/001/evaluation.json"
+
+
+def test_a_shard_that_is_reported_twice_is_told(run: Path) -> None:
+    line = '{"event": "shard", "iteration": 1, "shard": 0}\n'
+    (run / "journal.jsonl").write_text(line)
+    assert written_twice(run) is None
+    (run / "journal.jsonl").write_text(2 * line)
+    assert written_twice(run) == "reported twice as done: shards 1/0"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.proof.soak import MUST_LAST, judge, kind_of
+from tests.proof.soak import MUST_LAST, SHARED, judge, kind_of
 
 Lines = list[dict[str, Any]]
 
@@ -18,6 +18,7 @@ def looks(iterations: int, growth: dict[str, float], kinds: tuple[str, ...] = MU
         {
             "start": 1,
             "done": look // 2,
+            "shared_mib": 40 + growth.get(SHARED, 0.0) * look / 2,
             "processes": [
                 {"pid": pid, "kind": kind, "mib": 100 + growth.get(kind, 0.0) * look / 2, "files": 9}
                 for pid, kind in enumerate(kinds)
@@ -28,28 +29,52 @@ def looks(iterations: int, growth: dict[str, float], kinds: tuple[str, ...] = MU
 
 
 def test_flat_processes_pass(capsys: pytest.CaptureFixture[str]) -> None:
-    assert judge(looks(8, {})) == 0
-    assert "0 faults; looks run at an unknown commit (17)" in capsys.readouterr().out
+    assert judge(looks(8, {}), 8) == 0
+    assert "0 faults; at most 8 iterations a start; looks run at an unknown commit (17)" in capsys.readouterr().out
 
 
 def test_a_hundred_iterations_are_judged_more_strictly_than_eight() -> None:
     slow_leak = {"LoggedSampler": 0.5}
-    assert judge(looks(8, slow_leak)) == 0
-    assert judge(looks(100, slow_leak)) == 1
+    assert judge(looks(8, slow_leak), 8) == 0
+    assert judge(looks(100, slow_leak), 100) == 1
 
 
 def test_a_leak_in_any_process_is_a_fault() -> None:
-    assert judge(looks(8, {"raylet": 1.5}, (*MUST_LAST, "raylet"))) == 1
+    assert judge(looks(8, {"raylet": 1.5}, (*MUST_LAST, "raylet")), 8) == 1
 
 
 @pytest.mark.parametrize("missing", MUST_LAST)
 def test_a_process_that_was_never_watched_is_a_fault(missing: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert judge(looks(8, {}, tuple(kind for kind in MUST_LAST if kind != missing))) == 1
+    assert judge(looks(8, {}, tuple(kind for kind in MUST_LAST if kind != missing)), 8) == 1
     assert f"not among the lasting processes: {missing}" in capsys.readouterr().out
 
 
 def test_starts_that_are_too_short_prove_nothing() -> None:
-    assert judge(looks(3, {})) == 1 and judge([]) == 1
+    assert judge(looks(3, {}), 3) == 1 and judge([], 8) == 1
+
+
+def test_a_hundred_iterations_need_a_start_of_fifty() -> None:
+    assert judge(looks(49, {}), 100) == 1 and judge(looks(50, {}), 100) == 0
+
+
+def test_shared_memory_that_grows_is_a_fault() -> None:
+    assert judge(looks(8, {SHARED: 1.5}), 8) == 1
+
+
+@pytest.mark.parametrize("iterations", [8, 100])
+def test_a_process_left_behind_in_each_iteration_is_a_fault_although_each_is_flat(iterations: int) -> None:
+    lines = looks(iterations, {})
+    for line in lines:
+        line["processes"] += [{"pid": 90 + n, "kind": "worker", "mib": 1, "files": 1} for n in range(line["done"])]
+    assert judge(lines, iterations) == 1
+
+
+def test_a_learner_that_takes_more_each_time_is_a_fault() -> None:
+    lines = looks(8, {})
+    for line in lines:
+        learner = {"pid": 50 + line["done"], "kind": "RayTrainWorker", "mib": 300 + 4 * line["done"], "files": 9}
+        line["processes"].append(learner)
+    assert judge(lines, 8) == 1
 
 
 def test_an_actor_is_known_by_its_class_in_whatever_call_it_is() -> None:

@@ -71,12 +71,14 @@ def gradient_reach(hidden_NH: Tensor, weight_VH: Tensor, scale: float) -> tuple[
 
 
 @transforms
+@pytest.mark.parametrize("rows_a_slice", [1, 2, 1000])
 @pytest.mark.parametrize("rows_a_chunk", [1, 3, 7, 1000])
-def test_values_and_gradients_are_those_of_log_softmax_however_many_chunks(
-    scale: float, cap: float, rows_a_chunk: int, monkeypatch: pytest.MonkeyPatch
+def test_values_and_gradients_are_those_of_log_softmax_however_many_chunks_and_slices(
+    scale: float, cap: float, rows_a_chunk: int, rows_a_slice: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact = random_inputs(0, 20)
-    monkeypatch.setattr(log_probs, "CHUNK_ELEMENTS", rows_a_chunk * 31)
+    monkeypatch.setattr(log_probs, "CHUNK_BYTES", rows_a_chunk * 31 * 4)
+    monkeypatch.setattr(log_probs, "SLICE_ELEMENTS", rows_a_slice * 31)
     single = (exact[0].float(), exact[1].float(), exact[2])
     found = value_and_gradients(ChunkedLogProbs.apply, *single, scale, cap)
     assert all(tensor.dtype == torch.float32 for tensor in found)
@@ -85,7 +87,8 @@ def test_values_and_gradients_are_those_of_log_softmax_however_many_chunks(
 
 
 def test_a_vocabulary_larger_than_a_chunk_goes_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_probs, "CHUNK_ELEMENTS", 5)
+    monkeypatch.setattr(log_probs, "CHUNK_BYTES", 5)
+    monkeypatch.setattr(log_probs, "SLICE_ELEMENTS", 5)
     hidden, weight, label = random_inputs(1, 4)
     found = value_and_gradients(ChunkedLogProbs.apply, hidden.float(), weight.float(), label, 1.0, 0.0)
     compare(found, value_and_gradients(plainly, hidden, weight, label, 1.0, 0.0), 2e-6)

@@ -109,9 +109,12 @@ def test_a_missing_data_set_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["padded", "shared"])
 def test_accumulation_changes_neither_loss_nor_gradient(tmp_path: Path, layout: str) -> None:
-    """In float32 to 1e-5: four passes of 2 prompts are one of 8, also where a last step has fewer prompts."""
+    """In float32 to 1e-5: four passes of 2 prompts are one of 8, also where a last step has fewer prompts.
+
+    By plain descent: RMSProp's first step is nearly the gradient's sign, which the rounding of a tiny one decides.
+    """
     rows = make_rows(prompts=11)
-    settings: dict[str, Any] = {"batch_prompts": 8, "layout": layout, "max_grad_norm": 0.0}
+    settings: dict[str, Any] = {"batch_prompts": 8, "layout": layout, "max_grad_norm": 0.0, "optim": "sgd"}
     found = []
     for passes in (1, 4):
         gradients = Gradients()

@@ -1,0 +1,91 @@
+"""What a finished run leaves, held against an undisturbed one: answers, their scores, weights, evaluations.
+
+Token ids and the content of checkpoints must be equal to the bit; numbers of files that people read may differ by the
+rounding of other company in a batch. Seeds promise equal tokens in float32 (docs/rollout.md), hence EQUAL_TOKENS.
+"""
+
+import json
+import math
+import subprocess
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rollout.records import read_shard
+from rollout.weights import verify_published
+from tests.e2e.tiny_run import command, environment, journal
+
+EQUAL_TOKENS = "policy.dtype=float32"
+SECONDS = 900
+"""Most that a run may take."""
+READ_BY_PEOPLE = ("heldout.json", "evaluation.json", "canary.json")
+
+
+def status_of(process: "subprocess.Popen[Any]") -> int | None:
+    """How a run ended; None when it had to be ended."""
+    try:
+        return process.wait(SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return None
+
+
+def run_again(config: Path, out: Path, *overrides: str) -> tuple[int | None, str]:
+    """Exit status and printed lines of the command of a run; None when it had to be ended."""
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        words = command(config, out, *overrides)
+        process = subprocess.Popen(words, env=environment(), cwd=config.parent, stdout=subprocess.DEVNULL, stderr=said)
+        status = status_of(process)
+        said.seek(0)
+        return status, said.read()
+
+
+def answers(out: Path) -> dict[str, Any]:
+    """Token ids by iteration, kind and prompt: a list of all rows of it, so that a doubled one is no equal."""
+    found: dict[str, Any] = {}
+    for path in sorted(out.glob("iterations/*/*/shard-*.parquet")):
+        for row in read_shard(path):
+            key = f"{path.parent.relative_to(out / 'iterations')}/{row.prompt_id}"
+            found.setdefault(key, []).append(row.completion_ids)
+    return found
+
+
+def results(out: Path) -> dict[str, Any]:
+    """By name: answers, the content hash of each checkpoint that agrees with its marker, files that people read."""
+    found = answers(out)
+    for path in sorted(out.glob("iterations/*/checkpoint")):
+        found[str(path.relative_to(out))] = verify_published(path).sha256
+    for name in READ_BY_PEOPLE:
+        for path in sorted(out.glob(f"iterations/*/{name}")):
+            found[str(path.relative_to(out))] = json.loads(path.read_text("utf-8"))
+    return found
+
+
+def differences(out: Path, expected: dict[str, Any]) -> str | None:
+    """What a finished run has otherwise than an undisturbed one."""
+    try:
+        found = results(out)
+    except Exception as error:  # whatever it is, a run that says it is finished left it
+        return f"finished with what cannot be read: {type(error).__name__}: {error}"
+    names = sorted(name for name in expected.keys() | found.keys() if not same(found.get(name), expected.get(name)))
+    return f"finished with another {', '.join(names[:5])}" if names else None
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two parsed JSON values are equal, floats but for rounding."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-5)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def written_twice(out: Path) -> str | None:
+    """Shards that a run reported as done more than once."""
+    shards = Counter((line["iteration"], line["shard"]) for line in journal(out) if line["event"] == "shard")
+    twice = [f"{iteration}/{shard}" for (iteration, shard), times in shards.items() if times > 1]
+    return f"reported twice as done: shards {', '.join(twice)}" if twice else None
