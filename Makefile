@@ -64,7 +64,7 @@ chaos-full: setup ## more than 200 of them, hours; goes on where it stopped
 
 cluster: setup ## runs and node deaths on a Ray cluster in network namespaces (root, iproute2), about 45 minutes
 	@command -v ip >/dev/null || { echo "cluster: needs ip: apt-get update && apt-get install iproute2" >&2; exit 2; }
-	$(VENV)/bin/python -m pytest tests/cluster tests/e2e/test_sockets.py tests/gpo/rewards/test_launch_scripts.py \
+	PROOFS=$(CURDIR)/runs $(VENV)/bin/python -m pytest tests/cluster tests/e2e/test_sockets.py tests/gpo/rewards/test_launch_scripts.py \
 		-m "long or not long"
 
 fuzz: setup ## damaged configs, prompts, preference files and models: 400 cases, some minutes
@@ -77,6 +77,9 @@ fuzz-full: setup ## the same, 5,000 cases; goes on where it stopped
 proof-plan: setup ## gpo plan against two small runs of SmolLM2: memory and time within a fifth, about 12 minutes
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	$(VENV)/bin/python -m tests.proof.plan --output runs/proof-plan.json
+
+proof-quickstart: setup ## the quick start from nothing in a folder of its own: time, and memory of all its processes
+	$(VENV)/bin/python -m tests.proof.quickstart --output runs/proof-quickstart.json
 
 soak: setup ## eight tiny iterations: memory, files and sockets of every process stay flat
 	rm -rf runs/soak runs/soak-files runs/soak.jsonl
@@ -128,11 +131,11 @@ vllm-judge: setup ## gpo eval against a vLLM server of SmolLM2 as chat judge
 bench: setup ## all benchmarks with small workloads and one table of ratios, under 15 minutes
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	rm -rf runs/bench
-	$(VENV)/bin/python -m benchmarks.all --short runs/bench
+	$(VENV)/bin/python -m benchmarks.all --short runs/bench --chart $(TYPE_CHART)
 
-bench-full: setup ## the workloads of the claims, end to end too, over an hour; the table goes to docs/performance.md
+bench-full: setup ## the workloads of the claims, end to end too, over an hour; goes on; the table goes to docs/performance.md
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
-	$(VENV)/bin/python -m benchmarks.all --full runs/bench-full --page docs/performance.md
+	$(VENV)/bin/python -m benchmarks.all --full runs/bench-full --chart $(TYPE_CHART) --page docs/performance.md
 
 bench-end-to-end: setup ## one self-play iteration: gpo, TRL's way, and the limit; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
@@ -146,7 +149,7 @@ bench-rollout: setup ## the pool against its engine and transformers, scoring be
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	$(VENV)/bin/python -m benchmarks.rollout --output runs/bench-rollout.json
 
-bench-driver: setup ## a million prompts through the driver with instant engines, about 5 minutes
+bench-driver: setup ## a million prompts through the driver with instant engines, twice, about 10 minutes
 	$(VENV)/bin/python -m benchmarks.rollout_driver --output runs/bench-driver.json
 
 bench-evaluation: setup ## a tournament's cost against the number of checkpoints; needs the quick start's policy
@@ -157,13 +160,13 @@ bench-training: setup ## the trainer against TRL's DPOTrainer and against the pl
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	$(VENV)/bin/python benchmarks/training.py --output runs/bench-training.json
 
-nash: setup ## self-play to the Nash policy: exact games and their figure, then samples and the real trainer
+nash: setup ## self-play to the Nash policy: exact games and their figure, then samples and the real trainer; TYPE_CHART as above
 	$(VENV)/bin/python benchmarks/nash.py --output runs/nash.json --figure docs/nash.svg \
-		--chart ../shared/data/cyclic/pokemon_gen6_typechart.json
+		--chart $(TYPE_CHART)
 
 browser: setup ## reports, of runs/quickstart too where it is, in headless Chromium: drawn, searched, by keys, attacked, timed
 	@command -v chromium >/dev/null || { echo "browser: no chromium; apt-get install chromium" >&2; exit 2; }
-	GPO_BROWSER=1 $(VENV)/bin/python -m pytest tests/browser -rP
+	PROOFS=$(CURDIR)/runs GPO_BROWSER=1 $(VENV)/bin/python -m pytest tests/browser -rP
 
 site: setup ## the documents as a site in site/; fails on a broken link
 	$(PIP) install -q -c constraints-cpu.txt -e '.[docs]'

@@ -3,9 +3,12 @@
     python -m benchmarks.all --short runs/bench          (`make bench`: small workloads, under 15 minutes)
     python -m benchmarks.all --full runs/bench-full --page docs/performance.md          (`make bench-full`)
 
-Each benchmark writes its JSON into the folder; one whose JSON is there is not run again, so a stopped call goes on
-(`make bench` begins with an empty folder). The table tells at which commits its rows were measured, and has a row for
-a benchmark that failed. `table.md` and `table.json` hold it, and `--page` puts it between the marks of a page.
+Each benchmark writes its JSON into the folder. One whose JSON is of this very commit is not run again, so a stopped
+call goes on (`make bench` begins with an empty folder), unless something was left out of it; `--keep-older` keeps those
+of older commits too. Each row of the table tells commit and day. The full table also has what other commands measure,
+out of the reports that they left in the folder above, whatever their commit, and a row for each benchmark that failed
+and each number that nobody has measured. `table.md` and `table.json` hold the table, and `--page` puts it between the
+marks of a page.
 """
 
 import argparse
@@ -16,36 +19,58 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.frame import Claim, claim_lines
+from benchmarks.frame import COLUMNS, COMMIT, Claim, claim_cells, table_lines
 
 SHORT: dict[str, list[str]] = {
     "scoring": ["--quick"],
     # So few answers fit into the engine at once: overlap cannot be seen with them.
     "rollout": ["--prompts", "16", "--parts", "throughput"],
-    "rollout_driver": ["--prompts", "20000"],
-    "training": ["--part", "side-by-side", "--pairs", "16", "--step-pairs", "4", "--trl-tries", "2"],
+    "rollout_driver": ["--prompts", "20000", "--rounds", "1"],
+    "training": ["--part", "side-by-side", "--pairs", "16", "--step-pairs", "4", "--trl-tries", "2", "--rounds", "1"],
     "reward_training": ["--pairs", "16", "--rounds", "1"],
     "evaluation": ["--quick"],
+    "nash": ["--iterations", "0"],
 }
 FULL: dict[str, list[str]] = {
     "scoring": [],
-    "rollout": ["--parts", "throughput", "overlap"],
+    "rollout": ["--parts", "throughput", "overlap", "--rounds", "2"],
     "rollout_driver": [],
-    "training": [],
-    "reward_training": [],
+    "training": ["--part", "side-by-side", "profile", "--rounds", "2"],
+    "reward_training": ["--rounds", "2"],
     "evaluation": [],
+    "nash": ["--iterations", "0"],
     "end_to_end": [],
 }
+PROOFS = {
+    "proof-quickstart": ("quick start: time after set-up and memory", "make proof-quickstart"),
+    "proof-plan": ("plan: memory and time of an iteration, planned against seen", "make proof-plan"),
+    "proof-submit": ("gpo submit / gpo run: seconds more", "make cluster"),
+    "proof-preflight": ("too small a cluster: seconds until it is told", "make cluster"),
+    "proof-report": ("report of 10,000 prompts: seconds to the first", "make browser"),
+}
+"""Report beside the folder -> what it measures and the command that writes it."""
 BEGIN, END = "<!-- measured by `make bench-full` -->\n", "<!-- end of what was measured -->\n"
 
 
-def run(name: str, words: list[str], folder: Path) -> bool:
-    """Run a benchmark unless its JSON is there; returns whether it ended well. Its text goes to a log beside."""
+def still_counts(output: Path, keep_older: bool) -> bool:
+    """Whether a benchmark need not run again.
+
+    Changes that no commit has are not told from one another, so what was measured with some is measured again.
+    """
+    if not output.is_file():
+        return False
+    found = json.loads(output.read_text("utf-8"))
+    same = found["commit"] == COMMIT and not COMMIT.endswith("-dirty")
+    return (same or keep_older) and not found.get("not_measured")
+
+
+def run(name: str, words: list[str], folder: Path, keep_older: bool) -> bool:
+    """Run a benchmark unless its JSON still counts; returns whether it ended well. Its text goes to a log beside."""
     output, log = folder / f"{name}.json", folder / f"{name}.log"
-    if output.is_file():
-        measured_at = json.loads(output.read_text("utf-8")).get("commit", "an unknown commit")
-        print(f"{name}: {output} is there already, measured at {measured_at}")
+    if still_counts(output, keep_older):
+        print(f"{name}: {output} is there already")
         return True
+    output.unlink(missing_ok=True)  # Else the old numbers would stand in the table where the new run fails.
     print(f"{name}: running, {log}", flush=True)
     with log.open("w") as lines:
         command = [sys.executable, "-m", f"benchmarks.{name}", "--output", str(output), *words]
@@ -55,25 +80,48 @@ def run(name: str, words: list[str], folder: Path) -> bool:
     return done.returncode == 0
 
 
-def read_reports(folder: Path, names: list[str]) -> list[dict[str, Any]]:
+def read_reports(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     """The reports that are there, in this order."""
     paths = [folder / f"{name}.json" for name in names]
     return [json.loads(path.read_text("utf-8")) for path in paths if path.is_file()]
 
 
-def table(reports: list[dict[str, Any]], failed: Sequence[str] = ()) -> str:
-    """Every claim in one Markdown table, the benchmarks that failed, and what it was measured on."""
-    claims = [claim for one in reports for claim in one["claims"]]
-    told = [Claim(**{key: value for key, value in claim.items() if key != "holds"}) for claim in claims]
-    places = sorted(
-        {
-            f"{one['machine']['cpu']}, {one['machine']['cores']} cores, {one['machine']['memory_gib']} GiB, "
-            f"torch {one['versions'].get('torch')}, {one['date'][:10]}, {one.get('commit', 'an unknown commit')}"
-            for one in reports
-        }
-    )
-    rows = [*claim_lines(told), *(f"| {name}: the benchmark failed |  |  |  | failed |" for name in failed)]
-    return "\n".join([*rows, "", *(f"On {place}." for place in places), ""])
+def not_measured(reports: list[dict[str, Any]], proofs: Path | None) -> dict[str, str]:
+    """What no report has -> the command that measures it."""
+    left_out = {what: how for one in reports for what, how in one.get("not_measured", {}).items()}
+    if proofs is not None:
+        left_out |= {what: how for name, (what, how) in PROOFS.items() if not (proofs / f"{name}.json").is_file()}
+    return left_out
+
+
+def rows_of(
+    reports: list[dict[str, Any]], failed: Sequence[str] = (), left_out: dict[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Every claim with its commit and time; then the benchmarks that failed, and what was not measured."""
+    rows = [{**claim, "commit": one["commit"], "date": one["date"]} for one in reports for claim in one["claims"]]
+    rows += [{"what": name, "failed": True} for name in failed]
+    return rows + [{"what": what, "not_measured": how} for what, how in (left_out or {}).items()]
+
+
+def cells_of(row: dict[str, Any]) -> list[str]:
+    """A row of the table."""
+    if "failed" in row:
+        return [f"{row['what']}: the benchmark failed", "", "", "", "failed", ""]
+    if "not_measured" in row:
+        return [row["what"], "", "", "", f"not measured: `{row['not_measured']}`", ""]
+    claim = Claim(**{name: value for name, value in row.items() if name not in ("holds", "commit", "date")})
+    return [*claim_cells(claim), f"{row['commit']}, {row['date'][:10]}"]
+
+
+def table(reports: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
+    """The rows as a Markdown table, and below it what each commit was measured on."""
+    places: dict[str, list[str]] = {}
+    for one in reports:
+        machine, versions = one["machine"], one["versions"]
+        place = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, torch {versions['torch']}"
+        places.setdefault(place, []).append(one["commit"])
+    told = [f"On {place} ({', '.join(dict.fromkeys(commits))})." for place, commits in places.items()]
+    return "\n".join([*table_lines([*COLUMNS, "measured at"], [cells_of(row) for row in rows]), "", *told, ""])
 
 
 def put_on_page(page: Path, text: str) -> None:
@@ -92,16 +140,22 @@ def main() -> None:
     size.add_argument("--short", type=Path, metavar="FOLDER", help="small workloads")
     size.add_argument("--full", type=Path, metavar="FOLDER", help="the workloads of the claims, and end to end")
     parser.add_argument("--page", type=Path, help="a page whose marked part becomes the table")
+    parser.add_argument("--chart", type=Path, help="the type chart as JSON, handed to benchmarks/nash.py")
+    parser.add_argument("--keep-older", action="store_true", help="results of older commits count too")
     options = parser.parse_args()
     folder, benchmarks = (options.short, SHORT) if options.short else (options.full, FULL)
+    proofs = folder.parent if options.full else None
     folder.mkdir(parents=True, exist_ok=True)
-    failed = [name for name, words in benchmarks.items() if not run(name, words, folder)]
+    if options.chart:
+        benchmarks = {**benchmarks, "nash": [*benchmarks["nash"], "--chart", str(options.chart)]}
+    failed = [name for name, words in benchmarks.items() if not run(name, words, folder, options.keep_older)]
     reports = read_reports(folder, list(benchmarks))
-    text = table(reports, failed)
+    left_out = not_measured(reports, proofs)
+    reports += read_reports(proofs, list(PROOFS)) if proofs else []
+    rows = rows_of(reports, failed, left_out)
+    text = table(reports, rows)
     (folder / "table.md").write_text(text, "utf-8")
-    rows = [{**claim, "commit": one.get("commit")} for one in reports for claim in one["claims"]]
-    rows += [{"what": name, "failed": True} for name in failed]
-    (folder / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
+    (folder / "table.json").write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
     print(text)
     if options.page:
         put_on_page(options.page, text)

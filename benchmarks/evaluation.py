@@ -1,14 +1,15 @@
 """What a tournament costs against the number of checkpoints: `gpo tournament` as a user starts it, on SmolLM2-135M.
 
-Run: nice python benchmarks/evaluation.py --output evaluation.json    (about 20 minutes on two cores; --quick: five)
+Run: nice python benchmarks/evaluation.py --output evaluation.json    (10 to 30 minutes on two cores; --quick: five)
 
 Prompts of 5 to 20 words, answers of 10 to 40 words drawn from a list (the cost depends on their number only; the quick
 start's are as long), a GPM of width 6 on SmolLM2-135M. Tournaments of three sizes, each with an empty cache and in a
-process of its own, so start-up counts. The claim is that a further checkpoint costs the same among many as among few:
-its price between the two larger sizes over that between the two smaller. (R^2 of a straight line through three sizes
-shows little: it is 0.99 for times n + n^2/10.) Beside it: one `gpo eval`, what each of the N(N-1)/2 pairs would cost by
-itself, and the limit, the bare embedding of one file. Then one tournament as large as AlpacaEval: ten checkpoints'
-answers to 805 prompts.
+process of its own, so start-up counts; for some rounds, every other one from the largest down, behind one of the
+smallest that is not counted. The claim is that a further checkpoint costs the same among many as among few: its price
+between the two larger sizes over that between the two smaller, within each round. (R^2 of a straight line through three
+sizes shows little: it is 0.99 for times n + n^2/10.) Beside it: one `gpo eval`, what each of the N(N-1)/2 pairs would
+cost by itself, and the limit, the bare embedding of one file. Then one tournament as large as AlpacaEval: ten
+checkpoints' answers to 805 prompts.
 """
 
 import argparse
@@ -28,10 +29,9 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from benchmarks.frame import WORDS, at_most, write_report  # noqa: E402
+from benchmarks.frame import MOST_GROWTH, WORDS, Claim, at_most, claim_lines, cost_growth, over_rounds, write_report  # noqa: E402
 
 SIZES, QUICK_SIZES = (2, 5, 10), (2, 4, 8)
-MOST_GROWTH = 1.15
 LINE_PROMPTS, QUICK_PROMPTS, LARGE_PROMPTS = 128, 32, 805
 
 
@@ -94,23 +94,29 @@ def bare_embedding(gpm: Path, path: Path) -> tuple[float, int]:
     return seconds, sum(len(row.input_ids) for row in scorer.encoder.encode(talks))
 
 
-def cost_growth(sizes: Sequence[int], seconds: Sequence[float]) -> float:
-    """Cost of a further checkpoint between the larger two of three sizes over that between the smaller two."""
-    earlier, later = ((seconds[place + 1] - seconds[place]) / (sizes[place + 1] - sizes[place]) for place in range(2))
-    return later / earlier
+def tournaments(files: list[Path], judge: tuple[str, str], sizes: Sequence[int], rounds: int, folder: Path) -> Any:
+    """Size -> seconds of each round."""
+
+    def one(size: int, name: str) -> float:
+        return timed("tournament", "--outputs", *files[:size], *judge, "--output", folder / name)
+
+    one(min(sizes), "not-counted")
+    seconds: dict[int, list[float]] = {size: [] for size in sizes}
+    for turn in range(rounds):
+        for size in list(sizes)[:: -1 if turn % 2 else 1]:
+            seconds[size].append(one(size, f"t{size}-{turn}"))
+    return seconds
 
 
-def measure(model: Path, prompts: int, sizes: Sequence[int], large: bool) -> dict[str, Any]:
+def measure(model: Path, prompts: int, sizes: Sequence[int], rounds: int, large: bool) -> dict[str, Any]:
     """Every number; `large`: the tournament of AlpacaEval's size as well."""
     with tempfile.TemporaryDirectory(prefix="evaluation-") as name:
         folder = Path(name)
         make_gpm(model, folder / "gpm")
         files = write_answers(folder, max(sizes), prompts)
         judge = ("--judge", f"gpm:{folder / 'gpm'}")
-        seconds = [
-            timed("tournament", "--outputs", *files[:size], *judge, "--output", folder / f"t{size}") for size in sizes
-        ]
-        again = timed("tournament", "--outputs", *files, *judge, "--output", folder / f"t{max(sizes)}")
+        seconds_by_size = tournaments(files, judge, sizes, rounds, folder)
+        again = timed("tournament", "--outputs", *files, *judge, "--output", folder / f"t{max(sizes)}-0")
         pair = timed("eval", "--outputs", files[1], "--baseline", files[0], *judge, "--output", folder / "pair")
         bare, tokens = bare_embedding(folder / "gpm", files[0])
         whole = None
@@ -118,14 +124,16 @@ def measure(model: Path, prompts: int, sizes: Sequence[int], large: bool) -> dic
             (folder / "large").mkdir()
             answers = write_answers(folder / "large", max(sizes), LARGE_PROMPTS)
             whole = round(timed("tournament", "--outputs", *answers, *judge, "--output", folder / "large" / "t"), 1)
+    by_size = {size: over_rounds(found) for size, found in seconds_by_size.items()}
+    seconds = [found["median"] for found in by_size.values()]
     slope, intercept = statistics.linear_regression(sizes, seconds)
     return {
         "prompts": prompts,
         "tokens_a_checkpoint": tokens,
-        "tournaments": [{"checkpoints": n, "seconds": round(s, 2)} for n, s in zip(sizes, seconds, strict=True)],
+        "tournaments": [{"checkpoints": size, "seconds": found} for size, found in by_size.items()],
         "seconds_a_checkpoint": round(slope, 3),
         "seconds_once": round(intercept, 3),
-        "cost_growth": round(cost_growth(sizes, seconds), 3),
+        "cost_growth": over_rounds([cost_growth(sizes, one) for one in zip(*seconds_by_size.values(), strict=True)]),
         "r_squared": round(statistics.correlation(sizes, seconds) ** 2, 5),
         "seconds_again_from_the_cache": round(again, 2),
         "seconds_of_one_pair": round(pair, 2),
@@ -135,18 +143,29 @@ def measure(model: Path, prompts: int, sizes: Sequence[int], large: bool) -> dic
     }
 
 
+def claims_of(found: dict[str, Any]) -> list[Claim]:
+    """The cost is linear."""
+    growth = found["cost_growth"]
+    what = "tournament: cost of a further checkpoint, among many over among few"
+    return [at_most(what, growth["median"], MOST_GROWTH, growth["spread"])]
+
+
+def _size_line(checkpoints: int, seconds: dict[str, Any]) -> str:
+    return f"| {checkpoints} | {seconds['median']:.1f} | {', '.join(map(str, seconds['rounds']))} |"
+
+
 def markdown(found: dict[str, Any]) -> str:
     """The report as tables."""
     lines = [
         f"{found['prompts']} prompts, {found['tokens_a_checkpoint']:,} tokens a checkpoint",
         "",
-        "| checkpoints | seconds |",
-        "|---:|---:|",
-        *(f"| {row['checkpoints']} | {row['seconds']:.1f} |" for row in found["tournaments"]),
+        "| checkpoints | seconds | of each round |",
+        "|---:|---:|---:|",
+        *(_size_line(row["checkpoints"], row["seconds"]) for row in found["tournaments"]),
         "",
         f"straight line: {found['seconds_a_checkpoint']:.2f} s a checkpoint and {found['seconds_once']:.1f} s once, "
         f"R^2 = {found['r_squared']}",
-        f"a further checkpoint among many costs {found['cost_growth']:.2f} times what it costs among few",
+        f"a further checkpoint among many costs {found['cost_growth']['median']:.2f} times what it costs among few",
         f"again, everything in the cache: {found['seconds_again_from_the_cache']:.1f} s",
         f"one pair by itself (`gpo eval`): {found['seconds_of_one_pair']:.1f} s; all pairs so, by multiplication: "
         f"{found['seconds_of_all_pairs_by_themselves']:.0f} s",
@@ -155,7 +174,7 @@ def markdown(found: dict[str, Any]) -> str:
     if found["seconds_of_alpaca_evals_size"] is not None:
         whole, most = found["seconds_of_alpaca_evals_size"], found["tournaments"][-1]["checkpoints"]
         lines.append(f"{most} checkpoints x {LARGE_PROMPTS} prompts: {whole:.0f} s")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *claim_lines(claims_of(found))])
 
 
 def main() -> None:
@@ -166,18 +185,17 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help=f"{QUICK_PROMPTS} prompts, up to {max(QUICK_SIZES)} checkpoints"
     )
+    parser.add_argument("--rounds", type=int, default=None, help="default 2, with --quick 1")
     options = parser.parse_args()
     if not (options.model / "config.json").is_file():
         parser.error(
             f"--model {options.model} has no config.json; `python scripts/smollm2.py {options.model}` makes it"
         )
     prompts, sizes = (QUICK_PROMPTS, QUICK_SIZES) if options.quick else (LINE_PROMPTS, SIZES)
-    found = measure(options.model, prompts, sizes, large=not options.quick)
+    rounds = options.rounds or (1 if options.quick else 2)
+    found = measure(options.model, prompts, sizes, rounds, large=not options.quick)
     print(markdown(found))
-    linear = at_most(
-        "tournament: cost of a further checkpoint, among many over among few", found["cost_growth"], MOST_GROWTH
-    )
-    write_report(found, [linear], options.output)
+    write_report(found, claims_of(found), options.output)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """What every benchmark shares: words to make texts of, what it ran on, and how a claim is told from its numbers.
 
 A claim is a ratio of two ways that were measured in the same run, with the target that an issue or a page names. It is
-written with the JSON of its benchmark; `benchmarks/all.py` puts all of them in one table.
+written with the JSON of its benchmark; `benchmarks/all.py` puts all of them in one table. A claim that falls short has
+its reason, which a profile or the parts of the same measurement gave, or says that it is not known.
 """
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import statistics
@@ -17,6 +19,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 HERE = Path(__file__).parent
+COLUMNS = ("ratio", "measured", "spread", "target", "")
+MOST_GROWTH = 1.15
+"""Of `cost_growth`, where time is called linear."""
 WARM_UP = 2
 """Training steps that are not counted: they meet memory that is new to the process."""
 WORDS = """
@@ -52,6 +57,8 @@ class Claim:
     target: float
     spread: float | None = None
     """(largest - smallest) / median over the repeats; None where there was one."""
+    reason: str | None = None
+    """Why it falls short where it does, with a link for docs/performance.md; None where nobody has looked."""
 
     @property
     def holds(self) -> bool:
@@ -59,19 +66,37 @@ class Claim:
         return self.value >= self.target if self.sense == "at least" else self.value <= self.target
 
 
-def at_least(what: str, value: float, target: float, spread: float | None = None) -> Claim:
+def at_least(what: str, value: float, target: float, spread: float | None = None, reason: str | None = None) -> Claim:
     """A claim that more is better."""
-    return Claim(what=what, value=value, sense="at least", target=target, spread=spread)
+    return Claim(what=what, value=value, sense="at least", target=target, spread=spread, reason=reason)
 
 
-def at_most(what: str, value: float, target: float, spread: float | None = None) -> Claim:
+def at_most(what: str, value: float, target: float, spread: float | None = None, reason: str | None = None) -> Claim:
     """A claim that less is better."""
-    return Claim(what=what, value=value, sense="at most", target=target, spread=spread)
+    return Claim(what=what, value=value, sense="at most", target=target, spread=spread, reason=reason)
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """(largest - smallest) / median; None of a single value."""
-    return round((max(values) - min(values)) / statistics.median(values), 3) if len(values) > 1 else None
+    """(largest - smallest) / median; None of a single value, and of values around zero."""
+    middle = statistics.median(values)
+    return round((max(values) - min(values)) / middle, 3) if len(values) > 1 and middle else None
+
+
+def over_rounds(values: Sequence[float]) -> dict[str, Any]:
+    """What is told of a number that each round has: median, spread, and the numbers themselves."""
+    rounded = [round(value, 3) for value in values]
+    return {"median": round(statistics.median(values), 3), "spread": spread(values), "rounds": rounded}
+
+
+def cost_growth(sizes: Sequence[int], seconds: Sequence[float]) -> float:
+    """Cost of one more between the larger two of three sizes over that between the smaller two.
+
+    1 where time grows linearly, whatever is paid once. A straight line's R^2 would hide what is not linear, and so
+    would the cost of each, in which what is paid once weighs most at the smallest size. Where the middle size was
+    no dearer than the smallest nothing can be said, so the growth is infinite.
+    """
+    earlier, later = ((seconds[place + 1] - seconds[place]) / (sizes[place + 1] - sizes[place]) for place in range(2))
+    return later / earlier if earlier > 0 else math.inf
 
 
 def write_report(found: dict[str, Any], claims: Sequence[Claim], output: Path | None) -> None:
@@ -85,14 +110,31 @@ def write_report(found: dict[str, Any], claims: Sequence[Claim], output: Path | 
     output.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
 
 
+def claim_cells(claim: Claim) -> list[str]:
+    """A claim's row of a table; one that falls short says why, or that the reason is not known."""
+    varied = "" if claim.spread is None else f"{claim.spread:.1%}"
+    verdict = "holds"
+    if not claim.holds:
+        verdict = f"falls short: {claim.reason}" if claim.reason else "falls short, reason not known"
+    return [claim.what, f"{claim.value:.3g}", varied, f"{claim.sense} {claim.target:g}", verdict]
+
+
+def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table whose columns two to four are numbers."""
+    rules = [":" if 0 < place < 4 else "" for place in range(len(head))]
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
+    return [lines[0], "|" + "|".join(f"---{rule}" for rule in rules) + "|", *lines[1:]]
+
+
 def claim_lines(claims: Sequence[Claim]) -> list[str]:
     """A Markdown table."""
-    lines = ["| ratio | measured | spread | target | |", "|---|---:|---:|---:|---|"]
-    for claim in claims:
-        varied = "" if claim.spread is None else f"{claim.spread:.1%}"
-        verdict = "holds" if claim.holds else "falls short"
-        lines.append(f"| {claim.what} | {claim.value:.3g} | {varied} | {claim.sense} {claim.target:g} | {verdict} |")
-    return lines
+    return table_lines(COLUMNS, [claim_cells(claim) for claim in claims])
+
+
+def asked_report(name: str) -> Path | None:
+    """Where a test or a proof writes what it measured, for `benchmarks/all.py`; make targets set PROOFS."""
+    folder = os.environ.get("PROOFS")
+    return Path(folder) / f"proof-{name}.json" if folder else None
 
 
 def measured_dtype(asked: str) -> str:

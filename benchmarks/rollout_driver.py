@@ -3,7 +3,8 @@
 Everything is the run's own (pool, stream, Ray actors, object store, tables, targets, Parquet, journal) but the two
 models: the sampler answers at once with fixed-length random ids, the scorer embeds at once with random vectors. The
 driver holds all prompts as a run does; what they take is told on a line of its own, and the growth of its memory is
-what its resident size rises above that while they go through, looked at some times a second.
+what its resident size rises above that while they go through, looked at some times a second. A tenth of the prompts and
+all of them take turns, each pass in a process of its own, behind a small one that is not counted.
 
     python -m benchmarks.rollout_driver --prompts 1000000 --output runs/bench-driver.json
 """
@@ -24,7 +25,7 @@ from typing import Any
 import psutil
 import torch
 
-from benchmarks.frame import at_least, at_most, claim_lines, write_report
+from benchmarks.frame import Claim, at_least, at_most, claim_lines, over_rounds, write_report
 from gpo.cluster.runtime import ray_session
 from gpo.config import RunConfig
 from gpo.context import RunContext
@@ -183,12 +184,52 @@ def one_pass(count: int, folder: Path, shard_prompts: int) -> dict[str, Any]:
     }
 
 
+def pass_of(count: int, shard_prompts: int) -> dict[str, Any]:
+    """One pass in a process of its own."""
+    words = [sys.executable, "-m", "benchmarks.rollout_driver", "--one-pass", "--prompts", str(count)]
+    done = subprocess.run(
+        [*words, "--shard-prompts", str(shard_prompts)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(json.dumps(found), flush=True)
+    return found
+
+
+def measure(prompts: int, shard_prompts: int, rounds: int) -> dict[str, Any]:
+    """A tenth and the whole in turn; medians over the rounds, the time's ratio within each."""
+    pass_of(min(shard_prompts, prompts), shard_prompts)
+    turns = [[pass_of(count, shard_prompts) for count in (prompts // 10, prompts)] for _ in range(rounds)]
+    return {
+        "prompts": prompts,
+        "passes": turns,
+        "samples_a_second": over_rounds([whole["samples_a_second"] for _, whole in turns]),
+        "driver_growth_mib": over_rounds([whole["driver_growth_mib"] for _, whole in turns]),
+        "time_of_the_whole_to_ten_tenths": over_rounds(
+            [whole["seconds"] / (10 * tenth["seconds"]) for tenth, whole in turns]
+        ),
+    }
+
+
+def claims_of(found: dict[str, Any]) -> list[Claim]:
+    """What the driver promises of a million prompts."""
+    speed, growth, line = (
+        found[name] for name in ("samples_a_second", "driver_growth_mib", "time_of_the_whole_to_ten_tenths")
+    )
+    what = f"driver: samples a second, {found['prompts']:,} prompts"
+    return [
+        at_least(what, speed["median"], 20_000, speed["spread"]),
+        at_most("driver: growth of its memory, MiB", growth["median"], 200, growth["spread"]),
+        at_most("driver: time of the whole / ten times that of a tenth", line["median"], 1.1, line["spread"]),
+    ]
+
+
 def main() -> None:
-    """Measure a tenth and the whole, each in a process of its own; print and write both."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=1_000_000)
     # With the default of 32 a million prompts would be 31,250 files, and their opening and flushing most of the time.
     parser.add_argument("--shard-prompts", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("runs/bench-driver.json"))
     parser.add_argument("--one-pass", action="store_true", help="this many prompts, in this process")
     options = parser.parse_args()
@@ -196,26 +237,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(one_pass(options.prompts, Path(folder), options.shard_prompts)))
         return
-    passes = []
-    for count in (options.prompts // 10, options.prompts):
-        words = [sys.executable, "-m", "benchmarks.rollout_driver", "--one-pass", "--prompts", str(count)]
-        done = subprocess.run(
-            [*words, "--shard-prompts", str(options.shard_prompts)], stdout=subprocess.PIPE, text=True, check=True
-        )
-        passes.append(json.loads(done.stdout.splitlines()[-1]))
-        print(json.dumps(passes[-1]))
-    ratio = passes[1]["seconds"] / (10 * passes[0]["seconds"])
-    result = {"passes": passes, "time_of_the_whole_to_ten_tenths": round(ratio, 3)}
-    claims = [
-        at_least(f"driver: samples a second, {options.prompts:,} prompts", passes[1]["samples_a_second"], 20_000),
-        at_most("driver: growth of its memory, MiB", passes[1]["driver_growth_mib"], 200),
-        at_most(
-            "driver: time of the whole / ten times that of a tenth", result["time_of_the_whole_to_ten_tenths"], 1.1
-        ),
-    ]
-    print(f"the prompts themselves: {passes[1]['prompts_mib']} MiB")
-    print("\n".join(claim_lines(claims)))
-    write_report(result, claims, options.output)
+    found = measure(options.prompts, options.shard_prompts, options.rounds)
+    print(f"the prompts themselves: {found['passes'][-1][1]['prompts_mib']} MiB")
+    print("\n".join(claim_lines(claims_of(found))))
+    write_report(found, claims_of(found), options.output)
 
 
 if __name__ == "__main__":

@@ -169,22 +169,27 @@ def interleaved(names: list[str], checkpoint: Path, dtype: str, groups: list[Gro
 
 
 def growth(checkpoint: Path, dtype: str, group: Group, repeats: int) -> list[dict[str, Any]]:
-    """Seconds for the table of K answers to one prompt, and for asking about each pair by itself."""
+    """Seconds for the table of K answers to one prompt, and for asking about each pair by itself.
+
+    The tables are swept over more often than other ways take turns: a sweep takes seconds, and differences are noisy.
+    """
     scorer = PreferenceScorer.from_pretrained(checkpoint, "transformers", dtype)
     answers = [talk[-1]["content"] for talk in group]
     prompt = group[0][:-1]
-    scorer.table(prompt, answers[:8])
+    sizes = [2**power for power in range(1, len(answers).bit_length())]
+    scorer.table(prompt, answers)
+    sweeps = [
+        [timed(lambda size=size: scorer.table(prompt, answers[:size]))[0] for size in sizes]  # type: ignore[misc]
+        for _ in range(2 * repeats + 1)
+    ]
     rows: list[dict[str, Any]] = []
-    answer_count = 2
-    while answer_count <= len(answers):
-        kept = answers[:answer_count]
-        seconds = statistics.median(timed(lambda kept=kept: scorer.table(prompt, kept))[0] for _ in range(repeats))  # type: ignore[misc]
-        pairs = list(itertools.combinations(kept, 2))
-        if measured := answer_count <= 8:
+    for size, seconds in zip(sizes, zip(*sweeps, strict=True), strict=True):
+        pairs = list(itertools.combinations(answers[:size], 2))
+        if measured := size <= 8:
             by_pair, _ = timed(lambda pairs=pairs: [scorer.table(prompt, pair) for pair in pairs])  # type: ignore[misc]
             a_pair = by_pair / len(pairs)
-        rows.append({"k": answer_count, "seconds": seconds, "pairs": a_pair * len(pairs), "pairs_measured": measured})
-        answer_count *= 2
+        found = {"k": size, "seconds": statistics.median(seconds), "rounds": seconds}
+        rows.append({**found, "pairs": a_pair * len(pairs), "pairs_measured": measured})
     return rows
 
 

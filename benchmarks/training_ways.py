@@ -88,34 +88,43 @@ def load(args: argparse.Namespace, attention: str) -> tuple[Any, Any]:
     return model, AutoTokenizer.from_pretrained(args.model)
 
 
-def ours(args: argparse.Namespace) -> dict[str, Any]:
+def our_trainer(args: argparse.Namespace, folder: str, **more: Any) -> Any:
+    """Ours on the rows."""
     from datasets import Dataset
 
-    from gpo.training.batches import Steps
     from gpo.training.trainer import GPOConfig, GPOTrainer
 
     model, tokenizer = load(args, "eager")
-    clock = StepClock()
-    with tempfile.TemporaryDirectory() as folder:
-        values = common_arguments(args, folder)
-        config = GPOConfig(**values, batch_prompts=args.step_pairs, batch_tokens=args.batch_tokens, layout=args.layout)
+    values = common_arguments(args, folder)
+    config = GPOConfig(**values, batch_prompts=args.step_pairs, batch_tokens=args.batch_tokens, layout=args.layout)
+
+    class Timed(GPOTrainer):
+        """Keeps the seconds of each reference pass."""
+
         passes: list[float] = []
 
-        class Timed(GPOTrainer):
-            def _pass(self, *arguments: Any) -> Any:
-                super()._pass(*arguments)  # memory is new to the process: not counted, as the first steps are not
-                started = time.perf_counter()
-                found = super()._pass(*arguments)
-                passes.append(time.perf_counter() - started)
-                return found
+        def _pass(self, *arguments: Any) -> Any:
+            super()._pass(*arguments)  # memory is new to the process: not counted, as the first steps are not
+            started = time.perf_counter()
+            found = super()._pass(*arguments)
+            self.passes.append(time.perf_counter() - started)
+            return found
 
-        trainer = Timed(model, config, Dataset.from_list(rows_of(args)), tokenizer, callbacks=[clock.callback()])
+    return Timed(model, config, Dataset.from_list(rows_of(args)), tokenizer, **more)
+
+
+def ours(args: argparse.Namespace) -> dict[str, Any]:
+    from gpo.training.batches import Steps
+
+    clock = StepClock()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = our_trainer(args, folder, callbacks=[clock.callback()])
         steps = Steps(trainer.train_dataset, trainer._plan(shuffle=True))
         sizes = [len(row["prompt_ids"]) + len(row["completion_ids"]) for row in trainer.train_dataset]
         tokens = [sum(sizes[row] for row in steps[0, place]["row"].tolist()) for place in range(len(steps))]
         computed = sum(part["input_ids"].numel() for place in range(len(steps)) for part in steps[0, place]["parts"])
         trainer.train()
-    reference = passes[0] / sum(tokens)
+    reference = trainer.passes[0] / sum(tokens)
     step = sum(clock.seconds[WARM_UP:]) / sum(tokens[WARM_UP:])
     return {
         "tokens_per_second": 1 / (reference + step),
@@ -138,7 +147,7 @@ def trl(args: argparse.Namespace) -> dict[str, Any]:
     ]
     with tempfile.TemporaryDirectory() as folder:
         config = DPOConfig(
-            **common_arguments(args, folder),
+            **{**common_arguments(args, folder), "gradient_checkpointing": args.checkpointing == "on"},
             loss_type="sppo_hard",
             beta=0.1,
             per_device_train_batch_size=args.batch,

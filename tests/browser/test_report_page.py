@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.frame import asked_report, at_most, spread
+from benchmarks.frame import write_report as write_claims
 from gpo.report.page import write_report
 from rollout.records import write_shard
 from tests.browser.pages import Seen, browser, opened
@@ -273,4 +275,7 @@ def test_ten_thousand_prompts_are_there_within_two_seconds(chromium: Any, tmp_pa
         assert found.page.locator("#list button").count() == 50 and found.complaints == []
         found.page.context.close()
     print(f"ready after {', '.join(f'{seconds:.2f}' for seconds in loads)} s; {page.stat().st_size / 1e6:.1f} MB")
+    varied = spread(loads)
+    claim = at_most("report of 10,000 prompts: seconds to the first", median(loads), MOST_SECONDS, varied)
+    write_claims({"seconds": loads}, [claim], asked_report("report"))
     assert median(loads) < MOST_SECONDS
