@@ -84,12 +84,3 @@ def running_average(policies: Tensor) -> Tensor:
     """Average of the first t policies, for every t."""
     count = torch.arange(1, len(policies) + 1, dtype=policies.dtype)
     return policies.cumsum(0) / count.view(-1, *[1] * (policies.dim() - 1))
-
-
-def bradley_terry_table(table: Tensor, steps: int = 2000) -> Tensor:
-    """r_i - r_j of Bradley-Terry scores fitted to the probabilities sigmoid(A_ij) of all pairs, by gradient steps."""
-    reward = torch.zeros(len(table), dtype=torch.float64)
-    wanted = torch.sigmoid(table)
-    for _ in range(steps):
-        reward = reward + (wanted - torch.sigmoid(reward[:, None] - reward)).mean(1)
-    return reward[:, None] - reward

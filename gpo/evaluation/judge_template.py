@@ -14,8 +14,6 @@ from gpo.errors import UserError
 from rollout.prompts import Message
 
 ALPACA_EVAL = Path(__file__).parent / "templates" / "alpaca_eval_clf.txt"
-ALPACA_EVAL_SHA256 = "784227e6dc2832fc08c43d2c8ea3a308e7523780187a1aaad2f85e30bac85f62"
-"""Of the file's bytes; another text is another judge."""
 FIELDS = ("instruction", "output_1", "output_2")
 _TURN = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 

@@ -4,7 +4,6 @@ Run: python -m pytest tests/browser/test_live_page.py
 """
 
 import http.client
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +16,6 @@ from gpo.errors import UserError
 from gpo.journal import RunDirectory
 from gpo.report import live
 from gpo.report.story import tell
-from tests.browser import pages
 from tests.browser.pages import browser, opened
 from tests.gpo.report_runs import plant_evaluation, plant_run
 
@@ -196,19 +194,3 @@ def test_nothing_is_loaded_while_somebody_types(served: tuple[Any, Any]) -> None
         page.wait_for_selector(NEW, state="attached", timeout=20_000)
         assert page.input_value("#query") == "zebras" and page.evaluate("document.activeElement.id") == "query"
         assert page.evaluate("document.activeElement.selectionStart") == 5, "the caret stays where it was"
-
-
-def test_what_make_browser_asks_for_is_not_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "playwright.sync_api", None)
-    monkeypatch.setenv("GPO_BROWSER", "0")
-    with pytest.raises(pytest.skip.Exception), browser():
-        pass
-    monkeypatch.setenv("GPO_BROWSER", "1")
-    with pytest.raises(ImportError), browser():
-        pass
-    monkeypatch.undo()
-    monkeypatch.setenv("GPO_BROWSER", "1")
-    monkeypatch.setattr(pages, "CHROMIUM", None)
-    pytest.importorskip("playwright.sync_api")
-    with pytest.raises(AssertionError, match="no chromium"), browser():
-        pass

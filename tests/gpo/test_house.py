@@ -8,10 +8,15 @@ import statistics
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from vulture import Vulture
+
+from tests.e2e.tiny_run import make_workplace
+from tests.gpo.report_runs import plant_run
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"gpo": {"reward", "rollout"}, "reward": set(), "rollout": set()}
@@ -21,10 +26,39 @@ FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.p
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60
 LONGER_FOR_A_REASON: dict[str, str] = {}
 """`file.py` or `file.py:function` -> why it must be longer."""
-LIGHT = ["gpo.cli", "gpo.config", "gpo.doctor", "gpo.planning.plan", "gpo.planning.rates", "gpo.planning.simulator"]
-LIGHT += ["gpo.report.live", "gpo.report.show", "gpo.settings", "gpo.cluster.submit", "gpo.cluster.placement"]
-LIGHT += ["reward", "rollout"]
-HEAVY = ["torch", "vllm", "ray", "transformers", "trl", "datasets"]
+LIGHT_FOLDERS = ["gpo/verbs", "gpo/report", "gpo/planning", "gpo/config"]
+LIGHT = ["gpo.cli", "gpo.doctor", "gpo.settings", "gpo.cluster.submit", "gpo.cluster.placement", "reward", "rollout"]
+HEAVY = ["torch", "vllm", "ray", "transformers", "trl", "datasets", "accelerate", "peft", "scipy", "sklearn", "openai"]
+LIGHT_VERBS = {
+    "gpo": ["--help"],
+    "doctor": ["doctor", "--help"],
+    "show": ["show", "RUN"],
+    "one prompt": ["show", "RUN", "--search", "a"],
+    "report": ["report", "RUN", "--output", "PLACE/report.html"],
+    "plan": ["plan", "PLACE/tiny.yaml"],
+    "a mistaken config": ["run", "PLACE/tiny.yaml", "iterations=none"],
+}
+ALIVE_FOR_OTHERS = {
+    "win_rate_against": "for readers of docs/gpm.md",
+    "intransitivity": "for readers of docs/gpm.md",
+    "skew_part": "for callers of preference_targets with inconsistent judges",
+    "prompt_is_prefix": "a mark of rows that a warning names",
+    "baseline_weight": "a column of rollout files",
+    "ratio_from": "a key of metrics.json",
+    "ratio_below": "a key of metrics.json",
+    "n_answers": "part of a result",
+    "n_pairs": "part of a result",
+    "n_groups": "part of a result",
+    "after_controller_state_update": "called by Ray Train",
+    "get_train_dataloader": "called by transformers",
+    "predict": "called by transformers",
+    "training_step": "called by transformers",
+    "compute_loss": "called by transformers",
+    "raiseExceptions": "read by logging",
+    "PretrainedConfig": "in quoted types",
+    "PreTrainedTokenizerBase": "in quoted types",
+}
+"""What only tests use of our own code -> for whom it is there."""
 
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -101,9 +135,40 @@ def test_every_exception_is_still_one_and_has_a_reason() -> None:
 
 
 def test_light_modules_load_nothing_heavy() -> None:
-    code = f"import sys, {', '.join(LIGHT)}\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
+    files = [path for folder in LIGHT_FOLDERS for path in (ROOT / folder).glob("*.py")]
+    inside = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in files]
+    code = f"import sys, {', '.join([*LIGHT, *inside])}\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.split() == []
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config with its policy, and a finished run."""
+    place = tmp_path_factory.mktemp("place")
+    make_workplace(place)
+    plant_run(place / "run")
+    return place
+
+
+@pytest.mark.parametrize("words", LIGHT_VERBS.values(), ids=LIGHT_VERBS)
+def test_light_verbs_load_nothing_heavy_to_their_very_end(words: list[str], place: Path) -> None:
+    words = [word.replace("RUN", str(place / "run")).replace("PLACE", str(place)) for word in words]
+    code = f"import atexit, sys\natexit.register(lambda: print(*[n for n in {HEAVY!r} if n in sys.modules]))\n"
+    code += f"from gpo.cli import main\nsys.exit(main({words!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == (2 if "run" in words else 0), done.stderr
+    assert done.stdout.splitlines()[-1] == "", "the line of what is heavy"
+
+
+def test_nothing_of_our_own_is_alive_only_for_tests() -> None:
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["vulture"]
+    search = Vulture(ignore_names=told["ignore_names"], ignore_decorators=told["ignore_decorators"])
+    search.scavenge([str(ROOT / path) for path in told["paths"] if path != "tests"])
+    found = search.get_unused_code(min_confidence=told["min_confidence"])
+    dead = [f"{item.filename}:{item.first_lineno} {item.name}" for item in found if item.name not in ALIVE_FOR_OTHERS]
+    assert dead == []
+    assert {item.name for item in found} == set(ALIVE_FOR_OTHERS), "an exception that is none any more"
 
 
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["reward", "train", "--help"]])

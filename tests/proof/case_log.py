@@ -1,6 +1,7 @@
 """The log of a proof: a line a case with the commit it ran at, kept at once, and counted at the end.
 
-A start with the same log goes on behind it, also at another commit; the end tells which ones the cases ran at.
+A start with the same log goes on behind it, also at another commit; the end tells which ones the cases ran at. A case
+that had a fault is due again at another commit, which may have mended it: of several lines of a case the last counts.
 """
 
 import json
@@ -13,10 +14,26 @@ from benchmarks.frame import COMMIT
 from gpo.files import append_json_line, read_json_lines
 
 
+def _lines_of_cases(log: Path, keys: tuple[str, str]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """All lines of every case, in their order."""
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for line in read_json_lines(log):
+        found.setdefault(tuple(line[key] for key in keys), []).append(line)
+    return found
+
+
 def not_yet(log: Path, keys: tuple[str, str], wanted: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-    """Cases that the log does not have; `keys` are the fields of a line that name its case."""
-    known = {tuple(line[key] for key in keys) for line in read_json_lines(log)}
-    return [case for case in wanted if case not in known]
+    """Cases that are due: without a line, or whose last one has a fault and another commit.
+
+    `keys` are the fields of a line that name its case.
+    """
+    known = _lines_of_cases(log, keys)
+
+    def due(case: tuple[Any, Any]) -> bool:
+        last = known[case][-1] if case in known else None
+        return last is None or (bool(last.get("fault")) and last.get("commit") != COMMIT)
+
+    return [case for case in wanted if due(case)]
 
 
 def keep(log: Path, line: dict[str, Any], *, shown: bool = True) -> None:
@@ -33,10 +50,27 @@ def commits(lines: Iterable[dict[str, Any]]) -> str:
     return "run at " + ", ".join(f"{name} ({count})" for name, count in counts.items())
 
 
+def last_lines(log: Path, keys: tuple[str, str], wanted: Iterable[tuple[Any, Any]]) -> list[dict[str, Any]]:
+    """The line that counts of every wanted case that was run."""
+    known = _lines_of_cases(log, keys)
+    return [known[case][-1] for case in dict.fromkeys(wanted) if case in known]
+
+
+def mended(log: Path, keys: tuple[str, str], wanted: Iterable[tuple[Any, Any]]) -> str:
+    """The end of a summary: which of the wanted cases had a fault once and have none now; empty where none is so."""
+    known = _lines_of_cases(log, keys)
+    names = [
+        " ".join(map(str, case))
+        for case in dict.fromkeys(wanted)
+        if case in known and any(line.get("fault") for line in known[case]) and not known[case][-1].get("fault")
+    ]
+    return f"; {len(names)} mended: {', '.join(names)}" if names else ""
+
+
 def told(log: Path, keys: tuple[str, str], wanted: Iterable[tuple[Any, Any]]) -> int:
     """Say how many of the wanted cases have a fault; the exit status."""
-    asked = set(wanted)
-    lines = [line for line in read_json_lines(log) if tuple(line[key] for key in keys) in asked]
-    faults = [line for line in lines if line["fault"]]
-    print(f"{len(lines)} cases, {len(faults)} with a fault; {commits(lines)}")
+    wanted = list(wanted)
+    lines = last_lines(log, keys, wanted)
+    faults = [line for line in lines if line.get("fault")]
+    print(f"{len(lines)} cases, {len(faults)} with a fault; {commits(lines)}{mended(log, keys, wanted)}")
     return 1 if faults else 0

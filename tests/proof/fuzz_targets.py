@@ -14,6 +14,8 @@ import yaml
 
 from tests.proof import certain
 from tests.proof.mutations import Mutated, mutate_bytes, mutate_json_lines, mutate_value
+from tests.proof.odd_settings import all_settings, odd_override, odd_value, set_at, unknown_key
+from tests.proof.odd_values import VALUES, drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class Prepared:
     done: str
     wrong: bool
     """Certainly wrong: status 0 for it is a fault."""
+    content: bytes
+    """What was put in the place of a good file; with the words it tells a case from all others."""
 
 
 Target = Callable[[Path, Path, Random], Prepared]
@@ -56,25 +60,32 @@ def _dry_run(config: Path, folder: Path) -> list[str]:
 
 
 def config_values(workplace: Path, folder: Path, draw: Random) -> Prepared:
-    """One setting of the config is removed, unknown or odd; a misspelt or missing one is certainly wrong."""
+    """A setting of the config has an odd value, is removed or unknown; a misspelt or missing one is certainly wrong."""
     values = yaml.safe_load((workplace / "tiny.yaml").read_text())
-    wrong = False
+    setting = draw.choice(all_settings())
+    odd = odd_value(setting, draw)
+    wrong = setting.refuses(odd)
     kind = draw.random()
-    if kind < 0.25:
+    if kind < 0.15:
         section = draw.choice([values, *(value for value in values.values() if isinstance(value, dict))])
-        section[f"x_{draw.randrange(100)}"] = draw.choice([1, "a", None])
-        # The names under preference.sources are the user's own.
-        wrong = section is not values["preference"]["sources"]
-        done = "an unknown key"
-    elif kind < 0.4:
+        key = unknown_key(draw)
+        section[key] = drawn(VALUES, draw)
+        wrong, done = True, f"an unknown key {key!r:.40}"
+    elif kind < 0.3:
+        set_at(values, setting.path, odd)
         key = draw.choice(["name", "policy", "prompts", "preference", "target"])
-        del values[key]
-        wrong, done = True, f"without {key}"
-    else:
+        values.pop(key)
+        wrong, done = True, f"{setting.key} = {odd!r:.40}, and without {key}"
+    elif kind < 0.4:
         values, done = mutate_value(values, draw)
+        wrong = False
+    else:
+        set_at(values, setting.path, odd)
+        done = f"{setting.key} = {odd!r:.40}"
+    content = yaml.safe_dump(values).encode()
     config = _fresh(folder) / "case.yaml"
-    config.write_text(yaml.safe_dump(values))
-    return Prepared(_dry_run(config, folder), done, wrong)
+    config.write_bytes(content)
+    return Prepared(_dry_run(config, folder), done, wrong, content)
 
 
 def config_bytes(workplace: Path, folder: Path, draw: Random) -> Prepared:
@@ -82,14 +93,17 @@ def config_bytes(workplace: Path, folder: Path, draw: Random) -> Prepared:
     mutated = mutate_bytes((workplace / "tiny.yaml").read_bytes(), draw)
     config = _fresh(folder) / "case.yaml"
     config.write_bytes(mutated.content)
-    return Prepared(_dry_run(config, folder), mutated.done, certain.bad_settings(mutated.content))
+    return Prepared(_dry_run(config, folder), mutated.done, certain.bad_settings(mutated.content), mutated.content)
 
 
 def overrides(workplace: Path, folder: Path, draw: Random) -> Prepared:
-    """Odd `key=value` words behind a good config."""
-    key = draw.choice(["iterations", "rollout.samples", "train.learning_rate", "prompts.train", "a.b.c", "", "policy"])
-    value = draw.choice(["0", "-1", "nan", "[", "{}", "1e400", "~", "'", "x" * 5000, "\u0000", "!!python/object:os"])
-    return Prepared([*_dry_run(workplace / "tiny.yaml", _fresh(folder)), f"{key}={value}"], f"{key}={value[:20]}", True)
+    """Odd `key=value` words behind a good config, each below another section so that none takes another one back."""
+    odd = {key.partition(".")[0]: (key, text, wrong) for key, text, wrong in (odd_override(draw) for _ in range(3))}
+    chosen = list(odd.values())[: draw.randint(1, 3)]
+    words = [f"{key}={text}" for key, text, _ in chosen]
+    wrong = any(wrong for _, _, wrong in chosen)
+    done = ", ".join(f"{word!r:.60}" for word in words)
+    return Prepared([*_dry_run(workplace / "tiny.yaml", _fresh(folder)), *words], done, wrong, b"")
 
 
 def prompts(workplace: Path, folder: Path, draw: Random) -> Prepared:
@@ -100,7 +114,7 @@ def prompts(workplace: Path, folder: Path, draw: Random) -> Prepared:
     config = folder / "case.yaml"
     config.write_text(yaml.safe_dump(values))
     wrong = certain.bad_lines(mutated.content, certain.bad_prompt)
-    return Prepared(_dry_run(config, folder), mutated.done, wrong)
+    return Prepared(_dry_run(config, folder), mutated.done, wrong, mutated.content)
 
 
 def pairs(workplace: Path, folder: Path, draw: Random) -> Prepared:
@@ -109,7 +123,8 @@ def pairs(workplace: Path, folder: Path, draw: Random) -> Prepared:
     data = _put(folder, "pairs.jsonl", mutated)
     words = ["reward", "score", "--model", str(workplace / "gpm"), "--backend", "transformers"]
     wrong = certain.bad_lines(mutated.content, certain.bad_comparison)
-    return Prepared([*words, "--data", str(data), "--output", str(folder / "scores.jsonl")], mutated.done, wrong)
+    words += ["--data", str(data), "--output", str(folder / "scores.jsonl")]
+    return Prepared(words, mutated.done, wrong, mutated.content)
 
 
 def reward_model(workplace: Path, folder: Path, draw: Random) -> Prepared:
@@ -121,7 +136,8 @@ def reward_model(workplace: Path, folder: Path, draw: Random) -> Prepared:
     path.write_bytes(mutated.content)
     words = ["reward", "score", "--model", str(model), "--backend", "transformers"]
     words += ["--data", str(workplace / "pairs.jsonl"), "--output", str(folder / "scores.jsonl")]
-    return Prepared(words, f"{path.name}: {mutated.done}", certain.bad_model_file(path.name, mutated.content))
+    wrong = certain.bad_model_file(path.name, mutated.content)
+    return Prepared(words, f"{path.name}: {mutated.done}", wrong, _named(path.name, mutated))
 
 
 def policy(workplace: Path, folder: Path, draw: Random) -> Prepared:
@@ -131,9 +147,9 @@ def policy(workplace: Path, folder: Path, draw: Random) -> Prepared:
     path = draw.choice(sorted(path for path in model.iterdir() if path.is_file()))
     mutated = _mutate_json_or_bytes(path.read_bytes(), path.suffix, draw)
     path.write_bytes(mutated.content)
-    words = _dry_run(workplace / "tiny.yaml", folder)
+    words = [*_dry_run(workplace / "tiny.yaml", folder), f"policy.model={model}"]
     wrong = certain.bad_model_file(path.name, mutated.content)
-    return Prepared([*words, f"policy.model={model}"], f"{path.name}: {mutated.done}", wrong)
+    return Prepared(words, f"{path.name}: {mutated.done}", wrong, _named(path.name, mutated))
 
 
 def outputs(workplace: Path, folder: Path, draw: Random) -> Prepared:
@@ -144,7 +160,8 @@ def outputs(workplace: Path, folder: Path, draw: Random) -> Prepared:
     files = {name: str(workplace / f"{name}.json") for name in ("new", "old")} | {damaged: str(path)}
     words = ["eval", "--outputs", files["new"], "--baseline", files["old"], "--judge", f"gpm:{workplace / 'gpm'}"]
     wrong = certain.bad_list(mutated.content, certain.bad_output)
-    return Prepared([*words, "--output", str(folder / "eval")], f"{damaged}: {mutated.done}", wrong)
+    words += ["--output", str(folder / "eval")]
+    return Prepared(words, f"{damaged}: {mutated.done}", wrong, mutated.content)
 
 
 def run_directory(workplace: Path, folder: Path, draw: Random) -> Prepared:
@@ -161,8 +178,9 @@ def run_directory(workplace: Path, folder: Path, draw: Random) -> Prepared:
         "prompts": ["show", str(run), "--search", "prompt"],
         "report": ["report", str(run), "--output", str(folder / "report.html")],
     }
-    done = f"{path.relative_to(run)}: {mutated.done}"
-    return Prepared(words[look], done, wrong=cut and look != "overview")
+    name = str(path.relative_to(run))
+    wrong = cut and look != "overview"
+    return Prepared(words[look], f"{name}: {mutated.done}", wrong, _named(name, mutated))
 
 
 def _mutate_json_or_bytes(content: bytes, suffix: str, draw: Random) -> Mutated:
@@ -170,6 +188,10 @@ def _mutate_json_or_bytes(content: bytes, suffix: str, draw: Random) -> Mutated:
         value, done = mutate_value(json.loads(content), draw)
         return Mutated(json.dumps(value).encode(), done)
     return mutate_bytes(content, draw)
+
+
+def _named(name: str, mutated: Mutated) -> bytes:
+    return f"{name}\n".encode() + mutated.content
 
 
 def _put(folder: Path, name: str, mutated: Mutated) -> Path:

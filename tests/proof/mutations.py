@@ -10,24 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-ODD_VALUES: list[Any] = [
-    None,
-    "",
-    " ",
-    -1,
-    0,
-    1e308,
-    True,
-    [],
-    {},
-    [[]],
-    "\x00",
-    "\ud83d\ude00" * 3,
-    "../../etc",
-    "nan",
-]
-"""For any place; not certain to be wrong anywhere."""
-ODD_TEXTS = ["", "\u202e", "a" * 20_000, "\x1b[2J", "<script>", "{{ 7 * 7 }}", "%s%n", "\r\n", "\ufeff", "None"]
+from tests.proof.odd_values import VALUES, drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +72,12 @@ def mutate_value(value: Any, draw: Random) -> tuple[Any, str]:
             del owner[key]
 
         return replaced(value, path, remove), f"removed {where}"
-    odd = draw.choice([*ODD_VALUES, *ODD_TEXTS])
+    odd = drawn(VALUES, draw)
 
     def put(owner: Any, key: Any) -> None:
         owner[key] = odd
 
-    return replaced(value, path, put), f"{where} = {str(odd)[:20]!r}"
+    return replaced(value, path, put), f"{where} = {odd!r:.40}"
 
 
 def mutate_json_lines(content: bytes, draw: Random) -> Mutated:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.gpo.evaluation.small_evaluation import answers
 from tests.proof import certain
-from tests.proof.fuzz import fault_of
+from tests.proof.fuzz_case import fault_of
 from tests.proof.fuzz_targets import Prepared
 from tests.proof.mutations import mutate_json_lines
 from tests.reward.batch_files import group, mixed, pair, write
@@ -69,7 +69,7 @@ def test_many_mutations_of_pairs_are_marked_as_certainly_wrong() -> None:
 
 
 def test_status_0_for_what_is_wrong_and_memory_beyond_the_bound_are_faults() -> None:
-    wrong = Prepared(["reward"], "cut", wrong=True)
+    wrong = Prepared(["reward"], "cut", True, b"")
     assert fault_of(wrong, 0, "gpo: done", 1) == "status 0 for input that is certainly wrong"
     assert fault_of(wrong, 2, "gpo: no", 1) is None
     assert fault_of(wrong, 2, "gpo: no", 100_000) == "grew by 100000 MiB"

@@ -8,6 +8,8 @@ from reward.model import GeneralPreferenceModel
 from reward.settings import RewardSettings
 from tests.tiny import save_tiny_model
 
+ALPACA_EVAL_SHA256 = "784227e6dc2832fc08c43d2c8ea3a308e7523780187a1aaad2f85e30bac85f62"
+"""Of the published template's bytes; another text is another judge."""
 WORDS = "rain bread chess honey clocks rivers paper trains gold salt iron moss".split()
 
 

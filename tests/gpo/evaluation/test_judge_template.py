@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gpo.errors import UserError
-from gpo.evaluation.judge_template import ALPACA_EVAL_SHA256, read_template
+from gpo.evaluation.judge_template import read_template
+from tests.gpo.evaluation.small_evaluation import ALPACA_EVAL_SHA256
 
 
 def test_the_template_is_pinned_and_filled_in_one_pass() -> None:

@@ -18,10 +18,9 @@ from typing import Any
 import pytest
 
 from gpo.evaluation.chat_client import FIRST_PAUSE_SECONDS
-from gpo.evaluation.judge_template import ALPACA_EVAL_SHA256
 from tests.gpo.command_line import REPOSITORY, Outcome, gpo
 from tests.gpo.evaluation.scripted_server import Reply, Script, answered, good, serve
-from tests.gpo.evaluation.small_evaluation import answers, read, write_answers
+from tests.gpo.evaluation.small_evaluation import ALPACA_EVAL_SHA256, answers, read, write_answers
 
 PAIRS = 12
 KEY = "sk-not-a-real-key-8861"
