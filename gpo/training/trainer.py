@@ -94,7 +94,7 @@ class GPOTrainer(KTOTrainer):
         if args.pull and anchor_model is not None:
             add_anchor(self, anchor_model)
         self._step_rows = StepRows(self.accelerator)
-        self._stop_rule = StopRule(stop_limits(args))
+        self._stop_rule = StopRule(stop_limits(args), lambda: self._new_numbers("train"))
         self.add_callback(self._stop_rule)
 
     @property
@@ -256,13 +256,19 @@ class GPOTrainer(KTOTrainer):
             check_finite(loss, norm, self.state.global_step, self.args.learning_rate)
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
+    def _new_numbers(self, mode: str) -> list[dict[str, float]]:
+        """Metrics of each step since they were last asked for, which the next log has too."""
+        found = self._step_rows.numbers(mode, self.args.length_power, self.args.clamp)
+        for numbers in found:
+            for name, value in numbers.items():
+                self._metrics[mode][name].append(value)
+        return found
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As TRL's, with the metrics of the steps since the last log."""
         model: Any = self.model
         mode = "train" if model.training else "eval"
-        for numbers in self._step_rows.numbers(mode, self.args.length_power, self.args.clamp):
-            for name, value in numbers.items():
-                self._metrics[mode][name].append(value)
+        self._new_numbers(mode)
         if self.args.fp16 and not math.isfinite(logs.get("grad_norm", 0.0)):
             del logs["grad_norm"]
         super().log(logs, start_time)
