@@ -36,12 +36,18 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 def held_still(model: Any, trainer: Any) -> Any:
-    """A model beside the policy, which no optimizer sees, as TRL prepares a reference: on the device, or in pieces."""
+    """A model beside the policy, which no optimizer sees, as TRL prepares a reference: on the device, or in pieces.
+
+    It goes when the caller lets it go: accelerate would keep it as long as the trainer lives, and transformers then
+    takes the policy for prepared in an evaluation before training.
+    """
     if trainer.is_deepspeed_enabled:
         return prepare_deepspeed(model, trainer.accelerator)
     if trainer.is_fsdp_enabled:
         return prepare_fsdp(model, trainer.accelerator)
-    return trainer.accelerator.prepare_model(model, evaluation_mode=True)
+    prepared = trainer.accelerator.prepare_model(model, evaluation_mode=True)
+    trainer.accelerator._models.remove(prepared)
+    return prepared
 
 
 def starting_policy(trainer: Any) -> Any:

@@ -9,7 +9,8 @@ One row a completion, or one row a prompt with lists of K:
     table                         one row a prompt: [K][M] raw scores
 
 `prompt_id` keeps the answers of a prompt together; without it the prompt itself does. `ref_logps` and `anchor_logps`
-are used when they are there. What comes out has ids, target, `best` (1 for a prompt's best answer) and `row`.
+are used when they are there. None in a row is the same as no such column. What comes out has ids, target, `best` (1 for
+a prompt's best answer) and `row`.
 """
 
 import math
@@ -43,10 +44,15 @@ def prepare_rows(
     for number, row in enumerate(dataset):
         try:
             for answer in _with_own_targets(list(_answers(row, tokenizer)), args):
-                groups.setdefault(answer["prompt_id"], []).append(answer)
+                groups.setdefault(answer["prompt_id"], []).append({**answer, "number": number})
         except ValueError as error:
             raise ValueError(f"{name} data set, row {number}: {error}") from None
     try:
+        for column in KEPT:
+            _all_or_none([answer for group in groups.values() for answer in group], column, column)
+        for group in groups.values():
+            _all_or_none(group, "rank", "target or table", "of its prompt ")
+            _all_or_none(group, "score", "score", "of its prompt ")
         chosen = [answer for group in groups.values() for answer in _selected(group, args)]
     except ValueError as error:
         raise ValueError(f"{name} data set: {error}") from None
@@ -72,17 +78,28 @@ def _check_columns(columns: Sequence[str], name: str) -> None:
         raise ValueError(f"{name} data set: missing 'target', 'score' or 'table'; it has {list(columns)}")
 
 
+def _all_or_none(answers: Sequence[dict[str, Any]], name: str, called: str, which: str = "") -> None:
+    """Answers that are trained on or ranked together are so by the same numbers."""
+    without = [answer["number"] for answer in answers if name not in answer]
+    if 0 < len(without) < len(answers):
+        raise ValueError(f"row {without[0]} has no {called}, and others {which}have; give all of them one, or none")
+
+
 def _answers(row: dict[str, Any], tokenizer: Any) -> Iterator[dict[str, Any]]:
     """The answers of a row, one or K: ids and what targets are made from."""
     ids = list(_tokenised(row, tokenizer))
+    if not ids:
+        raise ValueError("no completion; expected at least one")
     columns = {name: _of_each(row, name, len(ids)) for name in ("target", "score", *KEPT) if row.get(name) is not None}
     if row.get("table") is not None:
         columns["scores"] = _of_each(row, "table", len(ids))
+    if not {"target", "score", "scores"} & set(columns):
+        raise ValueError("no target, score or table; expected one of them")
     for number, (prompt_ids, completion_ids) in enumerate(ids):
         if not prompt_ids or not completion_ids:
             raise ValueError(f"{len(prompt_ids)} prompt and {len(completion_ids)} completion tokens; expected some")
         yield {
-            "prompt_id": str(row["prompt_id"]) if "prompt_id" in row else " ".join(map(str, prompt_ids)),
+            "prompt_id": " ".join(map(str, prompt_ids)) if row.get("prompt_id") is None else str(row["prompt_id"]),
             "prompt_ids": prompt_ids,
             "completion_ids": completion_ids,
             **{name: values[number] for name, values in columns.items()},
@@ -101,16 +118,25 @@ def _of_each(row: dict[str, Any], column: str, count: int) -> list[Any]:
 
 
 def _tokenised(row: dict[str, Any], tokenizer: Any) -> Iterator[tuple[list[int], list[int]]]:
-    if "completion_ids" in row:
+    prompt, prompt_ids, completion = (row.get(name) for name in ("prompt", "prompt_ids", "completion"))
+    if row.get("completion_ids") is not None:
         many = row["completion_ids"] if _nested(row["completion_ids"]) else [row["completion_ids"]]
-        prompt_ids = row.get("prompt_ids") or _prompt_ids(row["prompt"], tokenizer)
-        yield from ((list(prompt_ids), list(ids)) for ids in many)
+        if prompt_ids is None:
+            prompt_ids = _prompt_ids(_there(prompt, "prompt_ids or prompt"), tokenizer)
+        yield from ((list(prompt_ids), list(ids or ())) for ids in many)
         return
-    completion = row["completion"]
+    completion = _there(completion, "completion_ids or completion")
     # Messages of one completion are a list of dicts; K completions are a list of texts or of such lists.
     one = isinstance(completion, str) or (completion and isinstance(completion[0], dict))
     for single in [completion] if one else completion:
-        yield tokenise(row["prompt"], single, tokenizer)
+        yield tokenise(_there(prompt, "prompt"), _there(single, "completion"), tokenizer)
+
+
+def _there(value: Any, name: str) -> Any:
+    """The value, unless it is None."""
+    if value is None:
+        raise ValueError(f"no {name}; expected one")
+    return value
 
 
 def _nested(ids: Sequence[Any]) -> bool:

@@ -30,6 +30,15 @@ def check_arguments(args: GPOConfig, train_dataset: Any, anchor_model: Any, othe
             raise ValueError(f"{name} has no effect on a GPOTrainer: {reason}; leave it out")
 
 
+def check_anchored(eval_dataset: Any, args: GPOConfig) -> None:
+    """Raises ValueError for rows to evaluate on without what a pull needs, which only a trainer in the making adds."""
+    if args.pull and "anchor_logps" not in eval_dataset.column_names:
+        raise ValueError(
+            f"pull={args.pull}: this evaluation data set has no anchor_logps; an anchor_model is used once, when "
+            "GPOTrainer is made, and not kept: give the data set then, as eval_dataset, or with a column anchor_logps"
+        )
+
+
 def starting_model(model: Any, args: GPOConfig, others: dict[str, Any]) -> Any:
     """The model that is trained: as it is given, or loaded from its path with what `others` say of quantisation.
 
@@ -89,10 +98,13 @@ def stop_limits(args: GPOConfig) -> StopLimits:
 
 
 def copy_of(model: Any) -> Any:
-    """The policy as it is now. One that ZeRO-3 loaded in pieces is no copy's matter: it comes from its path again."""
+    """The policy as it is now. One that ZeRO-3 loaded in pieces is no copy's matter: it comes from its path again.
+
+    It is loaded as the class that the policy has: code that came with the model was trusted when the policy was loaded.
+    """
     if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         return copy.deepcopy(model)
-    return AutoModelForCausalLM.from_pretrained(
+    return type(model).from_pretrained(
         model.config.name_or_path, dtype=model.dtype, attn_implementation=model.config._attn_implementation
     )
 

@@ -5,6 +5,8 @@ a folder without it is what a kill left behind, and is never resumed from.
 """
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,22 @@ PREFIX = "checkpoint-"
 def mark_whole(checkpoint: Path) -> None:
     """Say that every file of the checkpoint is there."""
     write_text(checkpoint / MARKER, "every file of this checkpoint was written\n")
+
+
+@contextmanager
+def writing(checkpoint: Path, accelerator: Any, marks: bool) -> Iterator[None]:
+    """Within, all workers write the checkpoint; `marks` is whether this one sets the marker when they are done.
+
+    An old checkpoint of that step, which a training that begins anew in the folder writes over, is torn from the first
+    file on.
+    """
+    if marks:
+        (checkpoint / MARKER).unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+    yield
+    accelerator.wait_for_everyone()
+    if marks:
+        mark_whole(checkpoint)
 
 
 def last_whole(folder: Path) -> Path | None:

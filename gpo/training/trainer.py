@@ -2,9 +2,9 @@
 
 A subclass of TRL's stable KTOTrainer, which brings PEFT, ZeRO and FSDP set-up, metrics, model cards and resume. What
 is ours: the rows (`rows`), the steps (`batches`), the layouts (`layout`), the head (`log_probs`), the loss, reference
-log-probabilities over the very batches of the first epoch, and the watch. Private names of TRL 1.16 and transformers
-5.19: those with an underscore below and in `reference`, and `use_adapter`, `prepare_deepspeed`, `prepare_fsdp`. A
-contract test holds them; without KTOTrainer the same overrides go on `transformers.Trainer`.
+log-probabilities over the very batches of the first epoch, and the watch. Private names of TRL 1.16, transformers 5.19
+and accelerate: those with an underscore below and in `reference`, and `use_adapter`, `prepare_deepspeed`,
+`prepare_fsdp`. A contract test holds them; without KTOTrainer the same overrides go on `transformers.Trainer`.
 """
 
 import math
@@ -26,8 +26,8 @@ from gpo.training.objectives import objective_loss, wanted_ratio
 from gpo.training.reference import add_anchor, evaluating, first_epoch, reference_logps, starting_adapter
 from gpo.training.rows import prepare_rows
 from gpo.training.segment_attention import choose_layout, segment_attention, segments_of
-from gpo.training.starting import check_arguments, copy_of, needs_copy, starting_model, stop_limits
-from gpo.training.step_checkpoints import last_whole, load_trained_adapter, mark_whole
+from gpo.training.starting import check_anchored, check_arguments, copy_of, needs_copy, starting_model, stop_limits
+from gpo.training.step_checkpoints import last_whole, load_trained_adapter, writing
 from gpo.training.trainer_config import GPOConfig
 from gpo.training.watch import StepRows, StopRule, check_finite
 from reward.training_layers import use_training_layers
@@ -94,7 +94,7 @@ class GPOTrainer(KTOTrainer):
         if args.pull and anchor_model is not None:
             add_anchor(self, anchor_model)
         self._step_rows = StepRows(self.accelerator)
-        self._stop_rule = StopRule(stop_limits(args))
+        self._stop_rule = StopRule(stop_limits(args), lambda: self._new_numbers("train"))
         self.add_callback(self._stop_rule)
 
     @property
@@ -136,7 +136,9 @@ class GPOTrainer(KTOTrainer):
         """The rows of an evaluation data set in order."""
         named: Any = self.eval_dataset
         dataset = named[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
-        return StepLoader(Steps(named if dataset is None else dataset, self._plan(shuffle=False)))
+        dataset = named if dataset is None else dataset
+        check_anchored(dataset, self.args)
+        return StepLoader(Steps(dataset, self._plan(shuffle=False)))
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Raises NotImplementedError: there are no logits to give back."""
@@ -159,7 +161,7 @@ class GPOTrainer(KTOTrainer):
         logps_N = torch.zeros(len(dataset))
         with evaluating(model):
             for part in first_epoch(Steps(dataset, plan)):
-                found = self._logps(model, self._on_device(part)).float().cpu()
+                found = self._logps(model, self._prepare_inputs(part)).float().cpu()
                 if "idle" not in part:
                     logps_N[part["row"]] = found
         # Each row was computed by one worker, so a sum over them is exact.
@@ -214,7 +216,7 @@ class GPOTrainer(KTOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
         """The loss of a whole item with one graph, for evaluation; `training_step` goes part by part."""
-        losses = [self._part_loss(model, self._on_device(part), inputs["rows"]) for part in inputs["parts"]]
+        losses = [self._part_loss(model, self._prepare_inputs(part), inputs["rows"]) for part in inputs["parts"]]
         loss = torch.stack(losses).sum()
         if not torch.is_grad_enabled():
             loss = self.accelerator.reduce(loss, "mean")
@@ -224,6 +226,9 @@ class GPOTrainer(KTOTrainer):
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of each part in turn; gradients are exchanged between workers at the last only."""
         model.train()
+        optimizer: Any = self.optimizer
+        if callable(getattr(optimizer, "train", None)):
+            optimizer.train()  # a schedule-free one, which an evaluation has put into its other mode
         sharded = self.accelerator.distributed_type == DistributedType.DEEPSPEED
         state, exchange = self.accelerator.gradient_state, self.accelerator.sync_gradients
         total = torch.zeros((), device=self.accelerator.device)
@@ -232,17 +237,17 @@ class GPOTrainer(KTOTrainer):
                 state._set_sync_gradients(exchange and left == 0)
                 waits = nullcontext() if left == 0 or sharded else self.accelerator.no_sync(model)
                 with waits:
-                    loss = self._part_loss(model, self._on_device(part), inputs["rows"])
+                    loss = self._part_loss(model, self._prepare_inputs(part), inputs["rows"])
                     self.accelerator.backward(loss, **({"scale_wrt_gas": False} if sharded else {}))
                 total += loss.detach()
         if exchange:
             self._step_rows.end_step("train")
         return total
 
-    def _on_device(self, part: dict[str, Any]) -> dict[str, Any]:
-        """Not transformers' way, which casts targets to bfloat16 under DeepSpeed."""
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """An item, or a part of one, on the device; transformers' own casts targets to bfloat16 under DeepSpeed."""
         device = self.accelerator.device
-        return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in part.items()}
+        return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
     # Watch
 
@@ -256,13 +261,19 @@ class GPOTrainer(KTOTrainer):
             check_finite(loss, norm, self.state.global_step, self.args.learning_rate)
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
+    def _new_numbers(self, mode: str) -> list[dict[str, float]]:
+        """Metrics of each step since they were last asked for, which the next log has too."""
+        found = self._step_rows.numbers(mode, self.args.length_power, self.args.clamp)
+        for numbers in found:
+            for name, value in numbers.items():
+                self._metrics[mode][name].append(value)
+        return found
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As TRL's, with the metrics of the steps since the last log."""
         model: Any = self.model
         mode = "train" if model.training else "eval"
-        for numbers in self._step_rows.numbers(mode, self.args.length_power, self.args.clamp):
-            for name, value in numbers.items():
-                self._metrics[mode][name].append(value)
+        self._new_numbers(mode)
         if self.args.fp16 and not math.isfinite(logs.get("grad_norm", 0.0)):
             del logs["grad_norm"]
         super().log(logs, start_time)
@@ -281,7 +292,6 @@ class GPOTrainer(KTOTrainer):
         load_trained_adapter(model or self.model, Path(resume_from_checkpoint))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            mark_whole(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
+        checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        with writing(checkpoint, self.accelerator, marks=self.args.should_save):
+            super()._save_checkpoint(model, trial)

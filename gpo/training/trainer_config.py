@@ -1,7 +1,11 @@
 """GPOConfig: the arguments of `GPOTrainer`, beside those of TRL and transformers."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from numbers import Real
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import torch
 from trl import KTOConfig
@@ -28,6 +32,18 @@ UNREAD_FIELDS = {
 """Arguments of TRL and transformers that nothing here reads, and what to set instead."""
 ONLY_REGRESSION = ("pull", "length_power", "standardise", "clamp")
 """What shapes targets, and the log-ratio that is compared with them."""
+
+POSITIVE = "clamp standardise target_beta tau beta stop_kl stop_length_growth stop_collapse"
+RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    POSITIVE: ("a positive finite number", lambda value: 0 < value < math.inf),
+    "select_n batch_prompts batch_tokens stop_window": (
+        "at least 1, whole",
+        lambda value: value >= 1 and value % 1 == 0,
+    ),
+    "length_power pull": ("0..1", lambda value: 0 <= value <= 1),
+    "sft": ("a finite number of at least 0", lambda value: 0 <= value < math.inf),
+}
+"""What numbers may be, in words and as a test: as in a run (`gpo.config`). None only where it is the default."""
 
 
 def _option(default: Any, text: str) -> Any:
@@ -62,7 +78,7 @@ class GPOConfig(KTOConfig):
     stop_kl: float | None = _option(None, "Stop when the KL estimate passes it; see gpo.training.watch.")
     stop_length_growth: float | None = _option(None, "Stop when the expected length grows by more.")
     stop_collapse: float | None = _option(None, "Stop when the mean log-ratio falls by more nats.")
-    stop_window: int = _option(5, "Logged steps the rules average over.")
+    stop_window: int = _option(5, "Steps the rules average over.")
     optim: str = _option("rmsprop", "Optimizer; RMSProp is the paper's.")
     num_train_epochs: float = _option(1.0, "Passes over the rows; 1 is the paper's.")
     gradient_checkpointing: bool = _option(False, "Trade speed for memory.")
@@ -83,6 +99,7 @@ class GPOConfig(KTOConfig):
             # TRL computes in bfloat16 unless told otherwise, the policy only: the reference would not agree with it.
             self.bf16 = False
         super().__post_init__()
+        self._check_values()
         if self.activation_offloading and not torch.cuda.is_available():
             raise ValueError(
                 "activation_offloading=True needs a GPU; use gradient_checkpointing, or fewer batch_tokens"
@@ -99,8 +116,23 @@ class GPOConfig(KTOConfig):
             )
         if self.max_length is not None:
             raise ValueError(f"max_length={self.max_length}: rows are used as they are; cut them beforehand")
-        for name in ("batch_prompts", "batch_tokens", "stop_window"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if not 0 <= self.pull <= 1:
-            raise ValueError(f"pull is {self.pull}; expected 0..1")
+
+    def _check_values(self) -> None:
+        """A word that is misspelt would train something else, and a clamp below 0 is a target of its own."""
+        for option in fields(self):
+            words, value = _words(option.type), getattr(self, option.name)
+            if words and value not in words:
+                raise ValueError(f"{option.name} is {value!r}; expected one of {', '.join(map(repr, words))}")
+        for names, (expected, is_within) in RANGES.items():
+            for name in names.split():
+                value, may_be_none = getattr(self, name), getattr(GPOConfig, name) is None
+                if not (value is None and may_be_none) and not (isinstance(value, Real) and is_within(value)):
+                    raise ValueError(f"{name} is {value!r}; expected {expected}")
+
+
+def _words(kind: Any) -> tuple[str, ...]:
+    """What an option of this type may be, where the type is Literals alone; nothing for other types."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if any(get_origin(one) is not Literal for one in kinds):
+        return ()
+    return tuple(word for one in kinds for word in get_args(one))

@@ -4,6 +4,7 @@ The numbers are pure functions of a step's rows. Shapes: N answers of a step, ov
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,9 +64,10 @@ def correlation(one: Tensor, other: Tensor) -> float:
 
 
 class StepRows:
-    """Log-ratio, wanted ratio, length and given target of the answers of each step, kept until a log asks.
+    """Log-ratio, wanted ratio, length and given target of the answers of each step, kept until they are asked for.
 
-    Workers exchange them then, all steps at once: a step that is not logged costs no message and no wait for the GPU.
+    Workers exchange them then, all steps at once: a step that is neither logged nor judged by a stop rule costs no
+    message and no wait for the GPU.
     """
 
     def __init__(self, accelerator: Any) -> None:
@@ -130,31 +132,33 @@ class StopLimits:
 class StopRule(TrainerCallback):
     """Stops the training when a limit is passed, and keeps which, in `stopped` and in the log history.
 
-    The step that stops is not saved: a training that resumed there would go one step further, while one that resumes
-    before it comes to the same step and stops.
+    `numbers` gives the `step_numbers` of the steps since it was last called. Every step is judged, logged or not. What
+    the rule looks back at is in the state that each checkpoint holds. The step that stops is not saved: a training
+    that resumed there would go one step further, while one that resumes before it comes to the same step and stops.
     """
 
-    def __init__(self, limits: StopLimits) -> None:
-        self._limits = limits
+    KEPT_AS = "stop rule"
+    """Its place in the state; not the name of a class, of which transformers would make another rule."""
+
+    def __init__(self, limits: StopLimits, numbers: Callable[[], list[dict[str, float]]]) -> None:
+        self._limits = {"kl": limits.kl, "length_growth": limits.length_growth, "collapse": limits.collapse}
+        self._window = limits.window
+        self._numbers = numbers
         self._seen: list[dict[str, float]] = []
         self.stopped: dict[str, Any] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A training that goes on looks back at the steps before it, so that it stops where it would have stopped."""
-        logged = [self._values(entry) for entry in state.log_history if "log_ratio_mean" in entry]
-        self._seen, self.stopped = logged[-self._limits.window :], None
+        self._seen, self.stopped = state.stateful_callbacks.get(self.KEPT_AS, {}).get("seen", []), None
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if self.stopped is not None or not logs or "log_ratio_mean" not in logs:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.stopped is not None or all(limit is None for limit in self._limits.values()):
             return
-        self._seen = [*self._seen, self._values(logs)][-self._limits.window :]
-        if len(self._seen) < self._limits.window:
+        self._seen = [*self._seen, *map(self._values, self._numbers())][-self._window :]
+        state.stateful_callbacks[self.KEPT_AS] = {"seen": self._seen}
+        if len(self._seen) < self._window:
             return
-        for name, limit in (
-            ("kl", self._limits.kl),
-            ("length_growth", self._limits.length_growth),
-            ("collapse", self._limits.collapse),
-        ):
+        for name, limit in self._limits.items():
             value = sum(seen[name] for seen in self._seen) / len(self._seen)
             if limit is not None and value > limit:
                 self.stopped = {"rule": name, "value": value, "limit": limit, "step": state.global_step}
@@ -162,10 +166,15 @@ class StopRule(TrainerCallback):
                 control.should_training_stop, control.should_save = True, False
                 return
 
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Behind the step that stops: with a save at each epoch's end, transformers asks for one here."""
+        if self.stopped is not None:
+            control.should_save = False
+
     @staticmethod
-    def _values(logs: dict[str, float]) -> dict[str, float]:
+    def _values(numbers: dict[str, float]) -> dict[str, float]:
         return {
-            "kl": logs["kl"],
-            "length_growth": logs["length_expected"] / logs["length"] - 1,
-            "collapse": -logs["log_ratio_mean"],
+            "kl": numbers["kl"],
+            "length_growth": numbers["length_expected"] / numbers["length"] - 1,
+            "collapse": -numbers["log_ratio_mean"],
         }

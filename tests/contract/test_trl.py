@@ -13,6 +13,7 @@ import re
 import pytest
 import transformers
 import trl
+from accelerate import Accelerator
 from transformers import AttentionInterface, Trainer
 from trl import KTOConfig, KTOTrainer
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
@@ -28,6 +29,7 @@ SIGNATURES = {
     "_prepare_dataset": ["self", "dataset", "processing_class", "args", "dataset_name"],
     "_precompute_ref_logps": ["self", "dataset", "name", "batch_size"],
     "_compute_loss": ["self", "model", "inputs", "return_outputs"],
+    "_prepare_inputs": ["self", "inputs"],
     "_save_checkpoint": ["self", "model", "trial"],
     "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
     "_set_signature_columns_if_needed": ["self"],
@@ -64,6 +66,17 @@ def test_kto_calls_the_overridden_methods_where_gpo_expects_it() -> None:
     places = [start.find(text) for text in order]
     assert -1 not in places and places == sorted(places), f"{dict(zip(order, places, strict=True))}: {LOOK}"
     assert "returnself._compute_loss(model,inputs,return_outputs)" in squeezed("compute_loss"), LOOK
+
+
+def test_an_evaluation_asks_the_overridden_method_for_its_inputs_which_transformers_casts() -> None:
+    assert "inputs=self._prepare_inputs(inputs)" in squeezed("prediction_step"), LOOK
+    assert "deepspeed_plugin.hf_ds_config.dtype()" in squeezed("_prepare_input"), "_prepare_inputs may be theirs again"
+
+
+def test_accelerate_keeps_every_model_that_it_prepares_and_transformers_counts_them() -> None:
+    """When this fails, look at `held_still` in gpo/training/reference.py."""
+    assert "self._models.append(model)" in inspect.getsource(Accelerator.prepare_model)
+    assert "iflen(self.accelerator._models)==0andmodelisself.model:" in squeezed("evaluation_loop")
 
 
 def test_kto_prepares_a_reference_as_an_anchor_is_prepared_and_frees_that_of_fsdp() -> None:
@@ -125,6 +138,20 @@ def test_the_loop_says_by_sync_gradients_which_pass_ends_a_step_and_averages_the
     assert "nested_gather(tr_loss,self.args.parallel_mode).mean()" in re.sub(
         r"\s", "", inspect.getsource(Trainer._maybe_log_save_evaluate)
     )
+
+
+def test_a_training_step_puts_an_optimizer_with_modes_into_that_of_training() -> None:
+    step = re.sub(r"\s", "", inspect.getsource(Trainer.training_step))
+    assert (
+        'model.train()ifhasattr(self.optimizer,"train")andcallable(self.optimizer.train):self.optimizer.train()' in step
+    )
+
+
+def test_what_a_callback_leaves_in_the_state_is_in_the_checkpoint_and_comes_back() -> None:
+    """The stop rule's window; a dictionary that is loaded is left as it is."""
+    state = transformers.TrainerState(stateful_callbacks={"stop rule": {"seen": [{"kl": 0.1}]}})
+    assert state.stateful_callbacks == {"stop rule": {"seen": [{"kl": 0.1}]}}
+    assert "self.state.save_to_json(" in inspect.getsource(Trainer._save_checkpoint)
 
 
 def test_every_step_is_looked_at_by_the_method_that_logs_evaluates_and_saves_it() -> None:

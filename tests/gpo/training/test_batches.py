@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpo.training.batches import StepLoader, StepPlan, Steps
+from gpo.training.layout import Layout
 from tests.gpo.training.small_training import make_rows
 
 PLAN = StepPlan(layout="shared", batch_tokens=64, step_prompts=2)
 
 
-def table(prompts: int = 7, samples: int = 3) -> Dataset:
-    rows = make_rows(prompts, samples)
+def table(prompts: int = 7, samples: int = 3, seed: int = 0) -> Dataset:
+    rows = make_rows(prompts, samples, seed)
     return Dataset.from_list([{**row, "row": number} for number, row in enumerate(rows)])
 
 
@@ -72,6 +73,35 @@ def test_workers_and_passes_change_who_computes_a_row_and_never_the_rows_of_a_st
             assert all(item["rows"] == len(expected) for item in group)
             everywhere = sorted(row for item in group for row in rows_of(item))
             assert all(sorted(item["row"].tolist()) == everywhere for item in group)
+
+
+def computed(item: dict[str, Any]) -> int:
+    """Tokens that a worker computes for a pass."""
+    return sum(part["input_ids"].numel() for part in item["parts"] if "idle" not in part)
+
+
+@given(
+    st.integers(1, 14), st.integers(2, 4), st.integers(1, 2), st.sampled_from(["shared", "packed"]), st.integers(0, 999)
+)
+def test_no_prompt_could_go_to_another_worker_or_pass_and_leave_both_with_fewer_tokens(
+    prompts: int, world: int, passes: int, layout: Layout, seed: int
+) -> None:
+    """So two shares of a step differ by the smallest prompt of the larger one at most."""
+    rows = table(prompts, samples=2, seed=seed)
+    plan = replace(PLAN, layout=layout, step_prompts=prompts, world=world, passes=passes, batch_tokens=10_000)
+    items = [Steps(rows, replace(plan, rank=rank))[0, number] for rank in range(world) for number in range(passes)]
+    loads = [computed(item) for item in items]
+    for item, load in zip(items, loads, strict=True):
+        own: dict[str, list[int]] = {}
+        for row in rows_of(item):
+            own.setdefault(rows[row]["prompt_id"], []).append(row)
+        tokens = [
+            len(rows[group[0]]["prompt_ids"]) * (1 if layout == "shared" else len(group))
+            + sum(len(rows[row]["completion_ids"]) for row in group)
+            for group in own.values()
+        ]
+        assert sum(tokens) == load
+        assert not tokens or load - min(tokens) <= min(loads)
 
 
 def test_a_worker_with_nothing_to_do_gets_an_idle_part() -> None:

@@ -4,6 +4,7 @@ Run: python -m pytest tests/gpo/training/test_log_probs.py
 """
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig
 
 from gpo.training import log_probs
 from gpo.training.layout import lay_out
 from gpo.training.log_probs import ChunkedLogProbs, add_log_prob_head, answer_logps, logit_transform
+from tests.gpo.training.small_training import make_trainer
 from tests.tiny import make_tiny_model
 
 torch.set_num_threads(1)
@@ -197,6 +200,38 @@ def test_the_head_gives_the_log_probabilities_of_the_full_logits_and_their_gradi
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     found.square().sum().backward()
     compare(tuple(p.grad for p in model.parameters()), tuple(gradients.values()), 1e-4)
+
+
+class RowsOfWidth(TorchDispatchMode):
+    """Collects how many rows every tensor of a last dimension has that an operation gives within."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self._width = width
+        self.found: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = func(*args, **(kwargs or {}))
+        if isinstance(given, Tensor) and given.dim() > 1 and given.shape[-1] == self._width:
+            self.found.add(given.numel() // self._width)
+        return given
+
+
+def test_a_training_step_computes_logits_of_answer_tokens_only_a_chunk_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, chunk = make_trainer(tmp_path), 5
+    (item, *_) = trainer.get_train_dataloader()
+    tokens = sum(sum(part["lengths"]) for part in item["parts"])
+    vocabulary, hidden = trainer.model.lm_head.weight.shape
+    compute, rows = log_probs._logits, []
+    monkeypatch.setattr(log_probs, "_logits", lambda *given: rows.append(len(given[0])) or compute(*given))
+    monkeypatch.setattr(log_probs, "CHUNK_ELEMENTS", chunk * vocabulary)
+    with RowsOfWidth(vocabulary) as wide:
+        trainer.training_step(trainer.model, item)
+    # Each chunk comes twice, once for the backward pass; the head's weight lies on its side for the products.
+    assert max(rows) == chunk < tokens != hidden and sum(rows) == 2 * tokens
+    assert wide.found == {*rows, hidden}
 
 
 def test_without_answers_the_forward_is_the_models_own() -> None:

@@ -1,8 +1,13 @@
 """Which model a reference pass asks: DeepSpeed's policy through an engine, whatever the stage, all others as they are.
 
+And how long an anchor stays.
+
 Run: python -m pytest tests/gpo/training/test_reference.py
 """
 
+import gc
+import weakref
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +15,8 @@ import pytest
 
 from gpo.training import reference
 from gpo.training.reference import starting_policy
+from tests.gpo.training.small_training import make_trainer
+from tests.tiny import make_tiny_model
 
 
 def trainer_with(deepspeed: bool, ref_model: Any = None) -> Any:
@@ -39,3 +46,14 @@ def test_deepspeeds_policy_goes_through_one_engine_for_all_passes(monkeypatch: p
 def test_without_deepspeed_and_with_a_reference_of_its_own_nothing_is_wrapped() -> None:
     assert starting_policy(trainer_with(deepspeed=False)) == "policy"
     assert starting_policy(trainer_with(deepspeed=True, ref_model="prepared")) == "prepared"
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_an_anchor_is_gone_once_its_log_probabilities_are_there(tmp_path: Path, bf16: bool) -> None:
+    anchor = make_tiny_model(seed=1)
+    seen = weakref.ref(anchor)
+    trainer = make_trainer(tmp_path, pull=0.5, anchor_model=anchor, bf16=bf16)
+    del anchor
+    gc.collect()
+    assert "anchor_logps" in trainer.train_dataset.column_names
+    assert seen() is None

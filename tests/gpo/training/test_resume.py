@@ -56,8 +56,24 @@ def test_a_stop_rule_ends_the_training_and_is_recorded(tmp_path: Path) -> None:
     assert calm.stopped is None
 
 
-def test_a_training_resumed_before_a_stop_rule_fires_stops_at_the_same_step_with_the_same_bits(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"learning_rate": 1e-2, "num_train_epochs": 20, "stop_kl": 1.0, "stop_window": 4}
+STOPS: dict[str, Any] = {"learning_rate": 1e-2, "num_train_epochs": 20, "stop_kl": 1.0, "stop_window": 4}
+
+
+def test_a_stop_rule_judges_every_step_whatever_is_logged(tmp_path: Path) -> None:
+    logging: list[dict[str, Any]] = [{"logging_steps": 1}, {"logging_steps": 7}, {"logging_strategy": "no"}]
+    found = []
+    for settings in logging:
+        trainer = make_trainer(tmp_path, **STOPS, **settings)
+        trainer.train()
+        found.append(trainer.stopped)
+    assert found[0] is not None and found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("logging_steps", [1, 3])
+def test_a_training_resumed_before_a_stop_rule_fires_stops_at_the_same_step_with_the_same_bits(
+    tmp_path: Path, logging_steps: int
+) -> None:
+    settings: dict[str, Any] = {**STOPS, "logging_steps": logging_steps}
     saving = {**settings, "save_strategy": "steps", "save_steps": 1}
     whole = make_trainer(tmp_path / "whole", **settings)
     whole.train()
@@ -69,3 +85,11 @@ def test_a_training_resumed_before_a_stop_rule_fires_stops_at_the_same_step_with
     assert resumed.stopped == whole.stopped
     expected = weights_of(whole)
     assert all(torch.equal(value, expected[name]) for name, value in weights_of(resumed).items())
+
+
+def test_a_step_that_stops_is_not_saved_at_the_end_of_its_epoch(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, **STOPS, batch_prompts=6, save_strategy="epoch")
+    trainer.train()
+    assert trainer.stopped is not None and (last := trainer.stopped["step"]) > 1
+    saved = {path.name for path in (tmp_path / "steps").glob("checkpoint-*")}
+    assert f"checkpoint-{last - 1}" in saved and f"checkpoint-{last}" not in saved

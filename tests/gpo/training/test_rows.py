@@ -3,7 +3,6 @@
 Run: python -m pytest tests/gpo/training/test_rows.py
 """
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,6 +40,16 @@ def test_messages_are_rendered_by_the_template_with_the_generation_prompt() -> N
         rendered = TOKENIZER.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
         assert TOKENIZER.decode(row["prompt_ids"]).endswith(rendered[-20:])
         assert TOKENIZER.decode(row["completion_ids"]) == "yes<|eot|>"
+
+
+def test_answers_in_a_list_may_be_messages_as_well() -> None:
+    prompt = [{"role": "user", "content": "hi"}]
+    answers = [[{"role": "assistant", "content": word}] for word in ("yes", "no")]
+    single = [{"prompt": prompt, "completion": answer, "target": 1.0} for answer in answers]
+    together = [{"prompt": prompt, "completion": answers, "target": [1.0, 1.0]}]
+    found = prepared(together)
+    assert [TOKENIZER.decode(ids) for ids in found["completion_ids"]] == ["yes<|eot|>", "no<|eot|>"]
+    assert found.to_list() == prepared(single).to_list()
 
 
 def test_ids_are_used_as_they_are_and_get_no_end_token() -> None:
@@ -158,6 +167,9 @@ GOOD = {"prompt": "a", "completion": "b", "target": 1.0}
         ({"prompt": "a", "completion": ["b", "c"], "target": [1.0]}, "row 0: target is for 1 answers, and there are 2"),
         ({"prompt": "a", "completion": "b", "target": float("nan")}, r"row 0: target holds \[nan\]; expected finite"),
         ({"prompt_ids": [1], "completion_ids": [[2], []], "target": [1.0, 2.0]}, "row 0: 1 prompt and 0 completion"),
+        ({"prompt_ids": [1], "completion_ids": [[2], None], "target": [1.0, 2.0]}, "row 0: 1 prompt and 0 completion"),
+        ({"prompt": "a", "completion": [], "target": []}, "row 0: no completion; expected at least one"),
+        ({"prompt": "a", "completion": ["b", None], "target": [0.0, 1.0]}, "row 0: no completion; expected one"),
         ({"prompt": "a", "completion": "b", "score": 1.0}, "GPOConfig.target_beta=...., which has no default"),
     ],
 )
@@ -166,41 +178,31 @@ def test_a_fault_names_the_column_or_the_row(row: dict[str, Any], message: str) 
         prepared([row])
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt_ids": [], "completion_ids": [1], "target": 0.0}, "row 1: 0 prompt and 1 completion tokens"),
+        ({"completion_ids": [1], "target": 0.0}, "row 1: no prompt_ids or prompt; expected one"),
+        ({"prompt": "a", "target": 0.0}, "row 1: no completion_ids or completion; expected one"),
+        ({"completion": "b", "target": 0.0}, "row 1: no prompt; expected one"),
+        ({"prompt": "a", "completion": "b"}, "row 1: no target, score or table; expected one of them"),
+        ({"prompt": "p", "completion": "b", "score": 1.0}, "row 1 has no target or table, and others of its prompt"),
+        ({"prompt": "p", "completion": "b", "target": 1.0, "score": 1.0}, "row 0 has no score, and others of its prom"),
+        ({"prompt": "a", "completion": "b", "target": 1.0, "ref_logps": -3.0}, "row 0 has no ref_logps, and others ha"),
+    ],
+)
+def test_what_a_row_lacks_is_named_with_the_row(row: dict[str, Any], message: str) -> None:
+    good = {**GOOD, "prompt": "p"}
+    with pytest.raises(ValueError, match=f"train data set.*{message}"):
+        prepared([{name: one.get(name) for name in good | row} for one in (good, row)], target_beta=1.0)
+
+
+def test_a_prompt_id_of_none_leaves_prompts_apart() -> None:
+    rows = [{"prompt": prompt, "completion": "b", "target": 1.0, "prompt_id": None} for prompt in ("p", "q")]
+    assert len(set(prepared(rows)["prompt_id"])) == 2
+    assert prepared(rows)["best"][:] == [1.0, 1.0]
+
+
 def test_a_selection_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="no row is left to train on .it has 1, select='best-and-worst'"):
         prepared([GOOD], select="best-and-worst")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"objective": "dpo"}, "objective='dpo' needs pairs; set select='best-and-worst'"),
-        *(
-            (
-                {"objective": objective, "select": "best-and-worst", name: 0.5},
-                f"='{objective}' has no targets, so {name}=0.5",
-            )
-            for objective in ("dpo", "ipo")
-            for name in ("pull", "length_power", "standardise", "clamp")
-        ),
-        *(
-            ({name: value}, f"{name}={value} has no effect on a GPOTrainer")
-            for name, value in {
-                "data_seed": 1,
-                "pad_to_multiple_of": 8,
-                "label_smoothing_factor": 0.1,
-                "dataset_num_proc": 2,
-                "logging_nan_inf_filter": True,
-            }.items()
-        ),
-        ({"max_length": 512}, "max_length=512: rows are used as they are"),
-        ({"batch_tokens": 0}, "batch_tokens is 0; expected at least 1"),
-        ({"pull": 1.5}, "pull is 1.5; expected 0..1"),
-        ({"per_device_train_batch_size": 4}, "per_device_train_batch_size=4 has no effect .*: set batch_prompts"),
-        ({"loss_type": "kto"}, "loss_type='kto' has no effect on a GPOTrainer: set objective"),
-        ({"activation_offloading": True}, "activation_offloading=True needs a GPU"),
-    ],
-)
-def test_arguments_that_cannot_be_meant_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message):
-        GPOConfig(output_dir=str(tmp_path), use_cpu=True, **options)

@@ -3,13 +3,16 @@
 Run: python -m pytest tests/gpo/training/test_starting.py
 """
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from transformers import AutoModelForCausalLM
 
+from gpo.training.starting import copy_of
 from gpo.training.trainer import GPOConfig, GPOTrainer
 from tests.gpo.training.small_training import TOKENIZER, make_rows, make_trainer, weights_of
 from tests.tiny import make_tiny_model, save_tiny_model
@@ -82,3 +85,19 @@ def test_predictions_are_refused_because_there_are_no_logits(tmp_path: Path) -> 
     trainer = make_trainer(tmp_path)
     with pytest.raises(NotImplementedError, match=r"predict: a GPOTrainer keeps no logits; evaluate"):
         trainer.predict(trainer.train_dataset)
+
+
+def test_a_copy_of_a_policy_that_zero3_loaded_in_pieces_runs_the_code_that_came_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    directory = save_tiny_model(tmp_path / "model")
+    code = "from transformers import LlamaForCausalLM\n\n\nclass Own(LlamaForCausalLM):\n    pass\n"
+    (directory / "own.py").write_text(code)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModelForCausalLM": "own.Own"}}))
+    model = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True)
+    next(model.parameters()).ds_id = 0
+    copied = copy_of(model)
+    assert copied is not model and type(copied) is type(model) and type(model).__name__ == "Own"
+    assert all(torch.equal(one, other) for one, other in zip(copied.parameters(), model.parameters(), strict=True))

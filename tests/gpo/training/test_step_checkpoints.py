@@ -6,8 +6,10 @@ Run: python -m pytest tests/gpo/training/test_step_checkpoints.py
 from pathlib import Path
 
 import pytest
+from transformers import Trainer
 
 from gpo.training.step_checkpoints import drop_torn, last_whole, mark_whole
+from tests.gpo.training.small_training import make_trainer
 
 
 def test_the_newest_whole_checkpoint_is_found_by_number_and_torn_ones_are_dropped(tmp_path: Path) -> None:
@@ -31,3 +33,19 @@ def test_workers_on_disks_of_their_own_go_on_from_the_newest_step_that_all_have(
         mark_whole(tmp_path / f"checkpoint-{step}")
     monkeypatch.setattr("accelerate.utils.gather_object", lambda own: [*own, elsewhere])
     assert last_whole(tmp_path) == (None if agreed is None else tmp_path / agreed)
+
+
+def test_a_checkpoint_that_is_written_over_and_not_finished_is_torn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"save_strategy": "steps", "batch_prompts": 6}
+    make_trainer(tmp_path, **settings).train()
+    assert last_whole(tmp_path / "steps") == tmp_path / "steps" / "checkpoint-1"
+
+    def killed(*_: object) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", killed)
+    with pytest.raises(InterruptedError):
+        make_trainer(tmp_path, **settings).train()
+    assert last_whole(tmp_path / "steps") is None

@@ -3,6 +3,7 @@
 Run: python -m pytest tests/gpo/training/test_watch.py
 """
 
+import json
 import math
 from types import SimpleNamespace
 
@@ -50,14 +51,18 @@ def test_targets_at_the_clamp_are_counted() -> None:
     assert clamped_share(target, 3.0) == 0.5
 
 
+def numbers(**changes: float) -> dict[str, float]:
+    return {"log_ratio_mean": 0.0, "kl": 0.0, "length": 10.0, "length_expected": 10.0, **changes}
+
+
 def fed(limits: StopLimits, values: list[dict[str, float]]) -> StopRule:
-    rule = StopRule(limits)
+    told: list[dict[str, float]] = []
+    rule = StopRule(limits, lambda: told)
     for step, changes in enumerate(values, 1):
-        state = SimpleNamespace(global_step=step, log_history=[])
+        state = SimpleNamespace(global_step=step, log_history=[], stateful_callbacks={})
         control = SimpleNamespace(should_training_stop=False)
-        logs = {"log_ratio_mean": 0.0, "kl": 0.0, "length": 10.0, "length_expected": 10.0, **changes}
-        before = rule.stopped
-        rule.on_log(None, state, control, logs)
+        before, told[:] = rule.stopped, [numbers(**changes)]
+        rule.on_step_end(None, state, control)
         assert control.should_training_stop is (rule.stopped is not None and before is None)
         assert len(state.log_history) == int(control.should_training_stop)
     return rule
@@ -79,15 +84,33 @@ def test_each_rule_fires_on_the_mean_of_its_window(limits: StopLimits, changes: 
 
 
 def test_a_rule_looks_back_at_the_steps_before_a_resume_and_the_stopping_step_is_not_saved() -> None:
-    rule, high = StopRule(StopLimits(kl=2.0, window=2)), {"log_ratio_mean": 0.0, "kl": 3.0, "length": 10.0}
-    high["length_expected"] = 10.0
-    state = SimpleNamespace(global_step=1, log_history=[{**high, "step": 1}, {"eval_loss": 1.0, "step": 1}])
+    limits, high = StopLimits(kl=2.0, window=2), [numbers(kl=3.0)]
+    before, after = StopRule(limits, lambda: high), StopRule(limits, lambda: high)
+    state = SimpleNamespace(global_step=1, log_history=[], stateful_callbacks={})
     control = SimpleNamespace(should_training_stop=False, should_save=True)
-    rule.on_train_begin(None, state, control)
-    rule.on_log(None, state, control, high)
+    before.on_step_end(None, state, control)
+    assert control.should_save and not control.should_training_stop
+    kept = json.loads(json.dumps(state.stateful_callbacks))
+    state = SimpleNamespace(global_step=2, log_history=[], stateful_callbacks=kept)
+    after.on_train_begin(None, state, control)
+    after.on_step_end(None, state, control)
     assert control.should_training_stop and not control.should_save
-    rule.on_train_begin(None, SimpleNamespace(log_history=[]), control)
-    assert rule.stopped is None
+    after.on_train_begin(None, SimpleNamespace(stateful_callbacks={}), control)
+    assert after.stopped is None
+
+
+def test_a_save_at_the_end_of_the_epoch_is_taken_back_by_a_rule_that_stopped_and_by_no_other() -> None:
+    for stopped in (True, False):
+        rule = fed(StopLimits(kl=2.0, window=1), [{"kl": 3.0 if stopped else 1.0}])
+        control = SimpleNamespace(should_save=True)
+        rule.on_epoch_end(None, None, control)
+        assert control.should_save is not stopped
+
+
+def test_without_a_limit_no_step_is_asked_for_its_numbers() -> None:
+    """The workers would exchange rows at every step for nothing."""
+    rule = StopRule(StopLimits(), lambda: pytest.fail("asked"))
+    rule.on_step_end(None, None, None)
 
 
 def test_no_rule_is_on_by_itself() -> None:
