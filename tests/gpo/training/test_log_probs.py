@@ -226,7 +226,7 @@ def test_a_training_step_computes_logits_of_answer_tokens_only_a_chunk_at_a_time
     vocabulary, hidden = trainer.model.lm_head.weight.shape
     compute, rows = log_probs._logits, []
     monkeypatch.setattr(log_probs, "_logits", lambda *given: rows.append(len(given[0])) or compute(*given))
-    monkeypatch.setattr(log_probs, "CHUNK_ELEMENTS", chunk * vocabulary)
+    monkeypatch.setattr(log_probs, "CHUNK_BYTES", chunk * vocabulary * 4)
     with RowsOfWidth(vocabulary) as wide:
         trainer.training_step(trainer.model, item)
     # Each chunk comes twice, once for the backward pass; the head's weight lies on its side for the products.
