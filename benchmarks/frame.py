@@ -116,7 +116,8 @@ def claim_cells(claim: Claim) -> list[str]:
     verdict = "holds"
     if not claim.holds:
         verdict = f"falls short: {claim.reason}" if claim.reason else "falls short, reason not known"
-    return [claim.what, f"{claim.value:.3g}", varied, f"{claim.sense} {claim.target:g}", verdict]
+    value, target = (f"{one:,.0f}" if one >= 1000 else f"{one:.3g}" for one in (claim.value, claim.target))
+    return [claim.what, value, varied, f"{claim.sense} {target}", verdict]
 
 
 def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

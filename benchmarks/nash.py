@@ -170,7 +170,7 @@ def figure(games: dict[str, dict[str, Any]]) -> str:
 def claims_of(exact: dict[str, dict[str, Any]]) -> list[Claim]:
     """The average policy of self-play and the last one of optimistic play are near the Nash policy in every game."""
     return [
-        at_most(f"self-play on the {name}: exploitability, {curve}", game["final"][curve], MOST_EXPLOITABLE)
+        at_most(f"exact game, {name}: exploitability ({curve})", game["final"][curve], MOST_EXPLOITABLE)
         for name, game in exact.items()
         for curve in ("self, average", "optimistic, last")
     ]
@@ -189,7 +189,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     chart = args.chart if args.chart and args.chart.is_file() else None
-    left_out = {} if chart else {f"self-play on the {CHART_GAME}: exploitability": "make bench-full TYPE_CHART=FILE"}
+    left_out = {} if chart else {f"exact game, {CHART_GAME}: exploitability": "make bench-full TYPE_CHART=FILE"}
     if chart is None:
         why = f"{args.chart} is not there" if args.chart else "no --chart was given"
         print(f"exact   {CHART_GAME}: not measured, {why}", flush=True)

@@ -31,6 +31,8 @@ def test_the_table_marks_what_falls_short_and_says_why() -> None:
     assert fat == "| memory | 0.67 |  | at most 0.5 | falls short, reason not known |"
     assert told.endswith("| falls short: half of it is weights: [why](training.md#measured) |")
     assert claim_lines([replace(FAST, reason="old")])[2:] == [fast]
+    many = Claim(what="samples a second", value=33_912.4, sense="at least", target=20_000)
+    assert claim_lines([many])[2] == "| samples a second | 33,912 |  | at least 20,000 | holds |"
 
 
 @given(st.lists(st.floats(0.1, 1e6), min_size=2, max_size=9))

@@ -17,7 +17,7 @@ GAME = {"final": {"self, last": 0.4, "self, average": 0.011, "optimistic, last":
 
 def test_average_and_optimistic_play_of_every_game_are_claims_and_the_circling_policy_is_not() -> None:
     average, last = claims_of({"a game": GAME})
-    assert average.holds and average.what == "self-play on the a game: exploitability, self, average"
+    assert average.holds and average.what == "exact game, a game: exploitability (self, average)"
     assert not last.holds and last.value == 0.03
 
 
@@ -39,5 +39,5 @@ def test_a_chart_that_is_not_there_is_told_and_is_no_claim(
     told = "not-there.json is not there" if words else "no --chart was given"
     assert f"not measured, {told}" in capsys.readouterr().out
     found = json.loads(output.read_text())
-    what, how = f"self-play on the {nash.CHART_GAME}: exploitability", "make bench-full TYPE_CHART=FILE"
+    what, how = f"exact game, {nash.CHART_GAME}: exploitability", "make bench-full TYPE_CHART=FILE"
     assert len(found["claims"]) == 2 and found["not_measured"] == {what: how}

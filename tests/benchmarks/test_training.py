@@ -32,7 +32,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
 
     def measure(args: argparse.Namespace, way: str, **changes: Any) -> dict[str, Any]:
         measured.append((way, changes))
-        speed = changes.get("batch", 0.0) or SPEEDS[changes.get("layout", changes.get("attention"))]
+        speed = changes.get("batch", 0.0) or SPEEDS[changes.get("layout") or changes["attention"]]
         own = {"tokens_per_second": speed, "step_tokens_per_second": 1.2 * speed, "computed_tokens": 100}
         return changes | own | {"peak_gib": 4.0 + len(measured) / 100}
 
