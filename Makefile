@@ -53,6 +53,9 @@ kill: setup ## SIGKILL of every process in every stage of a small run, half an h
 	GPO_PROOF=1 $(VENV)/bin/python -m pytest tests/e2e/test_kill.py tests/gpo/rewards/test_training.py tests/gpo/rewards/test_faults.py \
 		tests/gpo/evaluation/test_cli_generate.py -m "long or not long"
 
+learners: setup ## runs with two learners: plain, ZeRO-1, ZeRO-2, ZeRO-3; about 7 minutes
+	$(VENV)/bin/python -m pytest tests/e2e/test_several_learners.py -m long
+
 chaos: setup ## kills, damaged files, a full and a slow disk, clock jumps, signals: one moment each, about 20 minutes
 	rm -f runs/chaos.jsonl runs/damage.jsonl runs/surroundings.jsonl
 	$(VENV)/bin/python -m tests.proof.chaos --moments 1 --log runs/chaos.jsonl

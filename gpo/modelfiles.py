@@ -44,7 +44,7 @@ def with_compute_dtype(config: RunConfig, notes: list[str], begun: str | None = 
     """The config with `policy.dtype` as it will be computed in, and a note that says why.
 
     `begun`: the type of the run that goes on; a run keeps it wherever it moves. Raises UserError where `auto` cannot be
-    told.
+    told, and where what it means disagrees with another setting.
     """
     if config.policy.dtype != "auto":
         return config
@@ -63,7 +63,12 @@ def with_compute_dtype(config: RunConfig, notes: list[str], begun: str | None = 
 
 
 def _with_dtype(config: RunConfig, dtype: str) -> RunConfig:
-    return config.model_copy(update={"policy": config.policy.model_copy(update={"dtype": dtype})})
+    found = config.model_copy(update={"policy": config.policy.model_copy(update={"dtype": dtype})})
+    # A copy is not validated, and a type that nobody wrote down may disagree with what is written as well as another.
+    disagreements = list(found.disagreements())
+    if disagreements:
+        raise UserError(f"policy.dtype = auto is {dtype} here: {'; '.join(disagreements)}")
+    return found
 
 
 def parameter_count(directory: Path) -> int:

@@ -44,12 +44,12 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _settings_agree(self) -> "RunConfig":
-        found = list(self._disagreements())
+        found = list(self.disagreements())
         if found:
             raise ValueError("; ".join(found))
         return self
 
-    def _disagreements(self) -> Iterator[str]:
+    def disagreements(self) -> Iterator[str]:
         """A sentence for each pair of settings that cannot go together."""
         reference = self.target.method.endswith("-reference")
         if reference and self.target.log_z not in (None, "zero"):
@@ -63,6 +63,11 @@ class RunConfig(Settings):
             yield (
                 f"target.clamp = {self.target.clamp:g} with train.objective = {self.train.objective!r}: pairs have no "
                 "targets, so it would do nothing; leave target.clamp out"
+            )
+        if self.policy.dtype == "float16" and self.train.workers > 1 and self.train.sharding.startswith("zero"):
+            yield (
+                f"policy.dtype = 'float16' with train.sharding = {self.train.sharding!r}: DeepSpeed would round the "
+                "master weights to float16; set policy.dtype=bfloat16 (or float32), or train.sharding=none (or fsdp)"
             )
         if self.rollout.engine.adapters and self.train.lora is None:
             yield "rollout.engine.adapters needs adapters: set train.lora, or leave it out"

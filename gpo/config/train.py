@@ -84,7 +84,8 @@ class TrainConfig(Settings):
     reference: Literal["once", "live"] = "once"
     """The sampling policy's log-probabilities: once before the first step, or by a second model in every step."""
     sharding: Literal["none", "zero1", "zero2", "zero3", "fsdp"] = "none"
-    """How several workers share weights and optimizer; zero needs DeepSpeed, fsdp a GPU (placement)."""
+    """How several workers share weights and optimizer; zero needs DeepSpeed and a `policy.dtype` other than
+    float16, fsdp a GPU (placement)."""
     save_steps: Annotated[int, Field(ge=0)] = 0
     """Steps between checkpoints inside an iteration; 0 = only its end (placement)."""
     workers: Count = 1

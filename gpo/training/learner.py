@@ -17,7 +17,7 @@ from gpo.cpu import prepare_process
 from gpo.files import append_json_line, write_json
 from gpo.logs import log_to_file
 from gpo.training.step_checkpoints import drop_torn, last_whole
-from gpo.training.workers import sharding_arguments, threads_of_worker, whole_state, work_alone
+from gpo.training.workers import load_whole_again, sharding_arguments, threads_of_worker, whole_state, work_alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ def train_worker(values: dict[str, Any]) -> None:
         drop_torn(steps)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trained = time.perf_counter()
-    _publish(trainer, tokenizer, task, config)
+    publish(trainer, tokenizer, task, config)
     if trainer.is_world_process_zero():
         timings = {
             "prepare_seconds": prepared - started,
@@ -240,7 +240,7 @@ def _metrics_callback(task: LearnerTask) -> Any:
     return MetricsFile()
 
 
-def _publish(trainer: Any, tokenizer: Any, task: LearnerTask, config: RunConfig) -> None:
+def publish(trainer: Any, tokenizer: Any, task: LearnerTask, config: RunConfig) -> None:
     """Write master weights, the canary's numbers, and the checkpoint in compute type; each whole when it exists.
 
     Every worker calls this: only together do they hold all weights of a sharded model.
@@ -254,6 +254,7 @@ def _publish(trainer: Any, tokenizer: Any, task: LearnerTask, config: RunConfig)
 
     training, sharded = Path(task.training), config.train.sharding != "none" and config.train.workers > 1
     state = whole_state(trainer) if sharded else None
+    load_whole_again()
     if not trainer.is_world_process_zero():
         return
     model = trainer.accelerator.unwrap_model(trainer.model)

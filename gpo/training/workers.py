@@ -96,3 +96,13 @@ def whole_state(trainer: Any) -> dict[str, Any]:
     """All weights on the first worker, whatever holds them in pieces; every worker must call this."""
     state: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     return state
+
+
+def load_whole_again() -> None:
+    """From here on this worker loads models whole, alone, whatever its training arguments are still alive.
+
+    With ZeRO-3 they make transformers load a piece, and wait for all workers to load theirs.
+    """
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()

@@ -63,16 +63,19 @@ def command(config: Path, run_dir: Path, *overrides: str) -> list[str]:
     return [sys.executable, "-m", "gpo", "run", str(config), *overrides, "--run-dir", str(run_dir)]
 
 
-def environment() -> dict[str, str]:
-    """Offline, and this checkout first."""
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
+def environment(beside: Path | None = None) -> dict[str, str]:
+    """Offline, this checkout first, and then the packages in the folder `beside`."""
+    paths = os.pathsep.join(str(path) for path in (REPOSITORY, beside) if path is not None)
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": paths}
 
 
-def run_to_end(config: Path, run_dir: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+def run_to_end(
+    config: Path, run_dir: Path, *overrides: str, beside: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the command and give back what it printed."""
     return subprocess.run(
         command(config, run_dir, *overrides),
-        env=environment(),
+        env=environment(beside),
         cwd=config.parent,
         capture_output=True,
         text=True,

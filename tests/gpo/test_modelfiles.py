@@ -177,3 +177,12 @@ def test_auto_is_the_type_in_which_the_run_was_begun(model: Path) -> None:
     assert notes == ["policy.dtype = auto: bfloat16, as the run was begun"]
     given = run_config(policy={"model": str(model), "dtype": "float32"})
     assert with_compute_dtype(given, [], "bfloat16").policy.dtype == "float32"
+
+
+@pytest.mark.parametrize("begun", [None, "float16"])
+def test_what_auto_turns_out_to_be_must_agree_with_the_other_settings(model: Path, begun: str | None) -> None:
+    values = {name: value for name, value in read_model_config(model).items() if "dtype" not in name}
+    (model / "config.json").write_text(json.dumps({**values, "dtype": "float32" if begun else "float16"}))
+    asked = run_config(policy={"model": str(model), "dtype": "auto"}, train={"workers": 2, "sharding": "zero2"})
+    with pytest.raises(UserError, match="auto is float16 here: policy.dtype = 'float16' with train.sharding = 'zero2'"):
+        with_compute_dtype(asked, [], begun)

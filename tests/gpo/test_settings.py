@@ -133,6 +133,17 @@ def test_what_shapes_targets_is_refused_for_an_objective_without_targets(
     assert read(tmp_path, *pairs).train.objective == objective
 
 
+@pytest.mark.parametrize("sharding", ["zero1", "zero2", "zero3"])
+def test_float16_is_refused_where_deepspeed_would_round_the_master_weights_to_it(tmp_path: Path, sharding: str) -> None:
+    several = ["train.workers=2", f"train.sharding={sharding}"]
+    message = refusal(tmp_path, "policy.dtype=float16", *several)
+    assert f"policy.dtype = 'float16' with train.sharding = '{sharding}'" in message
+    assert "set policy.dtype=bfloat16 (or float32), or train.sharding=none" in message
+    assert read(tmp_path, "policy.dtype=bfloat16", *several).train.sharding == sharding
+    alone = read(tmp_path, "policy.dtype=float16", f"train.sharding={sharding}")
+    assert alone.train.workers == 1, "a single worker shards nothing"
+
+
 keys = st.sampled_from(["name", "policy", "model", "train", "rollout", "preference", "sources"]) | st.text(max_size=3)
 plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
 anything = st.recursive(

@@ -1,4 +1,4 @@
-"""Trains the tiny model in children that are killed with SIGKILL at every step, and again until the end.
+"""Trains the tiny model in children that get SIGKILL at every place of every step, and in new ones to the end.
 
     python -m tests.gpo.training.kill_main FOLDER
 
@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +80,12 @@ def in_child(folder: Path, die_at: tuple[int, str] | None = None) -> int:
 
 
 def main() -> None:
-    """Undisturbed first, then a kill at every step, at one place after the other."""
+    """Undisturbed first, then a kill at every place of every step."""
     base = Path(sys.argv[1])
     assert in_child(base / "whole") == 0, (base / "whole" / "log.txt").read_text()
     expected = torch.load(base / "whole" / "weights.pt")
-    for step in range(1, STEPS):
-        place = PLACES[step % 3]
-        folder = base / f"killed-{step}"
+    for number, (step, place) in enumerate(product(range(1, STEPS), PLACES)):
+        folder = base / f"killed-{number}"
         killed = in_child(folder, (step, place))
         found = last_whole(folder / "steps")
         finished = in_child(folder)

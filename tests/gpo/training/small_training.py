@@ -33,7 +33,7 @@ def make_rows(prompts: int = 6, samples: int = 3, seed: int = 0, scale: float = 
 
 
 def make_trainer(folder: Path, rows: list[dict[str, Any]] | None = None, **changes: Any) -> GPOTrainer:
-    parts = ("callbacks", "eval_dataset", "peft_config", "anchor_model")
+    parts = ("callbacks", "eval_dataset", "peft_config", "ref_model", "anchor_model")
     given_parts = {name: changes.pop(name) for name in parts if name in changes}
     model = changes.pop("model", None) or make_tiny_model()
     arguments: dict[str, Any] = {

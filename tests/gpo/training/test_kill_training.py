@@ -1,4 +1,4 @@
-"""A training killed with SIGKILL at any step ends, started again, with the weights of an undisturbed one.
+"""A training killed with SIGKILL before, inside or behind any checkpoint ends with the weights of an undisturbed one.
 
 Run: python -m pytest tests/gpo/training/test_kill_training.py
 """
@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 from tests.gpo.training.kill_main import PLACES, STEPS
@@ -23,7 +24,7 @@ def test_a_training_killed_at_any_step_ends_with_the_bits_of_an_undisturbed_one(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"step"')]
-    assert [line["step"] for line in lines] == list(range(1, STEPS)) and len({line["place"] for line in lines}) == 3
+    assert [(line["step"], line["place"]) for line in lines] == list(product(range(1, STEPS), PLACES))
     for line in lines:
         assert line["killed"] == -9 and line["finished"] == 0, line
         # A checkpoint that was being written is not one: the training goes on from the one before.

@@ -14,11 +14,17 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from gpo.files import read_json
+from gpo.journal import RunDirectory
+from gpo.training.forward import token_logps
 from gpo.training.layout import lay_out
 from gpo.training.log_probs import add_log_prob_head, answer_logps
 from gpo.training.workers import deepspeed_config, sharding_arguments, sharding_obstacle
+from rollout.canary import canary_rows
+from rollout.weights import verify_published
 from tests.gpo.training.small_training import make_rows
 from tests.tiny import make_tiny_model, save_tiny_model
 
@@ -26,16 +32,34 @@ DEEPSPEED = Path(os.environ.get("GPO_TEST_DEEPSPEED", Path(sys.prefix) / "deepsp
 """Where `make setup` puts it: for these tests only, because each process that finds it imports it, for seconds."""
 HAS_DEEPSPEED = DEEPSPEED.is_dir() or importlib.util.find_spec("deepspeed") is not None
 needs_deepspeed = pytest.mark.skipif(not HAS_DEEPSPEED, reason=f"deepspeed is neither installed nor in {DEEPSPEED}")
-SETTINGS: dict[str, Any] = {"batch_prompts": 3, "max_grad_norm": 0.0, "num_train_epochs": 2, "batch_tokens": 60}
-PLAIN = [{"layout": "padded"}, {"layout": "packed", "gradient_accumulation_steps": 2}, {"layout": "shared"}]
-FSDP = [{"sharding": "fully"}, {"sharding": "fsdp"}]
-ZERO: list[dict[str, Any]] = [
-    {"sharding": "zero1"},
-    {"sharding": "zero2"},
-    {"sharding": "zero3"},
-    {"sharding": "zero3", "from_disk": True, "precompute_ref_log_probs": False},
-]
-PRECISE = {"sharding": "zero3", "compute_dtype": "bfloat16", "precompute_ref_log_probs": False}
+SETTINGS: dict[str, Any] = {
+    "batch_prompts": 3,
+    "max_grad_norm": 0.0,
+    "num_train_epochs": 2,
+    "batch_tokens": 60,
+    "lr_scheduler_type": "linear",
+}
+PLAIN: dict[str, dict[str, Any]] = {
+    f"{layout}-{passes}": {"layout": layout, "gradient_accumulation_steps": passes}
+    for layout in ("padded", "packed", "shared")
+    for passes in (1, 4)
+}
+LIVE = {"precompute_ref_log_probs": False}
+FSDP: dict[str, dict[str, Any]] = {
+    "fully": {"sharding": "fully"},
+    "reference-in-pieces": {"reference_in_pieces": True, **LIVE},
+    "fsdp": {"sharding": "fsdp"},
+    "fsdp-live": {"sharding": "fsdp", **LIVE},
+}
+ZERO: dict[str, dict[str, Any]] = {
+    "zero1": {"sharding": "zero1"},
+    "zero2": {"sharding": "zero2"},
+    "zero3": {"sharding": "zero3"},
+    "zero3-loaded-live": {"sharding": "zero3", "from_disk": True, **LIVE},
+}
+PRECISE = {"sharding": "zero3", "compute_dtype": "bfloat16", **LIVE}
+STOPS = {"padded-1": 1, "shared-4": 3, "zero2": 3, "zero3": 1}
+"""Steps in the middle of an epoch behind which some of them are ended, and resumed from the checkpoint there."""
 
 
 def free_port() -> int:
@@ -45,8 +69,8 @@ def free_port() -> int:
         return port
 
 
-def run_workers(folder: Path, world: int, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Train with so many processes, one run after the other; outcomes, and what each worker held."""
+def run_workers(folder: Path, world: int, runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Train with so many processes, one run after the other; outcomes, what each worker held, what was published."""
     folder.mkdir(parents=True, exist_ok=True)
     save_tiny_model(folder / "start")
     environment = {**os.environ, "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -66,29 +90,43 @@ def run_workers(folder: Path, world: int, runs: list[dict[str, Any]]) -> list[di
         for process in processes:
             process.kill()
     assert codes == [0] * world, (folder / "log-0.txt").read_text()[-3000:]
-    found = [torch.load(folder / str(number) / "outcome.pt", weights_only=False) for number in range(len(runs))]
-    for number, outcome in enumerate(found):
-        held = [folder / str(number) / f"held-{rank}.json" for rank in range(world)]
+    found = {name: torch.load(folder / name / "outcome.pt", weights_only=False) for name in runs}
+    for name, outcome in found.items():
+        held = [folder / name / f"held-{rank}.json" for rank in range(world)]
         outcome["held"] = [json.loads(path.read_text()) for path in held]
+        outcome["published"] = RunDirectory(folder / name / "run")
     return found
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """One worker, five prompts, steps of three and of two."""
-    return run_workers(tmp_path_factory.mktemp("alone"), 1, [{**SETTINGS}])[0]
+def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """One worker, five prompts, steps of three and of two, in every way of `PLAIN`."""
+    return run_workers(tmp_path_factory.mktemp("one"), 1, {name: {**SETTINGS, **way} for name, way in PLAIN.items()})
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("two")
+def alone(one: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """One worker in the plainest way."""
+    return one["padded-1"]
 
 
 @pytest.fixture(scope="module")
-def two(folder: Path) -> list[dict[str, Any]]:
-    """The same with two workers, in every way of `PLAIN`, `FSDP` and then of `ZERO`, and `PRECISE`."""
-    sharded = [*ZERO, PRECISE] if HAS_DEEPSPEED else []
-    return run_workers(folder, 2, [{**SETTINGS, **way} for way in [*PLAIN, *FSDP, *sharded]])
+def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The same with two workers, in every way; what DeepSpeed changes in a process moves last digits, so it is last."""
+    ways = {**with_resumed(PLAIN), **FSDP}
+    if HAS_DEEPSPEED:
+        ways |= {**with_resumed(ZERO), "precise": PRECISE}
+    return run_workers(tmp_path_factory.mktemp("two"), 2, {name: {**SETTINGS, **way} for name, way in ways.items()})
+
+
+def with_resumed(ways: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """And beside each one of `STOPS` the same, ended there and resumed."""
+    return ways | {f"{name}-resumed": {**ways[name], "stop": stop} for name, stop in STOPS.items() if name in ways}
+
+
+def master_of(outcome: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights that the next iteration would start from, as they lie on the disk."""
+    return load_file(outcome["published"].training(1) / "master" / "model.safetensors")
 
 
 def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -97,20 +135,21 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
     return max(((one[name] - other[name]).abs().max() / one[name].abs().max()).item() for name in one)
 
 
-@pytest.mark.parametrize("way", range(len(PLAIN)), ids=["padded", "packed, two passes", "shared"])
-def test_two_workers_have_the_loss_and_the_gradients_of_one(
-    alone: dict[str, Any], two: list[dict[str, Any]], way: int
+@pytest.mark.parametrize("way", PLAIN)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_layout_passes_and_workers_change_neither_loss_nor_gradients(
+    alone: dict[str, Any], request: pytest.FixtureRequest, workers: int, way: str
 ) -> None:
-    found = two[way]
+    found = request.getfixturevalue("one" if workers == 1 else "two")[way]
     assert found["loss"] == pytest.approx(alone["loss"], rel=1e-5)
     assert largest_difference(alone["gradients"], found["gradients"]) <= 1e-5
     assert found["first_ratio"] == 0.0
 
 
 def test_a_fully_sharded_model_has_the_log_probabilities_and_gradients_of_a_whole_one(
-    two: list[dict[str, Any]],
+    two: dict[str, dict[str, Any]],
 ) -> None:
-    found, model = two[len(PLAIN)], make_tiny_model()
+    found, model = two["fully"], make_tiny_model()
     total = sum(parameter.numel() for parameter in model.parameters())
     assert all(0 < held["parameters"] <= 0.6 * total for held in found["held"])
     add_log_prob_head(model)
@@ -123,45 +162,85 @@ def test_a_fully_sharded_model_has_the_log_probabilities_and_gradients_of_a_whol
     assert largest_difference(gradients, found["gradients"]) <= 1e-5
 
 
-def test_asked_for_fsdp_the_trainer_has_a_reference_of_its_own_in_pieces(
-    alone: dict[str, Any], two: list[dict[str, Any]]
+def test_a_live_reference_in_pieces_stays_so_and_changes_no_loss(
+    alone: dict[str, Any], two: dict[str, dict[str, Any]]
 ) -> None:
-    """On a CPU accelerate runs DDP for the policy; TRL prepares the reference by `fully_shard` here too."""
-    found = two[len(PLAIN) + 1]
+    """Steps of three and of two prompts: an idle worker still takes its part when pieces are gathered."""
+    found = two["reference-in-pieces"]
+    assert found["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+    for held in found["held"]:
+        assert 0 < held["reference"] <= 0.6 * alone["held"][0]["parameters"]
+
+
+@pytest.mark.parametrize("way", ["fsdp", "fsdp-live"])
+def test_asked_for_fsdp_on_a_cpu_the_workers_are_plain_ones_as_accelerate_leaves_it_out(
+    alone: dict[str, Any], two: dict[str, dict[str, Any]], way: str
+) -> None:
+    """The trainer has a reference of its own all the same, a copy of the policy before the first step."""
+    found = two[way]
     assert found["loss"] == pytest.approx(alone["loss"], rel=1e-5) and found["first_ratio"] == 0.0
+    whole = alone["held"][0]["parameters"]
+    for held in found["held"]:
+        assert held["parameters"] == whole and held["reference"] == (whole if way == "fsdp-live" else 0)
 
 
 @needs_deepspeed
-@pytest.mark.parametrize("way", range(len(ZERO)), ids=["zero1", "zero2", "zero3", "zero3, loaded, live"])
-def test_zero_trains_the_same_model_in_pieces_and_saves_it_whole(
-    alone: dict[str, Any], two: list[dict[str, Any]], folder: Path, way: int
-) -> None:
+@pytest.mark.parametrize("way", ZERO)
+def test_zero_trains_the_same_model_in_pieces(alone: dict[str, Any], two: dict[str, dict[str, Any]], way: str) -> None:
     """Steps of three and of two prompts: an idle worker still takes its part when pieces are gathered."""
-    number = len(PLAIN) + len(FSDP) + way
-    assert two[number]["first_ratio"] == 0.0
-    assert two[number]["loss"] == pytest.approx(alone["loss"], rel=1e-3)
+    found = two[way]
+    assert found["first_ratio"] == 0.0
+    assert found["loss"] == pytest.approx(alone["loss"], rel=1e-3)
     # Without a bound one worker tells the largest entry of its gradient, DeepSpeed the length always.
     length = torch.cat([gradient.flatten() for gradient in alone["gradients"].values()]).norm().item()
-    assert two[number]["grad_norm"][0] == pytest.approx(length, rel=1e-4)
+    assert found["grad_norm"][0] == pytest.approx(length, rel=1e-4)
     whole = alone["held"][0]
-    for held in two[number]["held"]:
+    for held in found["held"]:
         assert 0 < held["states"] <= 0.6 * whole["states"]
         if ZERO[way]["sharding"] == "zero3":
             assert 0 < held["parameters"] <= 0.6 * whole["parameters"]
-    saved = AutoModelForCausalLM.from_pretrained(folder / str(number) / "model").state_dict()
-    assert len(alone["weights"]) > 20
-    for name, value in alone["weights"].items():
+
+
+@pytest.mark.parametrize("way", ["padded-1", "fsdp", *(pytest.param(way, marks=needs_deepspeed) for way in ZERO)])
+def test_whatever_the_sharding_a_learner_publishes_one_whole_plain_model(
+    alone: dict[str, Any], two: dict[str, dict[str, Any]], way: str
+) -> None:
+    published = two[way]["published"]
+    assert verify_published(published.checkpoint(1)).version.startswith("001-")
+    model = AutoModelForCausalLM.from_pretrained(published.checkpoint(1))
+    tokenizer = AutoTokenizer.from_pretrained(published.checkpoint(1))
+    expected, saved = master_of(alone), model.state_dict()
+    assert saved.keys() == expected.keys() and len(expected) > 20
+    for name, value in expected.items():
         assert (saved[name] - value).abs().max() <= 1e-4, name
+        assert torch.equal(saved[name], master_of(two[way])[name]), name
+    add_log_prob_head(model)
+    canary = [row.tolist() for row in token_logps(model, canary_rows(tokenizer), "float32")]
+    told = read_json(published.training(1) / "canary.json")["answer_logps"]
+    assert [pytest.approx(row, abs=1e-4) for row in canary] == told
 
 
 @needs_deepspeed
 def test_zero_computes_in_the_compute_type_and_keeps_master_weights_in_float32(
-    alone: dict[str, Any], two: list[dict[str, Any]]
+    alone: dict[str, Any], two: dict[str, dict[str, Any]]
 ) -> None:
-    found = two[-1]
+    found = two["precise"]
     assert [held["computed"] for held in found["held"]] == [["torch.bfloat16"]] * 2
     assert found["first_ratio"] == 0.0 and found["loss"] == pytest.approx(alone["loss"], rel=1e-1)
-    assert all(weight.dtype == torch.float32 for weight in found["weights"].values())
+    assert {weight.dtype for weight in master_of(found).values()} == {torch.float32}
+    published = load_file(found["published"].checkpoint(1) / "model.safetensors")
+    assert {weight.dtype for weight in published.values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("way", [pytest.param(way, marks=[needs_deepspeed] if way in ZERO else []) for way in STOPS])
+def test_two_workers_that_are_resumed_end_with_the_bits_of_undisturbed_ones(
+    two: dict[str, dict[str, Any]], way: str
+) -> None:
+    whole, resumed = two[way], two[f"{way}-resumed"]
+    assert (whole["made"], resumed["made"]) == (4, 4 - STOPS[way])
+    assert resumed["loss"] == whole["loss"]
+    expected = master_of(whole)
+    assert all(torch.equal(value, expected[name]) for name, value in master_of(resumed).items())
 
 
 def test_a_way_of_sharding_that_this_machine_has_not_is_explained() -> None:

@@ -1,30 +1,49 @@
 """One of several training workers, a process of its own: trains the tiny model and leaves what the tests look at.
 
-    RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=… python -m tests.gpo.training.worker_main FOLDER '[{}]'
+    RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=… python -m tests.gpo.training.worker_main FOLDER '{"a": {}}'
 
-The list holds the settings of one training after the other, whose outcomes lie in FOLDER/0, FOLDER/1, …
-DeepSpeed treats autocast in it as on a GPU.
-The first worker writes outcome.pt: losses, first gradients (plain workers), whole weights, and the model directory.
-Every worker writes held-RANK.json: elements of parameters and optimizer states that it holds itself.
+The names are those of one training after the other with its settings; what came out of each lies in FOLDER/NAME.
+DeepSpeed treats autocast in it as on a GPU. The first worker writes outcome.pt: losses and first gradients (plain
+workers), and publishes into the directory of a run, `run`. Every worker writes held-RANK.json: elements of parameters,
+optimizer states and a live reference that it holds itself.
 """
 
 import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
+from trl.models.utils import prepare_fsdp
 
 from gpo.training.layout import lay_out
+from gpo.training.learner import publish
 from gpo.training.log_probs import add_log_prob_head, answer_logps
 from gpo.training.segment_attention import segment_attention, segments_of
-from gpo.training.workers import sharding_arguments, whole_state, work_alone
+from gpo.training.stage import make_task
+from gpo.training.trainer import GPOTrainer
+from gpo.training.workers import load_whole_again, sharding_arguments, work_alone
 from tests.engine import ask_about_the_cpu
-from tests.gpo.training.small_training import Gradients, make_rows, make_trainer, steps_of
+from tests.gpo.training.small_iterations import make_run
+from tests.gpo.training.small_training import TOKENIZER, Gradients, StopAt, make_rows, make_trainer, steps_of
 from tests.tiny import make_tiny_model
+
+
+class StepsMade(TrainerCallback):
+    """Counts the steps that this trainer made itself."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.number += 1
 
 
 def held_elements(trainer: Any) -> dict[str, int]:
@@ -39,31 +58,58 @@ def held_elements(trainer: Any) -> dict[str, int]:
     return {"parameters": sum(piece.numel() for piece in pieces), "states": states}
 
 
+def held_by_reference(trainer: Any) -> int:
+    """Elements of a live reference on this worker; 0 where the trainer keeps none."""
+    if trainer.ref_model is None:
+        return 0
+    pieces = [p.to_local() if isinstance(p, DTensor) else p for p in trainer.ref_model.parameters()]
+    return sum(piece.numel() for piece in pieces)
+
+
+def reference_in_pieces() -> Any:
+    """A reference as TRL prepares it for FSDP2, which on a CPU accelerate leaves out, so that TRL does not."""
+    model = make_tiny_model()
+    add_log_prob_head(model)
+    state = SimpleNamespace(fsdp_plugin=FullyShardedDataParallelPlugin(fsdp_version=2))
+    return prepare_fsdp(model, SimpleNamespace(state=state, device=torch.device("cpu")))
+
+
+def make(folder: Path, settings: dict[str, Any], way: str, *callbacks: Any) -> GPOTrainer:
+    """A trainer as a process makes it that has made none before."""
+    load_whole_again()
+    return make_trainer(folder, make_rows(5), callbacks=list(callbacks), **settings, **sharding_arguments(way))
+
+
 def train(folder: Path, settings: dict[str, Any], rank: int) -> None:
-    """Train, save, and say what is held."""
+    """Train, publish as a run's learner does, and say what is held."""
     folder.mkdir(parents=True, exist_ok=True)
-    sharding = sharding_arguments(settings.pop("sharding", "none"))
-    prompts, resume = settings.pop("prompts", 5), settings.pop("resume", False)
+    way, stop = settings.pop("sharding", "none"), settings.pop("stop", 0)
     if settings.pop("from_disk", False):
         # Loaded behind the arguments: with ZeRO-3 each worker reads its piece only.
         settings["model"] = str(folder.parent / "start")
-    gradients = Gradients()
-    callbacks = [] if sharding else [gradients]
-    trainer = make_trainer(folder, make_rows(prompts), callbacks=callbacks, **{**settings, **sharding})
+    if settings.pop("reference_in_pieces", False):
+        settings["ref_model"] = reference_in_pieces()
+    if stop:
+        # It ends there; what follows is a new one that goes on from the checkpoint.
+        settings |= {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
+        make(folder, settings, way, StopAt(stop)).train()
+    gradients, made = Gradients(), StepsMade()
+    trainer = make(folder, settings, way, made, *([gradients] if way == "none" else []))
     types: set[str] = set()
     layer = trainer.accelerator.unwrap_model(trainer.model).base_model.layers[0].mlp
     hook = layer.register_forward_hook(lambda _module, _inputs, output: types.add(str(output.dtype)))
-    trainer.train(resume_from_checkpoint=resume)
+    trainer.train(resume_from_checkpoint=True)
     hook.remove()
-    (folder / f"held-{rank}.json").write_text(json.dumps({**held_elements(trainer), "computed": sorted(types)}))
-    state = whole_state(trainer)
+    held = {**held_elements(trainer), "reference": held_by_reference(trainer), "computed": sorted(types)}
+    (folder / f"held-{rank}.json").write_text(json.dumps(held))
     if rank == 0:
-        # A copy: save_pretrained takes out of the dictionary what it has written.
-        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder / "model", state_dict=dict(state))
         steps = steps_of(trainer)
-        found = {name: [step[name] for step in steps] for name in ("loss", "grad_norm")}
-        found["first_ratio"] = steps[0]["log_ratio_max_abs"]
-        torch.save({**found, "gradients": gradients.first, "weights": state}, folder / "outcome.pt")
+        found: dict[str, Any] = {name: [step[name] for step in steps] for name in ("loss", "grad_norm")}
+        found |= {"first_ratio": steps[0]["log_ratio_max_abs"], "made": made.number, "gradients": gradients.first}
+        torch.save(found, folder / "outcome.pt")
+    train_settings = {"workers": trainer.accelerator.num_processes, "sharding": way}
+    run = make_run(folder, policy={"dtype": settings.get("compute_dtype", "float32")}, train=train_settings)
+    publish(trainer, TOKENIZER, make_task(run, 1), run.config)
     trainer.accelerator.wait_for_everyone()
 
 
@@ -103,8 +149,8 @@ def main() -> None:
     ask_about_the_cpu()
     if os.environ.get("WORLD_SIZE", "1") == "1":
         work_alone()
-    for number, settings in enumerate(json.loads(sys.argv[2])):
-        folder = Path(sys.argv[1]) / str(number)
+    for name, settings in json.loads(sys.argv[2]).items():
+        folder = Path(sys.argv[1]) / name
         shard(folder, rank) if settings.get("sharding") == "fully" else train(folder, settings, rank)
 
 
