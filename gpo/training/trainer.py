@@ -94,7 +94,7 @@ class GPOTrainer(KTOTrainer):
         if args.pull and anchor_model is not None:
             add_anchor(self, anchor_model)
         self._step_rows = StepRows(self.accelerator)
-        self._stop_rule = StopRule(stop_limits(args), lambda: self._new_numbers("train"))
+        self._stop_rule = StopRule(stop_limits(args))
         self.add_callback(self._stop_rule)
 
     @property
@@ -135,8 +135,8 @@ class GPOTrainer(KTOTrainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> StepLoader:
         """The rows of an evaluation data set in order."""
         named: Any = self.eval_dataset
-        dataset = named[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
-        dataset = named if dataset is None else dataset
+        chosen = named[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
+        dataset = named if chosen is None else chosen
         check_anchored(dataset, self.args)
         return StepLoader(Steps(dataset, self._plan(shuffle=False)))
 
@@ -252,8 +252,10 @@ class GPOTrainer(KTOTrainer):
     # Watch
 
     def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
-        """As transformers' own; raises FloatingPointError on all workers before what is not finite goes anywhere."""
+        """As transformers' own, behind the stop rule; FloatingPointError on all workers for what is not finite."""
         control = self.control
+        if self._stop_rule.is_on:
+            self._stop_rule.judge(self._new_numbers("train"), self.state, control)
         if control.should_log or control.should_evaluate or control.should_save or control.should_training_stop:
             loss = self.accelerator.reduce(tr_loss.detach().clone(), "mean").item()
             # With fp16 a gradient that overflows is left out, and the next one scaled less.

@@ -4,7 +4,7 @@ The numbers are pure functions of a step's rows. Shapes: N answers of a step, ov
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,18 +132,17 @@ class StopLimits:
 class StopRule(TrainerCallback):
     """Stops the training when a limit is passed, and keeps which, in `stopped` and in the log history.
 
-    `numbers` gives the `step_numbers` of the steps since it was last called. Every step is judged, logged or not. What
-    the rule looks back at is in the state that each checkpoint holds. The step that stops is not saved: a training
-    that resumed there would go one step further, while one that resumes before it comes to the same step and stops.
+    The trainer has it judge every step, logged or not. What it looks back at is in the state that each checkpoint
+    holds. The step that stops is not saved: a training that resumed there would go one step further, while one that
+    resumes before it comes to the same step and stops.
     """
 
     KEPT_AS = "stop rule"
     """Its place in the state; not the name of a class, of which transformers would make another rule."""
 
-    def __init__(self, limits: StopLimits, numbers: Callable[[], list[dict[str, float]]]) -> None:
+    def __init__(self, limits: StopLimits) -> None:
         self._limits = {"kl": limits.kl, "length_growth": limits.length_growth, "collapse": limits.collapse}
         self._window = limits.window
-        self._numbers = numbers
         self._seen: list[dict[str, float]] = []
         self.stopped: dict[str, Any] | None = None
 
@@ -151,10 +150,16 @@ class StopRule(TrainerCallback):
         """A training that goes on looks back at the steps before it, so that it stops where it would have stopped."""
         self._seen, self.stopped = state.stateful_callbacks.get(self.KEPT_AS, {}).get("seen", []), None
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.stopped is not None or all(limit is None for limit in self._limits.values()):
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a limit; without one no step need be told."""
+        return any(limit is not None for limit in self._limits.values())
+
+    def judge(self, steps: Sequence[dict[str, float]], state: Any, control: Any) -> None:
+        """`step_numbers` of the steps since the last call; before the log, the evaluation and the save of the last."""
+        if self.stopped is not None:
             return
-        self._seen = [*self._seen, *map(self._values, self._numbers())][-self._window :]
+        self._seen = [*self._seen, *map(self._values, steps)][-self._window :]
         state.stateful_callbacks[self.KEPT_AS] = {"seen": self._seen}
         if len(self._seen) < self._window:
             return

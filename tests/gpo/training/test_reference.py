@@ -1,6 +1,6 @@
 """Which model a reference pass asks: DeepSpeed's policy through an engine, whatever the stage, all others as they are.
 
-And how long an anchor stays.
+And how long models stay.
 
 Run: python -m pytest tests/gpo/training/test_reference.py
 """
@@ -46,6 +46,19 @@ def test_deepspeeds_policy_goes_through_one_engine_for_all_passes(monkeypatch: p
 def test_without_deepspeed_and_with_a_reference_of_its_own_nothing_is_wrapped() -> None:
     assert starting_policy(trainer_with(deepspeed=False)) == "policy"
     assert starting_policy(trainer_with(deepspeed=True, ref_model="prepared")) == "prepared"
+
+
+def test_a_trainer_that_is_let_go_is_gone(tmp_path: Path) -> None:
+    """A cycle of references would keep it, and its arguments: with ZeRO-3 the next model would be made in pieces."""
+    gc.disable()
+    try:
+        trainer = make_trainer(tmp_path, stop_kl=1.0)
+        trainer.train()
+        seen = weakref.ref(trainer)
+        del trainer
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("bf16", [False, True])

@@ -56,13 +56,12 @@ def numbers(**changes: float) -> dict[str, float]:
 
 
 def fed(limits: StopLimits, values: list[dict[str, float]]) -> StopRule:
-    told: list[dict[str, float]] = []
-    rule = StopRule(limits, lambda: told)
+    rule = StopRule(limits)
     for step, changes in enumerate(values, 1):
         state = SimpleNamespace(global_step=step, log_history=[], stateful_callbacks={})
         control = SimpleNamespace(should_training_stop=False)
-        before, told[:] = rule.stopped, [numbers(**changes)]
-        rule.on_step_end(None, state, control)
+        before = rule.stopped
+        rule.judge([numbers(**changes)], state, control)
         assert control.should_training_stop is (rule.stopped is not None and before is None)
         assert len(state.log_history) == int(control.should_training_stop)
     return rule
@@ -84,16 +83,15 @@ def test_each_rule_fires_on_the_mean_of_its_window(limits: StopLimits, changes: 
 
 
 def test_a_rule_looks_back_at_the_steps_before_a_resume_and_the_stopping_step_is_not_saved() -> None:
-    limits, high = StopLimits(kl=2.0, window=2), [numbers(kl=3.0)]
-    before, after = StopRule(limits, lambda: high), StopRule(limits, lambda: high)
+    before, after = (StopRule(StopLimits(kl=2.0, window=2)) for _ in range(2))
     state = SimpleNamespace(global_step=1, log_history=[], stateful_callbacks={})
     control = SimpleNamespace(should_training_stop=False, should_save=True)
-    before.on_step_end(None, state, control)
+    before.judge([numbers(kl=3.0)], state, control)
     assert control.should_save and not control.should_training_stop
     kept = json.loads(json.dumps(state.stateful_callbacks))
     state = SimpleNamespace(global_step=2, log_history=[], stateful_callbacks=kept)
     after.on_train_begin(None, state, control)
-    after.on_step_end(None, state, control)
+    after.judge([numbers(kl=3.0)], state, control)
     assert control.should_training_stop and not control.should_save
     after.on_train_begin(None, SimpleNamespace(stateful_callbacks={}), control)
     assert after.stopped is None
@@ -107,10 +105,9 @@ def test_a_save_at_the_end_of_the_epoch_is_taken_back_by_a_rule_that_stopped_and
         assert control.should_save is not stopped
 
 
-def test_without_a_limit_no_step_is_asked_for_its_numbers() -> None:
-    """The workers would exchange rows at every step for nothing."""
-    rule = StopRule(StopLimits(), lambda: pytest.fail("asked"))
-    rule.on_step_end(None, None, None)
+def test_without_a_limit_a_rule_is_off_and_workers_exchange_no_rows_for_it() -> None:
+    assert not StopRule(StopLimits()).is_on
+    assert all(StopRule(StopLimits(**{name: 1.0})).is_on for name in ("kl", "length_growth", "collapse"))
 
 
 def test_no_rule_is_on_by_itself() -> None:
