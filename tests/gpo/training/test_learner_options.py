@@ -72,7 +72,6 @@ def test_another_training_publishes_other_weights(
 @pytest.mark.parametrize(
     "option",
     [
-        {"reference": "live"},
         {"batch_tokens": 40},
         {"layout": "padded"},
         {"layout": "packed"},
@@ -90,6 +89,14 @@ def test_how_and_where_it_is_computed_changes_no_weight(
 ) -> None:
     """Nor does what another option alone gives a meaning to, or a limit that is never passed."""
     _, (task,) = iterate(tmp_path, policy, **option)
+    assert largest_gap(published(task), plain) <= 1e-5
+
+
+def test_a_live_reference_is_computed_within_the_steps_and_gives_the_same_weights(
+    tmp_path: Path, policy: Path, plain: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GPOTrainer, "_pass", None)  # which computes ahead of them
+    _, (task,) = iterate(tmp_path, policy, reference="live")
     assert largest_gap(published(task), plain) <= 1e-5
 
 
