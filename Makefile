@@ -54,7 +54,7 @@ kill: setup ## SIGKILL of every process in every stage of a small run, half an h
 		tests/gpo/evaluation/test_cli_generate.py -m "long or not long"
 
 learners: setup ## runs with two learners: plain, ZeRO-1, ZeRO-2, ZeRO-3; about 7 minutes
-	$(VENV)/bin/python -m pytest tests/e2e/test_several_learners.py -m long
+	GPO_PROOF=1 $(VENV)/bin/python -m pytest tests/e2e/test_several_learners.py -m long
 
 chaos: setup ## kills, damaged files, a full and a slow disk, clock jumps, signals: one moment each, about 20 minutes
 	rm -f runs/chaos.jsonl runs/damage.jsonl runs/surroundings.jsonl

@@ -37,6 +37,8 @@ class Followed:
     """What the cluster lacks for workers that are not placed; None where nothing."""
     cluster: ClusterConfig
     """Its deadlines."""
+    lost: Callable[[str], None] = lambda reason: None
+    """Keeps why an actor was lost that Ray Train did not replace: its own, or a worker whose end it stumbled over."""
 
 
 def fit(new_trainer: Callable[[], Any], followed: Followed, failed: Callable[[BaseException], Exception]) -> None:
@@ -67,6 +69,7 @@ def fit(new_trainer: Callable[[], Any], followed: Followed, failed: Callable[[Ba
             return
         if _is_lost_controller(error) and controllers < MOST_CONTROLLERS:
             logger.warning("%s: an actor of Ray Train was lost (%s); it begins again", followed.name, reason_of(error))
+            followed.lost(reason_of(error))
             outcome, controllers = _started(new_trainer()), controllers + 1
             patience.renew()
             continue

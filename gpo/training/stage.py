@@ -12,7 +12,7 @@ from gpo.cluster.runtime import collect, deliver, learner_room, learner_scaling
 from gpo.context import RunContext
 from gpo.cpu import keeping_malloc
 from gpo.errors import StageError
-from gpo.files import last_written, read_json, read_json_lines
+from gpo.files import append_json_line, last_written, read_json, read_json_lines
 from gpo.training.learner import LearnerTask, train_worker
 
 logger = logging.getLogger(__name__)
@@ -144,5 +144,6 @@ def _fit(run: RunContext, task: LearnerTask) -> None:
         sign=lambda: last_written(Path(task.training), _ray_folder(task)),
         missing=learner_room(),
         cluster=run.config.cluster,
+        lost=lambda reason: append_json_line(_lost_file(task), {"reason": reason}),
     )
     fit(lambda: _torch_trainer(run, task), followed, failed)

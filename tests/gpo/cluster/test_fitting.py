@@ -7,6 +7,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -99,9 +100,11 @@ def test_a_lost_controller_is_followed_by_another_one_that_goes_on_but_not_for_e
     done = Trainer()
     done.end.set()
     trainers = iter([Trainer(lost), done])
+    reasons: list[str] = []
     with caplog.at_level(logging.WARNING):
-        fit(lambda: next(trainers), followed(), failed)
+        fit(lambda: next(trainers), replace(followed(), lost=reasons.append), failed)
     assert "an actor of Ray Train was lost" in caplog.text and not list(trainers)
+    assert len(reasons) == 1 and "socket closed" in reasons[0]
     begun: list[Trainer] = []
 
     def another() -> Trainer:
