@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2)
     parser.add_argument("--prompt-words", type=int, nargs=2, default=[20, 60])
     parser.add_argument("--answer-words", type=int, nargs=2, default=[20, 100])
-    parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--trl-tries", type=int, default=len(TRL_TRIES), help="how many of TRL's settings are tried")
     parser.add_argument("--rounds", type=int, default=3)

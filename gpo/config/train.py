@@ -72,7 +72,7 @@ class TrainConfig(Settings):
     lora: LoraSettings | None = None
     """Train an adapter. None: all weights."""
     stop: StopConfig = StopConfig()
-    batch_tokens: Count = 2048
+    batch_tokens: Count = 4096
     """Tokens a forward pass of a worker; a step takes as many passes as it needs, so fewer need less memory
     (placement)."""
     layout: Literal["auto", "padded", "packed", "shared"] = "auto"
