@@ -137,7 +137,7 @@ def test_the_slurm_script_joins_a_head_that_listens_and_is_put_back_when_its_tim
     try:
         end = time.monotonic() + 60
         begun = [tmp_path / "gpo", tmp_path / "joined"]
-        while stopped and not all(path.exists() for path in begun) and time.monotonic() < end:
+        while stopped and not all(path.exists() and path.read_text() for path in begun) and time.monotonic() < end:
             time.sleep(0.1)
         if stopped:
             script.send_signal(signal.SIGTERM)

@@ -3,21 +3,23 @@
 Run: python -m tests.proof.soak --iterations 8 --run-dir runs/soak --log runs/soak.jsonl     (make soak, make soak-full)
 
 A lasting process is one that lives through at least half of its start of the command: driver, sampler and scorer, which
-must be among them, and Ray's own. Its slope (least squares) is that of the second half of its life; the first is
-warm-up: caches and pools fill. What no lasting process shows is judged by iteration: the fewest processes and the least
-that all of them hold, so that one left behind is seen, shared memory, and the most that the learner holds, which is a
-new process each time. Slopes are held against a limit an iteration, and what they come to over that half against a
-limit of its own, so that many iterations are judged more strictly. Each look is a line of the log. A soak that was
-stopped goes on with the same command, as the run does: each start that was long enough is judged by itself, and one of
-them must have half of all iterations.
+must be among them, and Ray's own. Judged is the least that it holds in each iteration, because much comes and goes
+within one, by the slope (least squares) over the second half of the iterations; the first is warm-up: caches and pools
+fill. What no lasting process shows is judged too: the fewest processes and the least that all of them hold, so that one
+left behind is seen, shared memory, and the most that the learner holds, which is a new process each time. Slopes are
+held against a limit an iteration, and what they come to over that half against a limit of its own, so that many
+iterations are judged more strictly. Each look is a line of the log. A soak that was stopped goes on with the same
+command, as the run does: each start that was long enough is judged by itself, and one of them must have half of all
+iterations.
 """
 
 import argparse
+import math
 import shutil
 import subprocess
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +33,7 @@ from gpo.files import append_json_line, read_json_lines
 from tests.e2e.tiny_run import command, environment, journal, make_workplace
 from tests.proof.case_log import commits
 
-SECONDS_BETWEEN_LOOKS = 2.0
+SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_AN_ITERATION = 900
 MOST_AN_ITERATION = {"mib": 1.0, "files": 0.2, "processes": 0.2}
 MOST_OVER_THE_HALF = {"mib": 10.0, "files": 2.0, "processes": 2.0}
@@ -107,55 +109,50 @@ class Row:
 
 
 def rows_of_start(start: int, looks: list[dict[str, Any]]) -> list[Row]:
-    """The lasting processes of one start of the command."""
-    lives: dict[tuple[int, str], list[tuple[int, float, float]]] = defaultdict(list)
-    for line in looks:
-        for one in line["processes"]:
-            lives[one["pid"], one["kind"]].append((line["done"], one["mib"], one["files"]))
-    rows = []
-    for (_, kind), life in lives.items():
-        done, mib, files = np.array(life[len(life) // 2 :], dtype=float).T
-        if len(life) < len(looks) / 2 or done[0] == done[-1]:
-            continue
-        slopes = {what: float(np.polyfit(done, values, 1)[0]) for what, values in (("mib", mib), ("files", files))}
-        rows.append(Row(start, kind, float(mib[-1]), int(done[-1] - done[0]), slopes))
-    return rows
-
-
-def rows_by_iteration(start: int, looks: list[dict[str, Any]]) -> list[Row]:
-    """What all processes hold at the least, shared memory, and what the learner holds at the most."""
+    """The lasting processes of one start of the command, and all of its processes together."""
     by_iteration: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for line in looks:
         by_iteration[line["done"]].append(line)
-    # The first and the last are there in part.
+    # The first and the last are there in part, and of the rest the first half is warm-up.
     done = sorted(by_iteration)[1:-1]
     done = done[len(done) // 2 :]
     if len(done) < 2:
         return []
 
-    def total(line: dict[str, Any], what: str) -> float:
-        return sum(one[what] for one in line["processes"])
-
-    def peak(line: dict[str, Any]) -> float:
-        return max((one["mib"] for one in line["processes"] if one["kind"] == "RayTrainWorker"), default=0.0)
-
-    def row(kind: str, mib: list[float], **others: list[float]) -> Row:
-        slopes = {what: float(np.polyfit(done, values, 1)[0]) for what, values in {"mib": mib, **others}.items()}
-        return Row(start, kind, mib[-1], done[-1] - done[0], slopes)
+    def row(kind: str, **series: list[float]) -> Row:
+        slopes = {what: float(np.polyfit(done, values, 1)[0]) for what, values in series.items()}
+        return Row(start, kind, series["mib"][-1], done[-1] - done[0], slopes)
 
     def least(of: Callable[[dict[str, Any]], float]) -> list[float]:
         return [min(map(of, by_iteration[number])) for number in done]
 
-    return [
-        row(
-            OF_ALL,
-            least(lambda line: total(line, "mib")),
-            files=least(lambda line: total(line, "files")),
-            processes=least(lambda line: len(line["processes"])),
-        ),
-        row(SHARED, least(lambda line: line["shared_mib"])),
-        row(LEARNER, [max(map(peak, by_iteration[number])) for number in done]),
+    def total(what: str) -> Callable[[dict[str, Any]], float]:
+        return lambda line: sum(one[what] for one in line["processes"])
+
+    def learner(line: dict[str, Any]) -> float:
+        return max((one["mib"] for one in line["processes"] if one["kind"] == "RayTrainWorker"), default=0.0)
+
+    def of_process(key: tuple[int, str], what: str) -> Callable[[dict[str, Any]], float]:
+        return lambda line: next((one[what] for one in line["processes"] if name_of(one) == key), math.inf)
+
+    rows = [
+        row(key[1], **{what: least(of_process(key, what)) for what in ("mib", "files")})
+        for key, seen in Counter(name_of(one) for line in looks for one in line["processes"]).items()
+        if seen >= len(looks) / 2 and all(least(of_process(key, "mib"))[place] < math.inf for place in range(len(done)))
     ]
+    together = {what: least(total(what)) for what in ("mib", "files")}
+    processes = least(lambda line: len(line["processes"]))
+    return [
+        *rows,
+        row(OF_ALL, **together, processes=processes),
+        row(SHARED, mib=least(lambda line: line["shared_mib"])),
+        row(LEARNER, mib=[max(map(learner, by_iteration[number])) for number in done]),
+    ]
+
+
+def name_of(process: dict[str, Any]) -> tuple[int, str]:
+    """What tells a process of a look from others."""
+    return process["pid"], process["kind"]
 
 
 def judge(lines: list[dict[str, Any]], wanted: int) -> int:
@@ -164,7 +161,7 @@ def judge(lines: list[dict[str, Any]], wanted: int) -> int:
     for line in lines:
         starts[line["start"]].append(line)
     long_enough = {
-        start: rows_of_start(start, looks) + rows_by_iteration(start, looks)
+        start: rows_of_start(start, looks)
         for start, looks in starts.items()
         if looks[-1]["done"] - looks[0]["done"] >= LEAST_ITERATIONS
     }
