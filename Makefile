@@ -63,13 +63,13 @@ chaos: setup ## kills, damaged files, a full and a slow disk, clock jumps, signa
 	$(VENV)/bin/python -m tests.proof.surroundings --moments 1 --log runs/surroundings.jsonl
 
 # What .ci/run adds to the suite: each proof by a few of its cases.
-proofs: setup ## two kills, a damaged file, a slow disk, 90 odd inputs, five iterations: ten minutes with AMX
+proofs: setup ## two kills, a damaged file, a slow disk, 90 odd inputs, sixteen iterations: ten minutes with AMX
 	rm -rf runs/proofs
 	$(VENV)/bin/python -m tests.proof.fuzz --cases 90 --log runs/proofs/fuzz.jsonl
 	$(VENV)/bin/python -m tests.proof.chaos --moments 1 --victims sampler learner --log runs/proofs/chaos.jsonl
 	$(VENV)/bin/python -m tests.proof.damage --cases 1 --log runs/proofs/damage.jsonl
 	$(VENV)/bin/python -m tests.proof.surroundings --moments 1 --only slow-disk --log runs/proofs/surroundings.jsonl
-	$(VENV)/bin/python -m tests.proof.soak --iterations 5 --run-dir runs/proofs/soak --log runs/proofs/soak.jsonl
+	$(VENV)/bin/python -m tests.proof.soak --iterations 16 --run-dir runs/proofs/soak --log runs/proofs/soak.jsonl
 
 chaos-full: setup ## more than 200 of them, hours; goes on where it stopped
 	$(VENV)/bin/python -m tests.proof.chaos --moments 20 --log runs/chaos-full.jsonl
@@ -95,9 +95,9 @@ proof-plan: setup ## gpo plan against two small runs of SmolLM2: memory and time
 proof-quickstart: setup ## the quick start from nothing in a folder of its own: time, and memory of all its processes
 	$(VENV)/bin/python -m tests.proof.quickstart --output runs/proof-quickstart.json
 
-soak: setup ## eight tiny iterations: memory, files and sockets of every process stay flat
+soak: setup ## sixteen tiny iterations: memory, files and sockets of every process stay flat
 	rm -rf runs/soak runs/soak-files runs/soak.jsonl
-	$(VENV)/bin/python -m tests.proof.soak --iterations 8 --run-dir runs/soak --log runs/soak.jsonl
+	$(VENV)/bin/python -m tests.proof.soak --iterations 16 --run-dir runs/soak --log runs/soak.jsonl
 
 soak-full: setup ## a hundred of them; goes on where it stopped
 	$(VENV)/bin/python -m tests.proof.soak --iterations 100 --run-dir runs/soak-full --log runs/soak-full.jsonl

@@ -5,6 +5,8 @@ every stage asks `check` as well.
 """
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 received: list[int] = []
@@ -12,9 +14,22 @@ received: list[int] = []
 
 
 def install() -> None:
-    """Take both signals; call it again after a library that takes them for itself."""
+    """Take both signals."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _remember)
+
+
+@contextmanager
+def kept_from_ray() -> Iterator[None]:
+    """Within, Ray 2.60 puts no handlers of its own on SIGTERM, which exit, or whose exit is lost while it starts."""
+    import ray
+
+    theirs = ray._private.utils.set_sigterm_handler
+    ray._private.utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        ray._private.utils.set_sigterm_handler = theirs
 
 
 def _remember(number: int, _frame: FrameType | None) -> None:

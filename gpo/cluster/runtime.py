@@ -82,10 +82,9 @@ def ray_alone(cluster: ClusterConfig) -> Iterator[None]:
         os.environ.pop(LOOPBACK_SWITCH, None)
     import ray
 
-    _start_or_join(cluster)
-    # Ray 2.60 puts a handler on SIGTERM that aborts the process; ours unwinds and leaves a resumable run.
-    interrupts.install()
     try:
+        with interrupts.kept_from_ray():
+            _start_or_join(cluster)
         yield
     finally:
         ray.shutdown()

@@ -1,0 +1,49 @@
+"""SIGTERM while Ray starts: its own handlers would exit; the run is interrupted all the same.
+
+Run: python -m pytest tests/gpo/cluster/test_starting_ray.py
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from gpo import interrupts
+from gpo.cluster import runtime
+from gpo.config import ClusterConfig
+
+
+@pytest.fixture
+def own_handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    interrupts.received.clear()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_sigterm_while_ray_starts_is_an_interrupt_and_not_rays(
+    own_handlers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupts.install()
+
+    def starting(_cluster: ClusterConfig) -> None:
+        # As Ray does it in node.py and worker.py.
+        ray._private.utils.set_sigterm_handler(lambda number, _frame: sys.exit(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(runtime, "_start_or_join", starting)
+    with pytest.raises(KeyboardInterrupt), runtime.ray_alone(ClusterConfig()):
+        pytest.fail("the run began")
+    assert interrupts.terminated()
+
+
+def test_ray_2_60_takes_sigterm_by_the_one_name_that_is_replaced(own_handlers: None) -> None:
+    assert ray.__version__.startswith("2.60.")
+    for module in (ray._private.node, ray._private.worker):
+        text = Path(str(module.__file__)).read_text("utf-8")
+        assert "ray._private.utils.set_sigterm_handler(sigterm_handler)" in text and "signal.signal(" not in text
