@@ -26,9 +26,8 @@ def own_handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def test_a_sigterm_while_ray_starts_is_an_interrupt_and_not_rays(
-    own_handlers: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("own_handlers")
+def test_a_sigterm_while_ray_starts_is_an_interrupt_and_not_rays(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupts.install()
 
     def starting(_cluster: ClusterConfig) -> None:
@@ -42,7 +41,7 @@ def test_a_sigterm_while_ray_starts_is_an_interrupt_and_not_rays(
     assert interrupts.terminated()
 
 
-def test_ray_2_60_takes_sigterm_by_the_one_name_that_is_replaced(own_handlers: None) -> None:
+def test_ray_2_60_takes_sigterm_by_the_one_name_that_is_replaced() -> None:
     assert ray.__version__.startswith("2.60.")
     for module in (ray._private.node, ray._private.worker):
         text = Path(str(module.__file__)).read_text("utf-8")
