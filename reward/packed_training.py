@@ -81,17 +81,19 @@ class _Rule:
 
     def probabilities(self, q_CNE: Tensor, k_CSE: Tensor, batch: SegmentBatch) -> tuple[Tensor, Tensor | None]:
         """(float32 probabilities_CNS, derivative of the logits' cap or None)."""
-        mask_CQS = batch.mask(self.window)
+        mask_BQS = batch.mask(self.window)
+        mask_B1Q1S = mask_BQS[:, None, :, None]
         raw_CNS = torch.bmm(q_CNE, k_CSE.transpose(1, 2))
-        raw_CQRS = raw_CNS.view(*mask_CQS.shape[:2], -1, mask_CQS.shape[2])
+        rows, (segments, own, seen) = raw_CNS.shape[1] // mask_BQS.shape[1], mask_BQS.shape
+        raw_BGQRS = raw_CNS.view(segments, -1, own, rows, seen)
         slope = None
         if self.softcap is None:
             # Cast first: sums of two types take several times longer.
-            logits = raw_CQRS.float()
-            torch.add(mask_CQS[:, :, None], logits, alpha=self.scaling, out=logits)
+            logits = raw_BGQRS.float()
+            torch.add(mask_B1Q1S, logits, alpha=self.scaling, out=logits)
         else:
-            bent = torch.tanh(raw_CQRS.float() * (self.scaling / self.softcap))
-            logits = torch.add(mask_CQS[:, :, None], bent, alpha=self.softcap)
+            bent = torch.tanh(raw_BGQRS.float() * (self.scaling / self.softcap))
+            logits = torch.add(mask_B1Q1S, bent, alpha=self.softcap)
             slope = (1 - bent.square()).view(raw_CNS.shape)
         return torch.softmax(logits, dim=-1).view(raw_CNS.shape), slope
 
@@ -106,7 +108,8 @@ class _Rule:
             (segment,) = batch.segments
             o_CRQE = fused_attention(q_CRQE, k_CRSE, v_CRSE, self.masks, segment, self.scaling, self.window)
         else:
-            mask_C1QS = batch.mask(self.window)[:, None]
+            mask_BQS = batch.mask(self.window)
+            mask_C1QS = mask_BQS.repeat_interleave(len(q_CQRE) // len(mask_BQS), dim=0)[:, None]
             o_CRQE = F.scaled_dot_product_attention(q_CRQE, k_CRSE, v_CRSE, attn_mask=mask_C1QS, scale=self.scaling)
         return o_CRQE.transpose(1, 2)
 

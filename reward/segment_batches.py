@@ -41,16 +41,21 @@ class SegmentBatch:
         return place_BGL.clamp_(max=padding * self._groups).flatten(0, 1).to(self._masks.device)
 
     def mask(self, window: int | None) -> Tensor:
-        """mask_CQS: 0 where a token may look, -inf elsewhere; what only pads looks at the first token."""
+        """mask_BQS: 0 where a token may look, -inf elsewhere; what only pads looks at the first token.
+
+        That of one segment alone is a view: a long one's is large.
+        """
+        parts = [self._masks.mask(segment, window) for segment in self.segments]
+        if len(parts) == 1:
+            return parts[0][None]
         windows = tuple(self._masks.window(segment, window) for segment in self.segments)
         if windows not in self._by_windows:
-            parts = [self._masks.mask(segment, window) for segment in self.segments]
             shape = (len(parts), self.own_CQ.shape[1], self.seen_CS.shape[1])
             mask_BQS = parts[0].new_full(shape, float("-inf"))
             mask_BQS[:, :, 0] = 0.0
             for whole, part in zip(mask_BQS, parts, strict=True):
                 whole[: part.shape[0], : part.shape[1]] = part
-            self._by_windows[windows] = mask_BQS.repeat_interleave(self._groups, dim=0)
+            self._by_windows[windows] = mask_BQS
         return self._by_windows[windows]
 
 
