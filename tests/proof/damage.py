@@ -22,7 +22,7 @@ from typing import Any
 from tests.e2e.tiny_run import command, environment, journal, make_workplace
 from tests.proof.case_log import keep, not_yet, told
 from tests.proof.mutations import mutate_bytes
-from tests.proof.outcome import EQUAL_TOKENS, SECONDS, differences, results, run_again
+from tests.proof.outcome import EQUAL_TOKENS, SECONDS, TRACEBACK, differences, results, run_again
 
 KEYS = ("moment", "seed")
 """Fields of a line that name its case."""
@@ -76,7 +76,7 @@ def one_case(config: Path, source: Path, out: Path, seed: int, expected: dict[st
     started = time.monotonic()
     status, printed = run_again(config, out, EQUAL_TOKENS)
     fault = None
-    if "Traceback (most recent call last)" in printed:
+    if TRACEBACK in printed:
         fault = "a traceback"
     elif status == 0:
         fault = differences(out, expected)

@@ -19,6 +19,8 @@ from tests.e2e.tiny_run import command, environment, journal
 EQUAL_TOKENS = "policy.dtype=float32"
 SECONDS = 900
 """Most that a run may take."""
+TRACEBACK = "Traceback (most recent call last)"
+"""What nobody should see of a run."""
 READ_BY_PEOPLE = ("heldout.json", "evaluation.json", "canary.json")
 
 

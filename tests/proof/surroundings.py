@@ -29,7 +29,7 @@ from typing import Any
 from tests.e2e.tiny_run import command, descendants, environment, journal, make_workplace
 from tests.proof.case_log import keep, not_yet, told
 from tests.proof.chaos import SETTINGS
-from tests.proof.outcome import SECONDS, differences, results, status_of, written_twice
+from tests.proof.outcome import SECONDS, TRACEBACK, differences, results, status_of, written_twice
 
 KEYS = ("case", "number")
 """Fields of a line that name its case."""
@@ -41,7 +41,6 @@ WRITE_MICROSECONDS = 20_000
 ROLES = {"sampler": "ray::LoggedSampler", "scorer": "ray::ShardScorer", "learner": "RayTrainWorker"}
 """What must have the library beside the driver -> how its process is called."""
 MOST_MISSES = 5
-TRACEBACK = "Traceback (most recent call last)"
 
 
 class Run:

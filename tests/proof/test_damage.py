@@ -9,6 +9,7 @@ import pytest
 
 from rollout.records import write_shard
 from rollout.weights import mark_published
+from tests.proof.chaos import told, was_hit
 from tests.proof.outcome import differences, results, written_twice
 from tests.rollout.test_records import make_row
 
@@ -56,3 +57,11 @@ def test_a_shard_that_is_reported_twice_is_told(run: Path) -> None:
     assert written_twice(run) is None
     (run / "journal.jsonl").write_text(2 * line)
     assert written_twice(run) == "reported twice as done: shards 1/0"
+
+
+def test_a_kill_with_a_fault_is_due_again_at_another_commit_and_the_last_one_counts() -> None:
+    kill = {"victim": "scorer", "number": 0, "stage": "answer 0", "hit": True, "fault": None, "commit": "older"}
+    miss, faulty = kill | {"hit": False}, kill | {"fault": "the journal does not name the process"}
+    assert was_hit([kill], "scorer", 0) and not was_hit([miss], "scorer", 0) and not was_hit([faulty], "scorer", 0)
+    assert told([faulty], [("scorer", 0)]) == 1 and told([faulty, kill], [("scorer", 0)]) == 0
+    assert told([miss], [("scorer", 0)]) == 1
