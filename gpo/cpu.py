@@ -29,8 +29,10 @@ def prepare_process(threads: int) -> None:
     import torch
 
     leave_out_sklearn()
+    from reward.vector_math import settle_vector_math
 
     torch.set_num_threads(threads)
+    settle_vector_math()
     if not torch.cuda.is_available():
         keep_freed_memory()
 

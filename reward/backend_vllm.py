@@ -28,6 +28,7 @@ from reward.heads import PROMPT_HEAD, VALUE_HEAD
 from reward.lm_head import LM_HEADS
 from reward.model import DTYPES
 from reward.packing import Row
+from reward.vector_math import settle_vector_math
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -174,6 +175,7 @@ def _start(arguments: dict[str, Any]) -> Any:
     from vllm import LLM
     from vllm.config import PoolerConfig
 
+    settle_vector_math()
     _register_loader()
     return LLM(
         runner="pooling",

@@ -28,6 +28,7 @@ from reward.heads import PROMPT_HEAD, VALUE_HEAD, PreferenceHeads, read_head_ten
 from reward.lm_head import LM_HEADS, is_tied, stored_lm_head
 from reward.published_spelling import published_config, respell_tokenizer
 from reward.settings import CONFIG_KEY, RewardSettings
+from reward.vector_math import settle_vector_math
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -67,6 +68,7 @@ class GeneralPreferenceModel(nn.Module):
 
     def __init__(self, backbone: PreTrainedModel, settings: RewardSettings) -> None:
         super().__init__()
+        settle_vector_math()
         self.backbone = backbone
         self.settings = settings
         self.heads = PreferenceHeads(

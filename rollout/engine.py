@@ -219,10 +219,24 @@ def _vllm_runs_on_cpu() -> bool:
     return bool(current_platform.is_cpu())
 
 
+def _settle_rotary_functions() -> None:
+    """Call them on one number first, before the engine computes its table of rotary positions, which it keeps.
+
+    oneMKL 2024 chooses its code in a function's first call, and where two threads make that call, one of them may
+    compute its part with about twelve bits (pytorch/pytorch issue 188792).
+    """
+    import torch
+
+    for function in (torch.cos, torch.sin):
+        function(torch.full((1,), 0.5))
+
+
 def _start(model: Path, settings: EngineSettings, *, on_cpu: bool) -> "LLM":
     from vllm import LLM
 
     arguments, reasons = vllm_arguments(model, settings, on_cpu=on_cpu)
     for reason in reasons:
         logger.info("engine: %s", reason)
+    if on_cpu:
+        _settle_rotary_functions()
     return LLM(**arguments)

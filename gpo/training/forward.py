@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gpo.training.layout import IdRow, lay_out
+from reward.vector_math import settle_vector_math
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ def load_policy(
     """The policy in float32, the type of its master weights, for whoever moves it to `device` (cpu, cuda)."""
     from transformers import AutoModelForCausalLM
 
+    settle_vector_math()
     chosen = choose_attention(
         model, attention, device=device, compute_dtype=compute_dtype, trust_remote_code=trust_remote_code
     )

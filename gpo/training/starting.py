@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from gpo.training.forward import choose_attention
 from gpo.training.trainer_config import GPOConfig
 from gpo.training.watch import StopLimits
+from reward.vector_math import settle_vector_math
 
 UNREAD_PARTS = {
     "data_collator": "steps are laid out by gpo.training.batches",
@@ -45,6 +46,7 @@ def starting_model(model: Any, args: GPOConfig, others: dict[str, Any]) -> Any:
     Raises ValueError for trainable weights in half precision. An adapter that is made for it (`peft_config`) has
     weights of its own, and what trains beside quantised weights is TRL's matter.
     """
+    settle_vector_math()
     if isinstance(model, str):
         model = _load_model(model, args, others.pop("quantization_config", None))
     if others.get("peft_config") is None and not _is_quantised(model):

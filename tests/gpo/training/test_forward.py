@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from gpo.config import PolicyConfig
 from gpo.training.forward import load_policy
 from gpo.training.forward_actor import ForwardActor
+from tests.first_calls import first_calls
 from tests.tiny import save_tiny_model
 
 
@@ -77,3 +78,17 @@ def test_a_model_that_caps_its_scores_is_eager_whatever_is_installed(
     gpu_with_flash_attention(monkeypatch)
     capped = save_tiny_model(tmp_path / "gemma2", "gemma2", layers=1)
     assert chosen(capped, monkeypatch) == "eager"
+
+
+def test_a_policy_calls_vector_functions_alone_before_its_threads_do(policy: Path) -> None:
+    """For the forward's process and for a trainer that is given a path or a model; pytorch/pytorch issue 188792."""
+    for loaded in (
+        "from gpo.training.forward import load_policy\n"
+        "model = load_policy(Path(sys.argv[1]), attention='auto', device='cpu')",
+        "from gpo.training.starting import starting_model\nfrom gpo.training.trainer_config import GPOConfig\n"
+        "model = starting_model(sys.argv[1], GPOConfig(output_dir=sys.argv[1], report_to='none', use_cpu=True), {})",
+        "from gpo.cpu import prepare_process\nfrom transformers import AutoModelForCausalLM\nprepare_process(1)\n"
+        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1])",
+    ):
+        body = f"import sys, torch\nfrom pathlib import Path\n{loaded}\nmodel(torch.ones((1, 9), dtype=torch.long))"
+        assert first_calls(body, str(policy)) == {"cos": 1, "sin": 1}
