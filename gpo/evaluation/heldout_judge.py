@@ -26,9 +26,10 @@ class Judgement:
 
 
 class HeldoutJudge:
-    """A preference source that compares files of held-out answers; they never change, so each is read once.
+    """A preference source that compares files of held-out answers, which never change.
 
-    `source` is asked for each time: between two judgements the source may give its memory to others.
+    What a judgement read is kept for the next one, where the candidate is an opponent and the start is one again;
+    older files are forgotten. `source` is asked for each time: between two judgements it may give its memory to others.
     """
 
     def __init__(self, source: "Callable[[], PreferenceSource]") -> None:
@@ -38,8 +39,9 @@ class HeldoutJudge:
     def judge(self, candidate: str, opponents: dict[str, str]) -> Judgement:
         """The answers of a file against those of other files (name -> path) to the same prompts."""
         source = self._source()
-        own = self._answers(candidate)
-        against = {name: self._answers(path) for name, path in opponents.items()}
+        self._read = {path: self._answers(path) for path in {candidate, *opponents.values()}}
+        own = self._read[candidate]
+        against = {name: self._read[path] for name, path in opponents.items()}
         return Judgement(
             probabilities={
                 name: [_probability(source, one, other) for one, other in zip(own, read, strict=True)]
@@ -49,9 +51,9 @@ class HeldoutJudge:
         )
 
     def _answers(self, path: str) -> "list[ReadGroup]":
-        if path not in self._read:
-            self._read[path] = self._source().read([answer_group(sample) for sample in read_answers(path)])
-        return self._read[path]
+        if path in self._read:
+            return self._read[path]
+        return self._source().read([answer_group(sample) for sample in read_answers(path)])
 
 
 def _probability(source: "PreferenceSource", own: "ReadGroup", other: "ReadGroup") -> np.ndarray:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gpo.config import PolicyConfig
-from gpo.cpu import leave_out_sklearn
+from gpo.cpu import give_memory_back, keep_from_collections, leave_out_sklearn
 from gpo.logs import log_to_file
 
 
@@ -19,9 +19,9 @@ class ForwardActor:
         leave_out_sklearn()
         import gpo.training.forward  # noqa: F401  # its seconds pass while other processes start
 
-        # Freed memory goes back to the system here: between two questions others need it.
         torch.set_num_threads(threads)
         self._policy = PolicyConfig.model_validate(policy)
+        keep_from_collections()
 
     def canary_logps(self, model: str) -> list[list[float]]:
         """log p of the canary's answer tokens."""
@@ -44,7 +44,11 @@ class ForwardActor:
         from gpo.training.log_probs import add_log_prob_head
 
         asked, trust = self._policy.attention, self._policy.trust_remote_code
-        # This process reserves no device, so the model stays on the CPU.
-        policy = load_policy(Path(model), attention=asked, device="cpu", trust_remote_code=trust).eval()
-        add_log_prob_head(policy)
-        return [row.tolist() for row in token_logps(policy, rows, self._policy.dtype)]
+        try:
+            # This process reserves no device, so the model stays on the CPU.
+            policy = load_policy(Path(model), attention=asked, device="cpu", trust_remote_code=trust).eval()
+            add_log_prob_head(policy)
+            return [row.tolist() for row in token_logps(policy, rows, self._policy.dtype)]
+        finally:
+            policy = None
+            give_memory_back()  # Between two questions others need it.

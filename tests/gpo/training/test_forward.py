@@ -3,11 +3,12 @@
 Run: python -m pytest tests/gpo/training/test_forward.py
 """
 
+import gc
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from gpo.config import PolicyConfig
 from gpo.training.forward import load_policy
@@ -92,3 +93,10 @@ def test_a_policy_calls_vector_functions_alone_before_its_threads_do(policy: Pat
     ):
         body = f"import sys, torch\nfrom pathlib import Path\n{loaded}\nmodel(torch.ones((1, 9), dtype=torch.long))"
         assert first_calls(body, str(policy)) == {"cos": 1, "sin": 1}
+
+
+def test_the_forward_process_forgets_a_model_with_the_question(policy: Path, tmp_path: Path) -> None:
+    """Its parts hold each other in circles: without a collection it would stay until Python's next full one."""
+    actor = ForwardActor(PolicyConfig(model=str(policy), dtype="float32").model_dump(mode="json"), str(tmp_path), 1)
+    actor.canary_logps(str(policy))
+    assert not [one for one in gc.get_objects() if isinstance(one, LlamaForCausalLM)]
