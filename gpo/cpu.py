@@ -20,6 +20,11 @@ SLEEPING_THREADS = {"OMP_WAIT_POLICY": "passive"}
 """OpenMP's threads by themselves spin while they wait, which takes the cores from the actor beside, as from a scorer
 while the engine samples."""
 
+KERNELS_KEPT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
+"""oneDNN's cache and that of torch's layer above it, each 1,024 by default: an entry is the code and the scratch space
+of half-precision products of one shape, half a MiB or more. Packed rows have ever new lengths, so that they fill and
+are of use only from layer to layer, which 128 are enough for."""
+
 
 def prepare_process(threads: int) -> None:
     """Set torch to so many threads, keep freed memory where there is no GPU, and spare an import that takes seconds.
@@ -32,6 +37,7 @@ def prepare_process(threads: int) -> None:
     from reward.vector_math import settle_vector_math
 
     torch.set_num_threads(threads)
+    bound_kernel_caches()
     settle_vector_math()
     if not torch.cuda.is_available():
         keep_freed_memory()
@@ -46,6 +52,12 @@ def leave_out_sklearn() -> None:
     from transformers import utils
 
     utils.is_sklearn_available = lambda: False
+
+
+def bound_kernel_caches() -> None:
+    """Before the first product; what the environment says already is left as it is."""
+    for name, entries in KERNELS_KEPT.items():
+        os.environ.setdefault(name, entries)
 
 
 def keep_from_collections() -> None:
