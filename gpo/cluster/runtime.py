@@ -93,6 +93,7 @@ def ray_alone(cluster: ClusterConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        interrupts.take_back()
 
 
 def _start_or_join(cluster: ClusterConfig) -> None:

@@ -59,3 +59,19 @@ def test_a_ray_of_our_own_collects_no_metrics_that_nobody_would_read() -> None:
     )
     run = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, timeout=120)
     assert run.stdout.split() == ["-1"], run.stderr
+
+
+def test_an_interrupt_may_take_longer_than_the_three_seconds_of_rays_own_handler() -> None:
+    """Ray 2.60: a handler in C that sets an alarm and aborts with it (ray-project/ray pull request 64830)."""
+    script = (
+        "import os, signal, time\nfrom gpo import interrupts\nfrom gpo.cluster.runtime import ray_alone\n"
+        "from gpo.config import ClusterConfig\ninterrupts.install()\n"
+        "def end(what):\n"
+        "    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n        time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n        time.sleep(4)\n        print(what)\n"
+        "with ray_alone(ClusterConfig()):\n    end('within')\nend('behind')\n"
+        "signal.alarm(1)\nend('with an alarm')"
+    )
+    run = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stdout.splitlines()) == (0, ["within", "behind", "with an alarm"]), run.stderr
+    assert "SIGTERM received" not in run.stderr
