@@ -2,8 +2,8 @@
 
 oneMKL 2024, which torch's wheels for x86 carry up to 2.13 at least, chooses the code of each of its functions in the
 first call. Where two threads make that call, one of them may compute its whole part with about twelve bits
-(pytorch/pytorch issue 188792): rotary positions of half a sequence were wrong by 1e-4 in one start of twelve on a busy
-machine, and a run that went on after a kill had other weights in its last bits.
+(pytorch/pytorch issue 188792): on a busy machine log-probabilities behind the 64th token were once off by 5e-5, and a
+run that went on after a kill had other weights in its last bits.
 """
 
 import functools

@@ -39,7 +39,7 @@ class HeldoutJudge:
     def judge(self, candidate: str, opponents: dict[str, str]) -> Judgement:
         """The answers of a file against those of other files (name -> path) to the same prompts."""
         source = self._source()
-        self._read = {path: self._answers(path) for path in {candidate, *opponents.values()}}
+        self._read = {path: self._answers(path) for path in dict.fromkeys((candidate, *opponents.values()))}
         own = self._read[candidate]
         against = {name: self._read[path] for name, path in opponents.items()}
         return Judgement(
