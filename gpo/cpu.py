@@ -27,7 +27,8 @@ are of use only from layer to layer, which 128 are enough for."""
 
 
 def prepare_process(threads: int) -> None:
-    """Set torch to so many threads, keep freed memory where there is no GPU, and spare an import that takes seconds.
+    """Set torch to so many threads, bound its kernels, settle its vector functions (`reward.vector_math`), keep freed
+    memory where there is no GPU, and spare an import that takes seconds.
 
     To be called before a model class is imported.
     """

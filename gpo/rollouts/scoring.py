@@ -212,7 +212,7 @@ class ShardScorer:
         return write_answers(path, [sample for part in parts for sample in part])
 
     def judge(self, judge: str, candidate: str, opponents: dict[str, str]) -> Judgement:
-        """Held-out answers of a file against those of other files; each answer is read once."""
+        """Held-out answers of a file against those of other files."""
         if judge not in self._judges:
             self._judges[judge] = HeldoutJudge(partial(self.source, judge))
         return self._judges[judge].judge(candidate, opponents)

@@ -1,4 +1,4 @@
-"""SIGTERM while Ray starts: its own handlers would exit; the run is interrupted all the same.
+"""A Ray of our own: SIGTERM while it starts and while it runs, whose handlers of its own would exit; no metrics.
 
 Run: python -m pytest tests/gpo/cluster/test_starting_ray.py
 """
@@ -51,7 +51,7 @@ def test_ray_2_60_takes_sigterm_by_the_one_name_that_is_replaced() -> None:
 
 
 def test_a_ray_of_our_own_collects_no_metrics_that_nobody_would_read() -> None:
-    """Ray 2.60: with them each process of a run grew by 0.2 MiB an iteration, and the agent that gets them by 0.5."""
+    """Ray 2.60: with them the agent that gets them grew by 0.5 MiB an iteration of a run."""
     script = (
         "from gpo.cluster.runtime import ray_alone\nfrom gpo.config import ClusterConfig\n"
         "with ray_alone(ClusterConfig()):\n"
