@@ -170,7 +170,8 @@ def fused_attention(
     """What the segment's tokens get from those that they see, o_GRQE, by torch's own kernel."""
     # Without anything before it a segment is a plain causal row, for which kernels skip half the work.
     plain = segment.position == 0 and packed_masks.window(segment, window) is None
-    mask_QS = None if plain else packed_masks.mask(segment, window)
+    # On a GPU no kernel takes a mask of another type than that of the queries.
+    mask_QS = None if plain else packed_masks.mask(segment, window).to(q_GRQE.dtype)
     return F.scaled_dot_product_attention(q_GRQE, k_GRSE, v_GRSE, attn_mask=mask_QS, is_causal=plain, scale=scaling)
 
 

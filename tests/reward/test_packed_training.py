@@ -98,3 +98,22 @@ def test_under_autocast_states_and_gradients_stay_close_to_float32(model_type: s
 def distance(found: Tensor, expected: Tensor) -> float:
     """Length of the difference, as a share."""
     return float((found.detach().float() - expected.detach()).norm() / expected.detach().norm())
+
+
+@pytest.mark.parametrize("window", [None, 24])
+def test_masks_have_the_type_of_the_queries_which_kernels_of_a_gpu_insist_on(
+    window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch 2.13: CUDA's refuse another type, those of the CPU take it."""
+    model = make_tiny_model("mistral", sliding_window=window).base_model
+    kernel, seen = torch.nn.functional.scaled_dot_product_attention, []
+
+    def watched(query: Tensor, *args: Any, attn_mask: Tensor | None = None, **more: Any) -> Tensor:
+        seen.append((query.dtype, None if attn_mask is None else attn_mask.dtype))
+        return kernel(query, *args, attn_mask=attn_mask, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    with torch.autocast("cpu", torch.bfloat16):
+        packed(model)
+    assert (torch.bfloat16, torch.bfloat16) in seen
+    assert {mask for _, mask in seen} <= {None, torch.bfloat16}
