@@ -68,7 +68,7 @@ class PreferenceSource(Protocol):
         ...
 
     def compare(self, group: ReadGroup, other: ReadGroup | None = None) -> "Tensor":
-        """Score_KM over another group's answers to the same prompt; None: score_KK, exactly skew."""
+        """Score_KM over another group's answers to the same prompt; None: score_KK. Skew, whichever comes first."""
         ...
 
     def tables(self, groups: list[ReadGroup], others: list[ReadGroup] | None = None) -> "list[Tensor]":
@@ -161,7 +161,12 @@ class FunctionSource:
         messages, answers = group.group.messages, group.group.answers
         if other is not None:
             check_same_prompt(group, other)
-            return torch.tensor([[self._score(messages, a, b) for b in other.group.answers] for a in answers])
+            # In both orders: a taste for whatever comes first would go straight into a policy's win rate.
+            rows = [
+                [self._score(messages, a, b) - self._score(messages, b, a) for b in other.group.answers]
+                for a in answers
+            ]
+            return torch.tensor(rows) / 2
         table_KK = torch.zeros(len(answers), len(answers))
         for i, first in enumerate(answers):
             for j in range(i):

@@ -53,7 +53,11 @@ class UrlSource:
         return [ReadGroup(group, None, None) for group in groups]
 
     def compare(self, group: "ReadGroup", other: "ReadGroup | None" = None) -> "Tensor":
-        """Score_KM; a pair of one group is asked in one order and counted in both, so that the table is skew."""
+        """Score_KM; a pair of one group is asked in one order and counted in both, so that the table is skew.
+
+        A pair of two groups is asked in both orders, because a judge's taste for whatever comes first would go straight
+        into a policy's win rate.
+        """
         import torch
 
         from reward.source import check_same_prompt
@@ -63,7 +67,8 @@ class UrlSource:
             check_same_prompt(group, other)
             opponents = other.group.answers
             pairs = [(a, b) for a in answers for b in opponents]
-            return torch.tensor(self._ask(group, pairs)).view(len(answers), len(opponents))
+            there, back = torch.tensor(self._ask(group, pairs + [(b, a) for a, b in pairs])).chunk(2)
+            return (there - back).view(len(answers), len(opponents)) / 2
         places = [(i, j) for i in range(len(answers)) for j in range(i)]
         scores = self._ask(group, [(answers[i], answers[j]) for i, j in places])
         table_KK = torch.zeros(len(answers), len(answers))

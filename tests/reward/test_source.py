@@ -109,6 +109,7 @@ def test_a_function_is_asked_once_for_a_pair_and_its_table_is_skew(file: Path) -
     (other,) = source.read([group("q", "dddd", "e")])
     assert source.compare(read, other).shape == (3, 2)
     torch.testing.assert_close(source.compare(read, other)[0], torch.tensor([-0.3, 0.0]))
+    assert not FunctionSource(unfair, "unfair").compare(read, other).any(), "whatever comes first is no preference"
 
 
 @pytest.mark.parametrize("value", [1.5, -2, float("nan"), float("inf"), "much", None, True])

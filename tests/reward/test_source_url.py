@@ -77,6 +77,18 @@ def test_a_judge_gives_the_tables_of_the_same_function_at_home() -> None:
     assert torch.equal(found[0], -found[0].T)
 
 
+def test_a_taste_for_whatever_comes_first_does_not_count_between_two_groups() -> None:
+    def biased(headers: Any, comparisons: Any) -> tuple[int, Any]:
+        _, fair = by_length(headers, comparisons)
+        return 200, {"preferences": [score + 0.3 for score in fair["preferences"]]}
+
+    with judge(biased) as url:
+        source = UrlSource(url, 0.1)
+        own, other = source.read([group(TEXTS), group(["xyz", "x" * 40])])
+        found = source.compare(own, other)
+    torch.testing.assert_close(found[0], torch.tensor([0.02, -0.35]))
+
+
 def test_a_token_is_sent_only_where_the_environment_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
