@@ -90,6 +90,10 @@ class RunDirectory:
             _check_line(path, line)
         return lines
 
+    def began(self) -> str:
+        """When the run was begun, which tells it from others that lay in the same place."""
+        return repr((_read_state(self.root / "run.json") or {}).get("started"))
+
     def finished(self, stage: str, iteration: int) -> dict[str, Any] | None:
         """The journal's line of a finished stage."""
         for line in self.journal():

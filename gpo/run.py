@@ -50,6 +50,7 @@ def _start_or_go_on(config: RunConfig, root: Path, prepared: Prepared, fresh: bo
     if storage is not None and not fresh:
         storage.restore()
     directory = open_run(root, config, fresh=fresh, versions=prepared.versions, data=prepared.data_sha256)
+    directory.storage = storage
     log_to_file(directory.logs, f"driver-{os.getpid()}")
     for note in prepared.notes:
         logger.info("%s", note)
@@ -58,8 +59,7 @@ def _start_or_go_on(config: RunConfig, root: Path, prepared: Prepared, fresh: bo
         return _finish(directory, config)
     set_status(directory, "running")
     try:
-        directory.storage = storage
-        with Trackers(config, directory), ray_session(config, root):
+        with Trackers(config, directory), ray_session(config, root, directory.began()):
             keep_from_collections()
             logs = str(directory.logs.absolute())
             pool = Pool(config, engine_settings(config, prepared), logs, record=directory.record)

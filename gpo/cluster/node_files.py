@@ -2,11 +2,13 @@
 
 What a process reads is delivered before it needs it; what it wrote is collected behind it. On nodes that see the
 driver's disk only what they lack beside the run directory is copied. A file is whole under its name or not there, and
-a copy has the time of its original, so that the newest is the one that was written last.
+a copy has the time of its original, so that the newest is the one that was written last. What another run left under
+the same path on such a node, one that was thrown away by `--fresh` perhaps, is deleted when the node is first met.
 """
 
 import logging
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,15 +23,20 @@ TASK_SECONDS = 60.0
 COPY_SECONDS = 1800.0
 MARKER_LAST = "gpo_weights.json"
 """Says that a directory of weights is whole, so it goes behind the rest."""
+OWNER = ".started"
+"""In a run directory on each disk: which run its files are of."""
 
 
 class NodeFiles:
     """Which nodes have a disk of their own, and what was brought to them."""
 
-    def __init__(self, root: Path, shared: str) -> None:
-        """Look which nodes see the run directory `root`; `shared` is cluster.shared_disk."""
+    def __init__(self, root: Path, shared: str, owner: str) -> None:
+        """Look which nodes see the run directory `root`; `shared` is cluster.shared_disk, `owner` tells this run from
+        others that lay in the same place.
+        """
         self._root = root.absolute()
         self._shared = shared
+        self._owner = owner
         self._sees: dict[str, bool] = {}
         self._looked: dict[tuple[str, Path], bool] = {}
         self._brought: set[tuple[str, Path, tuple[Any, ...]]] = set()
@@ -89,10 +96,13 @@ class NodeFiles:
             newest = max(written, key=lambda node: written[node], default="")
             nodes = [newest] if written.get(newest, 0) > _written(str(beside.absolute())) else []
         found = {path.absolute(): _ask(nodes, _written, str(path.absolute())) for path in paths}
-        holders = [(path, node) for path, written in found.items() for node in written if written[node]]
-        for path, node in holders:
-            _fetch(path, node)
-        return bool(holders)
+        holders = {path: max(written, key=lambda node: written[node]) for path, written in found.items() if written}
+        # Of the files beside one that was written last all are wanted, whatever their own times.
+        least = {path: 0 if beside else _written(str(path)) for path in holders}
+        fetched = [path for path, node in holders.items() if found[path][node] > least[path]]
+        for path in fetched:
+            _fetch(path, holders[path])
+        return bool(fetched)
 
     def _apart(self) -> list[str]:
         """Node ids of those that do not see the driver's disk."""
@@ -104,6 +114,10 @@ class NodeFiles:
             self._sees |= dict.fromkeys(new, False)
         elif new:
             self._look(new)
+        if apart := [node for node in new if not self._sees.get(node, True)]:
+            # Here first: where the disk is shared in spite of what was said, the mark is this run's.
+            _mark(self._root, self._owner)
+            _ask(apart, _take_over, str(self._root), self._owner)
         return [node for node in nodes if not self._sees.get(node, True)]
 
     def _others(self) -> list[str]:
@@ -212,6 +226,24 @@ def _write(path: str, references: list[Any], written: int) -> bool:
 def _written(path: str) -> int:
     """On the node: when a file was written, in ns; 0 where there is none."""
     return Path(path).stat().st_mtime_ns if Path(path).exists() else 0
+
+
+def _mark(root: Path, owner: str) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    (root / OWNER).write_text(owner, encoding="utf-8")
+
+
+def _take_over(root: str, owner: str) -> bool:
+    """On the node: delete what another run left in the run directory, by its mark, and set this one's; whether so."""
+    directory = Path(root)
+    mark = directory / OWNER
+    others = mark.is_file() and mark.read_text(encoding="utf-8") != owner
+    if others:
+        if (directory / "iterations").exists():
+            shutil.rmtree(directory / "iterations")
+        (directory / "metrics.jsonl").unlink(missing_ok=True)
+    _mark(directory, owner)
+    return others
 
 
 def _read(path: str) -> Iterator[tuple[str, bytes, int]]:

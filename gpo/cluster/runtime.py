@@ -58,16 +58,17 @@ _files: NodeFiles | None = None
 
 
 @contextmanager
-def ray_session(config: RunConfig, root: Path) -> Iterator[None]:
+def ray_session(config: RunConfig, root: Path, owner: str) -> Iterator[None]:
     """Ray for the time of a run in the directory `root`, with its places reserved; joins `cluster.address` when given.
 
-    A cluster that was joined is left running. Raises UserError when it cannot be reached, or lacks what the run wants.
+    `owner` tells this run from others that lay there. A cluster that was joined is left running. Raises UserError when
+    it cannot be reached, or lacks what the run wants.
     """
     global _reservation, _files
     with ray_alone(config.cluster):
         try:
             _reservation = Reservation(config)
-            _files = NodeFiles(root, "yes" if config.cluster.address is None else config.cluster.shared_disk)
+            _files = NodeFiles(root, "yes" if config.cluster.address is None else config.cluster.shared_disk, owner)
             _files.keep(*(path for path in named_files(config) if path.exists()))
             yield
         finally:

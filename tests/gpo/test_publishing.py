@@ -91,7 +91,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
     patch = pytest.MonkeyPatch()
     patch.setenv(SWITCH, str(folder))
     patch.setenv(FOLDER_VARIABLE, str(folder / "locks"))
-    with ray_session(run_config(folder), folder):
+    with ray_session(run_config(folder), folder, "a run"):
         found = Workplace(folder)
         found.switch()
         measure_noise_floor(found.run, 0)

@@ -138,3 +138,25 @@ def test_a_run_on_a_disk_that_is_really_full_ends_with_a_message_and_goes_on_whe
         assert RunDirectory(disk / "run").journal()[-1]["event"] == "restart"
     finally:
         subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_a_finished_run_whose_last_copy_failed_is_copied_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, root, saved = run_config(tmp_path, iterations=1), tmp_path / "run", []
+    first = open_run(root, config, fresh=False, versions={}, data={})
+    first.record("stage", stage="evaluate", iteration=1, seconds=1.0)
+    assert first._lock is not None
+    first._lock.close()
+
+    class Copy:
+        def restore(self) -> bool:
+            return False
+
+        def save(self) -> None:
+            saved.append(json.loads((root / "run.json").read_text("utf-8"))["status"])
+
+    monkeypatch.setattr(gpo_run, "storage_of", lambda cluster, root: Copy())
+    monkeypatch.setattr(gpo_run, "_say_what_came_out", lambda directory, config: None)
+    assert gpo_run.run_to_end(config, root, Ready(), fresh=False) == 0  # type: ignore[arg-type]
+    assert saved == ["finished"]

@@ -53,7 +53,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     policy = save_tiny_model(tmp_path / "policy")
     settings = EngineSettings(max_model_len=64, threads=1, dtype="float32", lora_rank=3, lora_base=str(policy))
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "locks"))
-    with ray_session(run_config(cluster={"threads": 1}), tmp_path):
+    with ray_session(run_config(cluster={"threads": 1}), tmp_path, "a run"):
         actor = make_actor(Sampler, settings, threads=1, role="sampler")
         yield lambda name, *arguments: ray.get(getattr(actor, name).remote(*arguments), timeout=300)
 

@@ -32,7 +32,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
     settings = EngineSettings(max_model_len=64, threads=1, dtype="float32")
     patch = pytest.MonkeyPatch()
     patch.setenv(FOLDER_VARIABLE, str(folder / "locks"))
-    with ray_session(run_config(cluster={"samplers": 2, "threads": 1}), folder):
+    with ray_session(run_config(cluster={"samplers": 2, "threads": 1}), folder, "a run"):
         actors = [make_actor(Sampler, settings, threads=1, role="sampler") for _ in range(2)]
         ray.get([actor.load.remote(str(model), None) for actor in actors], timeout=SECONDS)
         yield actors

@@ -26,7 +26,7 @@ CLUSTER = {"shape": "split", "samplers": 2, "scorers": 2, "threads": 1}
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with ray_session(run_config(cluster=CLUSTER), tmp_path_factory.mktemp("run")):
+    with ray_session(run_config(cluster=CLUSTER), tmp_path_factory.mktemp("run"), "a run"):
         yield
 
 
