@@ -56,8 +56,10 @@ class PolicyEngine:
         if not (model / "config.json").is_file():
             raise RolloutInputError(f"{model}: no config.json; expected a Hugging Face model directory")
         self._settings = settings
-        self._first = self._full = model
-        """Where the full weights were at the start, and where those are from that it holds now."""
+        self._first = model
+        """Where the full weights were at the start."""
+        self._full: Path | None = model
+        """Where those are from that it holds now; None: it holds none."""
         self.on_cpu = _vllm_runs_on_cpu()
         self._llm = _start(model, settings, on_cpu=self.on_cpu)
         self._waiting: dict[str, Callable[[Any], None]] = {}
@@ -146,9 +148,13 @@ class PolicyEngine:
 
     def wake(self) -> bool:
         """Take the GPU back after `rest`; whether the weights are in place, or are to be loaded again."""
-        if self._settings.sleep_level and not self.on_cpu:
-            self._llm.wake_up()
-        return self.on_cpu or self._settings.sleep_level < 2
+        if self.on_cpu or not self._settings.sleep_level:
+            return True
+        self._llm.wake_up()
+        if self._settings.sleep_level < 2:
+            return True
+        self._full = None  # Dropped, those below an adapter too.
+        return False
 
     def _refuse_when_busy(self, what: str) -> None:
         if self.busy:
