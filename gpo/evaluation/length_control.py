@@ -131,7 +131,8 @@ def _logistic(
 
     model = LogisticRegression(C=strength, l1_ratio=1.0, solver="liblinear", fit_intercept=False, random_state=random)
     coefficient: FloatArray = model.fit(features, label, sample_weight=weight).coef_[0]
-    return coefficient
+    # liblinear leaves rows without weight out, and takes the only class that is left for the one that says yes.
+    return coefficient if weight[label == 1].any() else -coefficient
 
 
 def _log_likelihood(logit: FloatArray, truth: FloatArray, weight: FloatArray) -> float:

@@ -48,6 +48,12 @@ def test_two_equal_rows_say_what_one_row_of_twice_the_weight_would() -> None:
     assert found.coefficients["length"] == 0.0
 
 
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_a_model_that_loses_or_wins_every_row_for_certain_does_so_at_equal_length(rate: float) -> None:
+    delta_N = np.random.default_rng(0).normal(-400, 300, 100)
+    assert length_controlled(np.full(100, rate), delta_N).win_rate == pytest.approx(rate, abs=0.01)
+
+
 def test_equal_differences_are_no_length_term() -> None:
     assert standardised(np.full(5, 7.0)).tolist() == [0.0] * 5
 
