@@ -14,9 +14,13 @@ from gpo.faults import Faults
 from gpo.modelfiles import context_length, has_chat_template, parameter_count, read_model_config
 from gpo.prompts import TokenizedPrompt, read_prompts, set_apart, split_prompts, tokenize
 from gpo.provenance import data_hashes, installed_versions
+from gpo.rewards.scoring import longest_conversation
 from gpo.training.workers import sharding_obstacle
 from rollout.canary import canary_rows
 from rollout.prompts import Prompt
+
+SLACK_TOKENS = 8
+"""More than the longest sequence of a run, where the model allows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +83,13 @@ def prepare(config: RunConfig) -> Prepared:
         split = split_prompts(config, train_ids)
     faults.raise_found()
     longest = max(len(item.prompt_ids) for item in [*train_ids, *heldout_ids])
+    warn_of_cut_conversations(config, longest + config.rollout.max_tokens, notes)
     canary = max(len(prompt) + len(answer) for prompt, answer in canary_rows(tokenizer))
     return Prepared(
         prompts=split,
         heldout=heldout_ids,
-        max_model_len=max(longest + config.rollout.max_tokens, canary) + 8,
-        data_sha256=data_hashes(config),
+        max_model_len=_bounded(max(longest + config.rollout.max_tokens, canary) + SLACK_TOKENS, model_config),
+        data_sha256=data_hashes(config, read),
         versions=installed_versions(),
         notes=notes,
     )
@@ -99,6 +104,23 @@ def warn_of_slow_type(config: RunConfig, notes: list[str]) -> None:
             "policy.dtype = bfloat16, but this machine has no instructions for it and samples tens of times slower "
             "than in float32; begin runs in policy.dtype=auto or float32 here"
         )
+
+
+def warn_of_cut_conversations(config: RunConfig, most: int, notes: list[str]) -> None:
+    """A note for each reward model that reads less than the `most` tokens that a conversation may have."""
+    for name, spec in config.preference.sources.items():
+        kind, _, place = spec.partition(":")
+        if kind == "gpm" and (kept := longest_conversation(Path(place), config.preference.max_length)) < most:
+            notes.append(
+                f"a prompt with its answer may have {most} tokens, of which preference.sources.{name} reads the first "
+                f"{kept}: longer answers are cut before they are judged; raise preference.max_length where the reward "
+                "model's context allows it, or lower rollout.max_tokens or prompts.max_tokens"
+            )
+
+
+def _bounded(tokens: int, model_config: dict[str, Any]) -> int:
+    """No more than the model was made for, which vLLM would refuse."""
+    return min(tokens, context_length(model_config) or tokens)
 
 
 def _check_model(model: Path) -> dict[str, Any]:

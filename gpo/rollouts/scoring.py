@@ -66,11 +66,14 @@ class ShardScorer:
     def source(self, name: str) -> "PreferenceSource":
         """The opened source of that name in `preference.sources`."""
         if name not in self._sources:
+            from gpo.rewards.scoring import longest_conversation
             from reward.source import open_source
 
+            spec, longest = self._preference.sources[name], self._preference.max_length
+            kind, _, place = spec.partition(":")
             self._sources[name] = open_source(
-                self._preference.sources[name],
-                max_length=self._preference.max_length,
+                spec,
+                max_length=longest_conversation(Path(place), longest) if kind == "gpm" else longest,
                 batch_tokens=self._preference.batch_tokens,
                 tau=self._config.target.tau if name == self._preference.train_on else None,
             )

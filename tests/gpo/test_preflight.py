@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gpo.errors import UserError
-from gpo.preflight import Prepared, prepare
+from gpo.preflight import SLACK_TOKENS, Prepared, prepare
 from reward.model import GeneralPreferenceModel
 from reward.settings import RewardSettings
 from rollout.errors import RolloutInputError
@@ -57,7 +57,10 @@ def test_held_out_prompts_are_the_last_ones_and_never_trained_on(folder: Path) -
     assert heldout == ["Name 8 seas.", "Name 9 seas."] and [len(prompts) for prompts in prepared.prompts] == [4, 4]
     assert sorted(train) == [f"Name {number} seas." for number in range(8)] and prepared.notes == []
     assert prepared.max_model_len > max(len(item.prompt_ids) for item in prepared.heldout) + 8
-    assert set(prepared.data_sha256) == {"prompts.train", "preference.sources.taste"} and "torch" in prepared.versions
+    assert (
+        set(prepared.data_sha256) == {"policy.model", "prompts.train", "preference.sources.taste"}
+        and "torch" in prepared.versions
+    )
 
 
 def test_a_held_out_prompt_that_is_also_a_training_prompt_is_left_out_and_counted(folder: Path) -> None:
@@ -66,7 +69,7 @@ def test_a_held_out_prompt_that_is_also_a_training_prompt_is_left_out_and_counte
     train, held = texts_of(prepared)
     assert not set(train) & set(held) and len(train) == 8 and len(held) == 3
     assert prepared.notes == ["2 training prompts are held-out prompts and were left out"]
-    assert set(prepared.data_sha256) == {"prompts.train", "prompts.heldout", "preference.sources.taste"}
+    assert set(prepared.data_sha256) == {"policy.model", "prompts.train", "prompts.heldout", "preference.sources.taste"}
 
 
 def test_the_training_file_as_held_out_file_is_refused_for_what_it_is(folder: Path) -> None:
@@ -95,6 +98,21 @@ def test_a_prompt_and_an_answer_that_the_model_cannot_read_together_are_refused(
     assert "8 of 8 training prompts" in message and "lower rollout.max_tokens (now 505)" in message
 
 
+def test_an_engine_is_asked_for_no_more_tokens_than_the_model_was_made_for(folder: Path) -> None:
+    longest = max(len(item.prompt_ids) for prompts in prepare(run_config(folder)).prompts for item in prompts)
+    prepared = prepare(run_config(folder, rollout={"max_tokens": 512 - longest}))
+    assert prepared.max_model_len == 512, "vLLM refuses more"
+    assert prepare(run_config(folder, rollout={"max_tokens": 400})).max_model_len == longest + 400 + SLACK_TOKENS
+
+
+def test_answers_that_are_cut_before_a_reward_model_reads_them_are_told(folder: Path) -> None:
+    save_tiny_gpm(folder, seed=1)
+    sources = {"sources": {"gpm": f"gpm:{folder / 'gpm'}"}, "train_on": "gpm"}
+    assert prepare(run_config(folder, preference=sources)).notes == []
+    (note,) = prepare(run_config(folder, preference={**sources, "max_length": 20})).notes
+    assert "preference.sources.gpm reads the first 20" in note
+
+
 def test_a_system_message_is_put_before_each_prompt_and_a_template_without_that_role_is_told(folder: Path) -> None:
     prepared = prepare(run_config(folder, prompts={"system": "Be brief."}))
     assert prepared.heldout[0].prompt.messages == (("system", "Be brief."), ("user", "Name 8 seas."))
@@ -118,15 +136,26 @@ def test_the_split_follows_the_seed_and_ids_are_those_of_the_template(folder: Pa
     assert first.prompts == same.prompts
 
 
-def test_an_edited_oracle_or_a_retrained_reward_model_makes_another_run(folder: Path) -> None:
+def test_an_edited_oracle_or_a_retrained_policy_or_reward_model_makes_another_run(folder: Path) -> None:
     save_tiny_gpm(folder, seed=1)
     sources = {"sources": {"taste": f"python:{folder / 'taste.py'}:prefer", "gpm": f"gpm:{folder / 'gpm'}"}}
     first = prepare(run_config(folder, preference=sources)).data_sha256
     (folder / "taste.py").write_text("def prefer(messages, a, b):\n    return 1\n")
     save_tiny_gpm(folder, seed=2)
+    save_tiny_model(folder / "policy", layers=2)
     second = prepare(run_config(folder, preference=sources)).data_sha256
     changed = {name for name in first if first[name] != second[name]}
-    assert changed == {"preference.sources.taste", "preference.sources.gpm"}
+    assert changed == {"policy.model", "preference.sources.taste", "preference.sources.gpm"}
+
+
+def test_prompts_of_a_hub_that_have_changed_make_another_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for word in ("seas", "seas", "lakes"):
+        rows = [{"prompt": f"Name {number} {word}."} for number in range(10)]
+        monkeypatch.setattr("rollout.prompts._hub_rows", lambda source, rows=rows: iter(rows))
+        found.append(prepare(run_config(folder, prompts={"train": "hub:somebody/prompts"})).data_sha256)
+    assert found[0] == found[1]
+    assert {name for name in found[0] if found[0][name] != found[2][name]} == {"prompts.train"}
 
 
 def test_a_missing_policy_is_told_by_its_field_beside_the_other_mistakes(folder: Path) -> None:
