@@ -14,9 +14,9 @@ checkpoint on disk, and all that a shell would wait for is counted, the starts o
 The ways take turns, in the opposite order each other round, behind a small run of gpo that is not counted: the first
 that starts would wait for the disk, for the model and for all that is imported. All keep freed memory, by the malloc
 that suits them.
-DPOTrainer gets the fastest of a few batch sizes: each is tried on a few pairs in the first round, which is not
-counted. `--least-minutes` ends the benchmark where gpo's way or TRL's is over sooner: process starts would weigh too
-much. `benchmarks/end_to_end_ways.py` has the programs.
+DPOTrainer gets the fastest of a few batch sizes and attentions: each is tried for a few steps in the first round, which
+is not counted. `--least-minutes` ends the benchmark where gpo's way or TRL's is over sooner: process starts would weigh
+too much. `benchmarks/end_to_end_ways.py` has the programs.
 """
 
 import argparse
@@ -30,7 +30,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.end_to_end_ways import TRIED_PAIRS_A_PASS, TRIED_STEP_PAIRS, TRIED_STEPS
+from benchmarks.end_to_end_ways import TRIED_STEPS, TRL_TRIES
 from benchmarks.frame import HERE, Claim, at_least, at_most, claim_lines, measured_dtype, spread, write_report
 from gpo.cpu import keeping_malloc
 
@@ -59,7 +59,7 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
     config = {
         "name": "bench",
         "iterations": 1,
-        "policy": {"model": str(options.model.absolute())},
+        "policy": {"model": str(options.model.absolute()), "dtype": options.dtype},
         "prompts": {
             "train": str(folder / "prompts.jsonl"),
             "heldout": str(folder / "heldout.jsonl"),
@@ -71,6 +71,7 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
         "target": {"method": "gpo", "beta": 1.0},
         "train": {"learning_rate": 5e-7, "batch_prompts": options.step_prompts, "batch_tokens": options.batch_tokens},
         "evaluation": {"samples": 1, "kl_prompts": 1},
+        "cluster": {"threads": options.threads},
     }
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
 
@@ -103,16 +104,26 @@ def program(stage: str, work: Path, options: argparse.Namespace, *more: str) -> 
     return seconds
 
 
-def try_batches(work: Path, options: argparse.Namespace) -> dict[int, float]:
-    """DPOTrainer's seconds a step of a few pairs with each batch size."""
-    found = {}
-    for size in TRIED_PAIRS_A_PASS:
-        program("trl-try", work, options, "--pairs-a-pass", str(size))
-        found[size] = json.loads((work / f"try-{size}.json").read_text("utf-8"))
+def try_settings(work: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Each of DPOTrainer's settings with its `seconds` a step."""
+    found = []
+    for one in TRL_TRIES:
+        program("trl-try", work, options, *words_of(one))
+        found.append({**one, "seconds": round(json.loads((work / "try.json").read_text("utf-8")), 2)})
     return found
 
 
-def one_turn(way: str, work: Path, options: argparse.Namespace, tried: dict[int, float]) -> dict[str, float]:
+def words_of(settings: dict[str, Any]) -> list[str]:
+    """As `benchmarks/end_to_end_ways.py` takes DPOTrainer's settings."""
+    return ["--pairs-a-pass", str(settings["pairs_a_pass"]), "--attention", settings["attention"]]
+
+
+def fastest(tried: list[dict[str, Any]]) -> dict[str, Any]:
+    """By seconds a step."""
+    return min(tried, key=lambda one: one["seconds"])
+
+
+def one_turn(way: str, work: Path, options: argparse.Namespace, tried: list[dict[str, Any]]) -> dict[str, float]:
     """Seconds of each program of a way; raises RuntimeError where they are too few. Fills `tried` where it is empty."""
     work.mkdir()
     seconds = {}
@@ -120,8 +131,8 @@ def one_turn(way: str, work: Path, options: argparse.Namespace, tried: dict[int,
         more: list[str] = []
         if stage == "trl-train":
             if not tried:
-                tried |= try_batches(work, options)
-            more = ["--pairs-a-pass", str(min(tried, key=lambda size: tried[size]))]
+                tried += try_settings(work, options)
+            more = words_of(fastest(tried))
         seconds[stage] = program(stage, work, options, *more)
     total = sum(seconds.values())
     if way != "limit" and total < 60 * options.least_minutes:
@@ -136,7 +147,7 @@ def warm_up(folder: Path, options: argparse.Namespace) -> None:
     few = argparse.Namespace(**{**vars(options), "prompts": WARM_UP_PROMPTS, "least_minutes": 0.0})
     folder.mkdir()
     prepare(folder, few)
-    one_turn("gpo", folder / "gpo", few, {})
+    one_turn("gpo", folder / "gpo", few, [])
 
 
 def gpo_stages(work: Path) -> dict[str, float]:
@@ -158,7 +169,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         prepare(folder, options)
         warm_up(folder / "warm-up", options)
         turns: dict[str, list[dict[str, float]]] = {way: [] for way in STAGES}
-        tried: dict[int, float] = {}
+        tried: list[dict[str, Any]] = []
         for turn in range(options.rounds):
             for way in list(STAGES)[:: -1 if turn % 2 else 1]:
                 turns[way].append(one_turn(way, folder / f"{way}-{turn}", options, tried))
@@ -172,12 +183,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "spread": {way: spread(found) for way, found in totals.items()},
         "programs": turns,
         "stages_of_gpo": inside,
-        "tried_for_trl": {
-            "what": f"seconds a step of {TRIED_STEP_PAIRS} pairs by pairs a pass, behind a first step; not counted",
-            "pairs": TRIED_STEPS * TRIED_STEP_PAIRS,
-            "seconds": {size: round(seconds, 2) for size, seconds in tried.items()},
-            "taken": min(tried, key=lambda size: tried[size]),
-        },
+        "tried_for_trl": {"what": "seconds a step, behind a first one; not counted", "settings": tried},
     }
 
 
@@ -227,9 +233,11 @@ def markdown(found: dict[str, Any]) -> str:
     for way, median in found["median"].items():
         parts = ", ".join(f"{name} {seconds:.0f}" for name, seconds in found["programs"][way][0].items())
         lines.append(f"| {way} | {median:.0f} | {parts} |")
-    tried = found["tried_for_trl"]
-    steps = ", ".join(f"{size}: {seconds} s" for size, seconds in tried["seconds"].items())
-    lines += ["", f"DPOTrainer's step by pairs a pass, {steps}; {tried['taken']} taken"]
+    tried = found["tried_for_trl"]["settings"]
+    told = {f"{one['attention']} {one['pairs_a_pass']}": one["seconds"] for one in tried}
+    steps = ", ".join(f"{settings}: {seconds} s" for settings, seconds in told.items())
+    taken = min(told, key=lambda settings: told[settings])
+    lines += ["", f"DPOTrainer's step by attention and pairs a pass, {steps}; {taken} taken"]
     return "\n".join([*lines, "", *claim_lines(claims_of(found))])
 
 
@@ -250,8 +258,8 @@ def main() -> None:
     parser.add_argument("--least-minutes", type=float, default=5.0, help="of gpo's way and of TRL's")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    if options.prompts * options.samples // 2 < TRIED_STEPS * TRIED_STEP_PAIRS:
-        parser.error(f"--prompts times --samples: at least {2 * TRIED_STEPS * TRIED_STEP_PAIRS}, to try batch sizes on")
+    if options.prompts < TRIED_STEPS * options.step_prompts:
+        parser.error(f"--prompts: at least {TRIED_STEPS} times --step-prompts, to try DPOTrainer's settings on")
     options.dtype = measured_dtype(options.dtype)
     found = measure(options)
     print(markdown(found))

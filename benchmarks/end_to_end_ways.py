@@ -16,10 +16,10 @@ from gpo.cpu import prepare_process
 
 GENERATE_PROMPTS = 32
 """Prompts a batch of transformers' `generate`, as in benchmarks/rollout_transformers.py."""
-TRIED_PAIRS_A_PASS = (1, 2, 4, 8)
-"""DPOTrainer's batch sizes, of which the fastest is measured."""
-TRIED_STEPS, TRIED_STEP_PAIRS = 2, 8
-"""A try is so many steps of so many pairs; the first is not counted."""
+TRL_TRIES = [{"pairs_a_pass": pairs, "attention": attention} for attention in ("sdpa", "eager") for pairs in (4, 8, 16)]
+"""DPOTrainer's settings, of which the fastest is measured; fewer pairs a pass were slower each time."""
+TRIED_STEPS = 3
+"""A try is so many of DPOTrainer's steps; the first is not counted."""
 
 
 def messages_of(folder: Path) -> list[list[dict[str, str]]]:
@@ -115,7 +115,7 @@ def dpo_trainer(options: argparse.Namespace, pairs: list[Any], step_pairs: int, 
     from trl import DPOConfig, DPOTrainer
 
     return DPOTrainer(
-        AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32, attn_implementation="sdpa"),
+        AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32, attn_implementation=options.attention),
         None,
         DPOConfig(
             **common_arguments(options, str(options.work / "training")),
@@ -136,12 +136,12 @@ def read_pairs(options: argparse.Namespace) -> list[Any]:
 
 
 def trl_try(options: argparse.Namespace) -> None:
-    """Seconds of a DPOTrainer's step of a few pairs, behind a first one, with one batch size."""
+    """Seconds of a DPOTrainer's step, behind a first one, with one batch size and attention."""
     prepare_process(options.threads)
-    pairs = read_pairs(options)[: TRIED_STEPS * TRIED_STEP_PAIRS]
+    step_pairs = options.step_prompts * options.samples // 2
     clock = StepClock()
-    dpo_trainer(options, pairs, TRIED_STEP_PAIRS, [clock.callback()]).train()
-    (options.work / f"try-{options.pairs_a_pass}.json").write_text(json.dumps(statistics.mean(clock.seconds[1:])))
+    dpo_trainer(options, read_pairs(options)[: TRIED_STEPS * step_pairs], step_pairs, [clock.callback()]).train()
+    (options.work / "try.json").write_text(json.dumps(statistics.mean(clock.seconds[1:])))
 
 
 def trl_train(options: argparse.Namespace) -> None:
@@ -238,6 +238,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--pairs-a-pass", type=int, help="DPOTrainer's batch size")
+    parser.add_argument("--attention", help="DPOTrainer's")
     options = parser.parse_args()
     PROGRAMS[options.stage](options)
 
