@@ -3,8 +3,9 @@
     python scripts/compatibility.py oldest build/compat-oldest          (`make compat` does both)
 
 Makes an environment in the folder, prints which versions it got, and runs the tests that lean on other people's code:
-contracts, models, engines, training, evaluation, reports, trackers, and a whole small run. Ends with status 1 where
-they do not pass, or where the versions cannot be installed together: then a bound in pyproject.toml is wrong.
+contracts, models, engines, training, evaluation, reports, trackers, and a whole small run, and tells what was skipped
+and why. Ends with status 1 where they do not pass, or where the versions cannot be installed together: then a bound in
+pyproject.toml is wrong.
 """
 
 import argparse
@@ -78,8 +79,10 @@ def main() -> int:
     options = parser.parse_args()
     python = install(options.which, options.folder.absolute(), options.torch)
     print(f"{options.which}: {', '.join(installed(python))}", flush=True)
-    words = ["-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", *TESTED]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = ["-m", "pytest", "-q", "-rs", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", *TESTED]
+    # DeepSpeed lies beside an environment (Makefile); this one is that of this program.
+    deepspeed = str(Path(sys.prefix) / "deepspeed")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GPO_TEST_DEEPSPEED": deepspeed}
     return subprocess.run([python, *words], cwd=ROOT, env=environment).returncode
 
 
