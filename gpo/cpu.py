@@ -20,10 +20,14 @@ SLEEPING_THREADS = {"OMP_WAIT_POLICY": "passive"}
 """OpenMP's threads by themselves spin while they wait, which takes the cores from the actor beside, as from a scorer
 while the engine samples."""
 
-KERNELS_KEPT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
-"""oneDNN's cache and that of torch's layer above it, each 1,024 by default: an entry is the code and the scratch space
-of half-precision products of one shape, half a MiB or more. Packed rows have ever new lengths, so that they fill and
-are of use only from layer to layer, which 128 are enough for."""
+KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+"""oneDNN's cache and that of torch's layer above it, each of 1,024 entries by default: an entry is the code and the
+scratch space of half-precision products of one shape, from half a MiB to more than one. Packed rows have ever new
+lengths, so that the caches fill, and they are of use only from layer to layer."""
+KERNELS_KEPT = 128
+"""Enough for that, with the gradients of a training."""
+KERNELS_OF_A_FORWARD = 16
+"""Enough for a forward pass of one batch alone."""
 
 
 def prepare_process(threads: int) -> None:
@@ -55,10 +59,10 @@ def leave_out_sklearn() -> None:
     utils.is_sklearn_available = lambda: False
 
 
-def bound_kernel_caches() -> None:
+def bound_kernel_caches(entries: int = KERNELS_KEPT) -> None:
     """Before the first product; what the environment says already is left as it is."""
-    for name, entries in KERNELS_KEPT.items():
-        os.environ.setdefault(name, entries)
+    for name in KERNEL_CACHES:
+        os.environ.setdefault(name, str(entries))
 
 
 def keep_from_collections() -> None:

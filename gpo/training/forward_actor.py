@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from gpo.config import PolicyConfig
-from gpo.cpu import bound_kernel_caches, give_memory_back, keep_from_collections, leave_out_sklearn
+from gpo.cpu import (
+    KERNELS_OF_A_FORWARD,
+    bound_kernel_caches,
+    give_memory_back,
+    keep_from_collections,
+    leave_out_sklearn,
+)
 from gpo.logs import log_to_file
 
 
@@ -20,7 +26,7 @@ class ForwardActor:
         import gpo.training.forward  # noqa: F401  # its seconds pass while other processes start
 
         torch.set_num_threads(threads)
-        bound_kernel_caches()
+        bound_kernel_caches(KERNELS_OF_A_FORWARD)
         self._policy = PolicyConfig.model_validate(policy)
         keep_from_collections()
 

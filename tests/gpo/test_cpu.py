@@ -5,6 +5,7 @@ Run: python -m pytest tests/gpo/test_cpu.py
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,3 +47,19 @@ def test_a_prepared_process_stops_growing_under_half_precision_products_of_ever_
     )
     run = subprocess.run([sys.executable, "-c", script], check=True, timeout=120, capture_output=True, text=True)
     assert float(run.stdout) < 80
+
+
+@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="no bfloat16 products by oneDNN here")
+def test_the_forwards_process_which_lasts_for_a_run_keeps_the_kernels_of_a_few_shapes_only(tmp_path: Path) -> None:
+    script = (
+        "import sys, psutil, torch; from gpo.training.forward_actor import ForwardActor\n"
+        "policy = {'model': 'none', 'dtype': 'bfloat16'}; ForwardActor(policy, sys.argv[1], 1)\n"
+        "weight = torch.ones(64, 64, dtype=torch.bfloat16)\n"
+        "for row in range(2, 300):\n"
+        "    if row == 50: before = psutil.Process().memory_full_info().uss\n"
+        "    torch.ones(row, 64, dtype=torch.bfloat16) @ weight\n"
+        "print((psutil.Process().memory_full_info().uss - before) / 2**20)"
+    )
+    words = [sys.executable, "-c", script, str(tmp_path)]
+    run = subprocess.run(words, check=True, timeout=120, capture_output=True, text=True)
+    assert float(run.stdout) < 8
