@@ -27,7 +27,7 @@ from gpo.training.reference import add_anchor, evaluating, first_epoch, referenc
 from gpo.training.rows import prepare_rows
 from gpo.training.segment_attention import choose_layout, segment_attention, segments_of
 from gpo.training.starting import check_anchored, check_arguments, copy_of, needs_copy, starting_model, stop_limits
-from gpo.training.step_checkpoints import last_whole, load_trained_adapter, writing
+from gpo.training.step_checkpoints import drop_all_but_best, last_whole, load_trained_adapter, writing
 from gpo.training.trainer_config import GPOConfig
 from gpo.training.watch import StepRows, StopRule, check_finite
 from reward.training_layers import use_training_layers
@@ -294,6 +294,9 @@ class GPOTrainer(KTOTrainer):
         load_trained_adapter(model or self.model, Path(resume_from_checkpoint))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        with writing(checkpoint, self.accelerator, marks=self.args.should_save):
+        with writing(self):
             super()._save_checkpoint(model, trial)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        drop_all_but_best(self)
+        return super()._finalize_training(*args, **kwargs)
