@@ -103,10 +103,12 @@ def our_trainer(args: argparse.Namespace, folder: str, **more: Any) -> Any:
 
         passes: list[float] = []
 
-        def _pass(self, *arguments: Any) -> Any:
-            super()._pass(*arguments)  # memory is new to the process: not counted, as the first steps are not
+        def _precompute_ref_logps(self, *arguments: Any) -> Any:
+            super()._precompute_ref_logps(
+                *arguments
+            )  # memory is new to the process: not counted, as the first steps are not
             started = time.perf_counter()
-            found = super()._pass(*arguments)
+            found = super()._precompute_ref_logps(*arguments)
             self.passes.append(time.perf_counter() - started)
             return found
 

@@ -41,9 +41,10 @@ class StepPlan:
 class Steps(Dataset[dict[str, Any]]):
     """Item (epoch, place) is one worker's share of one accumulation pass.
 
-    `rows`: answers of the whole step, over all workers and passes. `parts`: micro-batches as `layout.lay_out` makes
-    them, with `row` numbers and the float columns. Every worker gets equally many parts, filled up with
-    one that is marked `idle`, because sharded models must run their forward passes in step.
+    `rows`: answers of the whole step, over all workers and passes; in order (no `shuffle`), those of a step on average,
+    so that the mean that an evaluation takes over its steps is the mean over all rows. `parts`: micro-batches as
+    `layout.lay_out` makes them, with `row` numbers and the float columns. Every worker gets equally many parts, filled
+    up with one that is marked `idle`, because sharded models must run their forward passes in step.
     """
 
     def __init__(self, table: Table, plan: StepPlan) -> None:
@@ -72,7 +73,8 @@ class Steps(Dataset[dict[str, Any]]):
         idle = max(len(batch) for batch in batches) - len(own)
         parts += [idle_part(self._plan.layout, self._columns) for _ in range(idle or not parts)]
         everywhere = torch.tensor([row for batch in batches for rows in batch for row in rows])
-        return {"row": everywhere, "rows": sum(len(group) for group in chosen), "parts": parts}
+        rows = sum(len(group) for group in chosen) if self._plan.shuffle else self.rows / len(self)
+        return {"row": everywhere, "rows": rows, "parts": parts}
 
     def _groups_of(self, epoch: int, step: int) -> list[list[int]]:
         if epoch not in self._orders:

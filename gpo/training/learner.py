@@ -16,7 +16,7 @@ from gpo.config import RunConfig
 from gpo.cpu import prepare_process
 from gpo.files import append_json_line, write_json
 from gpo.logs import log_to_file
-from gpo.training.step_checkpoints import drop_torn, last_whole
+from gpo.training.step_checkpoints import PREFIX, drop_torn, last_whole, remove
 from gpo.training.workers import load_whole_again, sharding_arguments, threads_of_worker, whole_state, work_alone
 
 
@@ -79,6 +79,8 @@ def train_worker(values: dict[str, Any]) -> None:
 
 def _clean(training: Path) -> None:
     """What only a resume of this iteration needs goes last: a learner killed until here repeats no step."""
+    for checkpoint in (training / "steps").glob(f"{PREFIX}*"):
+        remove(checkpoint)
     shutil.rmtree(training / "steps", ignore_errors=True)
     for file in training.glob("reference-*.json"):
         file.unlink()

@@ -22,6 +22,7 @@ from trl.trainer.utils import use_adapter
 
 from gpo.files import write_json
 from gpo.training.batches import StepPlan, Steps
+from gpo.training.trainer_config import GPOConfig
 
 
 @contextmanager
@@ -77,7 +78,7 @@ def reference_logps(trainer: Any, dataset: Dataset, plan: StepPlan) -> Tensor:
     (logps,) = broadcast_object_list([kept], from_process=0)
     if logps is None:
         with _as_at_the_start(trainer):
-            logps = trainer._pass(starting_policy(trainer), dataset, plan)
+            logps = pass_over(trainer, starting_policy(trainer), dataset, plan)
         if folder and trainer.accelerator.is_main_process:
             write_reference(folder, key, logps)
     found: Tensor = logps
@@ -97,6 +98,51 @@ def starting_adapter(trainer: Any) -> AbstractContextManager[Any]:
     return adapter
 
 
+@torch.no_grad()
+def pass_over(trainer: Any, model: Any, dataset: Dataset, plan: StepPlan) -> Tensor:
+    """log p [rows] of a data set's answers under a model, over the batches of the plan's first epoch."""
+    logps_N = torch.zeros(len(dataset))
+    with evaluating(model):
+        for part in first_epoch(Steps(dataset, plan)):
+            found = trainer._logps(model, trainer._prepare_inputs(part)).float().cpu()
+            if "idle" not in part:
+                logps_N[part["row"]] = found
+    # Each row was computed by one worker, so a sum over them is exact.
+    whole: Tensor = trainer.accelerator.reduce(logps_N.to(trainer.accelerator.device)).cpu()
+    return whole
+
+
+def reference_of(trainer: Any, part: dict[str, Any]) -> Tensor:
+    """log p [N] of a part's answers under the reference: kept, or computed now."""
+    if "ref_logps" in part:
+        kept: Tensor = part["ref_logps"]
+        return kept
+    with torch.no_grad():
+        if trainer.ref_model is not None:
+            found: Tensor = trainer._logps(trainer.ref_model, part)
+            return found
+        with evaluating(trainer.accelerator.unwrap_model(trainer.model)), starting_adapter(trainer):
+            found = trainer._logps(trainer.model, part)
+            return found
+
+
+def with_own_reference(trainer: Any, given: Any) -> Any:
+    """Rows to evaluate on (a data set, or several by name) as the trainer reads them, if all bring `ref_logps`.
+
+    None for others.
+    """
+    named = given if isinstance(given, dict) else {"eval": given}
+    if not all(isinstance(rows, Dataset) and "ref_logps" in rows.column_names for rows in named.values()):
+        return None
+    ready = {
+        name: trainer._prepare_dataset(rows, trainer.processing_class, trainer.args, name)
+        for name, rows in named.items()
+    }
+    if not all("ref_logps" in rows.column_names for rows in ready.values()):
+        return None  # it was a column of None
+    return ready if isinstance(given, dict) else ready["eval"]
+
+
 def add_anchor(trainer: Any, model: Any) -> None:
     """Log-probabilities of all answers under the anchor, as a column; the anchor itself is not needed after."""
     anchor = held_still(model, trainer)
@@ -104,7 +150,7 @@ def add_anchor(trainer: Any, model: Any) -> None:
     def added(dataset: Dataset, shuffle: bool = False) -> Dataset:
         if "anchor_logps" in dataset.column_names:
             return dataset
-        return dataset.add_column("anchor_logps", trainer._pass(anchor, dataset, trainer._plan(shuffle)).tolist())
+        return dataset.add_column("anchor_logps", pass_over(trainer, anchor, dataset, trainer._plan(shuffle)).tolist())
 
     trainer.train_dataset = added(trainer.train_dataset, shuffle=True)
     held_out = trainer.eval_dataset
@@ -112,6 +158,15 @@ def add_anchor(trainer: Any, model: Any) -> None:
         trainer.eval_dataset = {name: added(dataset) for name, dataset in held_out.items()}
     elif held_out is not None:
         trainer.eval_dataset = added(held_out)
+
+
+def check_anchored(eval_dataset: Any, args: GPOConfig) -> None:
+    """Raises ValueError for rows to evaluate on without what a pull needs, which only a trainer in the making adds."""
+    if args.pull and "anchor_logps" not in eval_dataset.column_names:
+        raise ValueError(
+            f"pull={args.pull}: this evaluation data set has no anchor_logps; an anchor_model is used once, when "
+            "GPOTrainer is made, and not kept: give the data set then, as eval_dataset, or with a column anchor_logps"
+        )
 
 
 def first_epoch(steps: Steps) -> Iterator[dict[str, Any]]:

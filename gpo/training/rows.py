@@ -7,12 +7,14 @@ One row a completion, or one row a prompt with lists of K:
     target                        wanted log-ratio in nats
     score                         preference score against the baseline, from which `GPOConfig` makes the target
     table                         one row a prompt: [K][M] raw scores
+    tools, chat_template_kwargs   what the chat template is given beside messages, as in TRL
 
 `prompt_id` keeps the answers of a prompt together; without it the prompt itself does. `ref_logps` and `anchor_logps`
 are used when they are there. None in a row is the same as no such column. What comes out has ids, target, `best` (1 for
 a prompt's best answer) and `row`.
 """
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -69,6 +71,12 @@ def prepare_rows(
 
 
 def _check_columns(columns: Sequence[str], name: str) -> None:
+    for pictures in ("image", "images"):
+        if pictures in columns:
+            raise ValueError(
+                f"{name} data set: {pictures!r} is a column of pictures, and a GPOTrainer trains on text alone; leave "
+                "the column out, and the rows that need it"
+            )
     if {"prompt_ids", "completion"} <= set(columns) and not {"prompt", "completion_ids"} & set(columns):
         raise ValueError(f"{name} data set: 'completion' is text and needs 'prompt', not ids; it has {list(columns)}")
     for text, ids in (("prompt", "prompt_ids"), ("completion", "completion_ids")):
@@ -119,17 +127,33 @@ def _of_each(row: dict[str, Any], column: str, count: int) -> list[Any]:
 
 def _tokenised(row: dict[str, Any], tokenizer: Any) -> Iterator[tuple[list[int], list[int]]]:
     prompt, prompt_ids, completion = (row.get(name) for name in ("prompt", "prompt_ids", "completion"))
+    options = _template_options(row)
     if row.get("completion_ids") is not None:
         many = row["completion_ids"] if _nested(row["completion_ids"]) else [row["completion_ids"]]
         if prompt_ids is None:
-            prompt_ids = _prompt_ids(_there(prompt, "prompt_ids or prompt"), tokenizer)
+            prompt_ids = _prompt_ids(_there(prompt, "prompt_ids or prompt"), tokenizer, options)
         yield from ((list(prompt_ids), list(ids or ())) for ids in many)
         return
     completion = _there(completion, "completion_ids or completion")
     # Messages of one completion are a list of dicts; K completions are a list of texts or of such lists.
     one = isinstance(completion, str) or (completion and isinstance(completion[0], dict))
     for single in [completion] if one else completion:
-        yield tokenise(_there(prompt, "prompt"), _there(single, "completion"), tokenizer)
+        yield tokenise(_there(prompt, "prompt"), _there(single, "completion"), tokenizer, options)
+
+
+def _template_options(row: dict[str, Any]) -> dict[str, Any]:
+    """What a row gives the chat template beside its messages; None is what only other rows of the table have."""
+    tools, others = row.get("tools"), row.get("chat_template_kwargs") or {}
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"tools holds {tools!r}; expected a list of tools, or its JSON ({error})") from None
+    if not isinstance(tools, list | None) or not isinstance(others, dict):
+        raise ValueError(
+            f"tools holds {tools!r} and chat_template_kwargs {others!r}; expected a list (or its JSON) and a dict"
+        )
+    return {name: value for name, value in {"tools": tools, **others}.items() if value is not None}
 
 
 def _there(value: Any, name: str) -> Any:
@@ -143,26 +167,32 @@ def _nested(ids: Sequence[Any]) -> bool:
     return bool(ids) and not isinstance(ids[0], int)
 
 
-def _prompt_ids(prompt: Any, tokenizer: Any) -> list[int]:
-    if isinstance(prompt, str):
-        return list(tokenizer(prompt)["input_ids"])
-    return list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"])
+def _prompt_ids(prompt: Any, tokenizer: Any, options: dict[str, Any]) -> list[int]:
+    if not isinstance(prompt, str):
+        rendered = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True, **options)
+        return list(rendered["input_ids"])
+    if options:
+        raise ValueError(
+            f"{', '.join(options)} would be given to the chat template, and prompt is text; give messages, or leave "
+            "tools and chat_template_kwargs out"
+        )
+    return list(tokenizer(prompt)["input_ids"])
 
 
-def tokenise(prompt: Any, completion: Any, tokenizer: Any) -> tuple[list[int], list[int]]:
+def tokenise(prompt: Any, completion: Any, tokenizer: Any, options: dict[str, Any]) -> tuple[list[int], list[int]]:
     """Prompt and completion ids of texts or messages.
 
-    Text ends with the end token; messages are rendered by the chat template. Raises ValueError when the ids of the
-    prompt are not how those of both begin: the model would be trained on what it never sees when it answers.
+    Text ends with the end token; messages are rendered by the chat template with `options`. Raises ValueError when the
+    ids of the prompt are not how those of both begin: the model would be trained on what it never sees when it answers.
     """
-    prompt_ids = _prompt_ids(prompt, tokenizer)
+    prompt_ids = _prompt_ids(prompt, tokenizer, options)
     if isinstance(prompt, str):
         end = tokenizer.eos_token or ""
         text = completion if completion.endswith(end) else completion + end
         both = list(tokenizer(prompt + text)["input_ids"])
     else:
         turns = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
-        both = list(tokenizer.apply_chat_template([*prompt, *turns], return_dict=True)["input_ids"])
+        both = list(tokenizer.apply_chat_template([*prompt, *turns], return_dict=True, **options)["input_ids"])
     if both[: len(prompt_ids)] != prompt_ids:
         raise ValueError(
             "the prompt's tokens are not the beginning of those of prompt and completion; end the prompt at a token's "

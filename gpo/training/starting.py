@@ -6,11 +6,14 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gpo.training.forward import choose_attention
+from gpo.training.log_probs import add_log_prob_head
 from gpo.training.trainer_config import GPOConfig
 from gpo.training.watch import StopLimits
+from reward.training_layers import use_training_layers
 from reward.vector_math import settle_vector_math
 
 UNREAD_PARTS = {
@@ -19,8 +22,14 @@ UNREAD_PARTS = {
 }
 
 
-def check_arguments(args: GPOConfig, train_dataset: Any, anchor_model: Any, others: dict[str, Any]) -> None:
+def check_arguments(args: GPOConfig, model: Any, train_dataset: Any, anchor_model: Any, others: dict[str, Any]) -> None:
     """Raises ValueError for a data set that is none, a missing anchor, and arguments that mean nothing here."""
+    for adapter in (others.get("peft_config"), *getattr(model, "peft_config", {}).values()):
+        if getattr(adapter, "is_prompt_learning", False):
+            raise ValueError(
+                f"{type(adapter).__name__} puts virtual tokens before each row, and log-probabilities are read at the "
+                "places of a row without them; expected an adapter of weights: give LoraConfig or one like it"
+            )
     if not isinstance(train_dataset, Dataset):
         found = "missing" if train_dataset is None else f"a {type(train_dataset).__name__}"
         raise ValueError(f"train_dataset is {found}; expected a Dataset in one of the forms of gpo.training.rows")
@@ -31,17 +40,16 @@ def check_arguments(args: GPOConfig, train_dataset: Any, anchor_model: Any, othe
             raise ValueError(f"{name} has no effect on a GPOTrainer: {reason}; leave it out")
 
 
-def check_anchored(eval_dataset: Any, args: GPOConfig) -> None:
-    """Raises ValueError for rows to evaluate on without what a pull needs, which only a trainer in the making adds."""
-    if args.pull and "anchor_logps" not in eval_dataset.column_names:
-        raise ValueError(
-            f"pull={args.pull}: this evaluation data set has no anchor_logps; an anchor_model is used once, when "
-            "GPOTrainer is made, and not kept: give the data set then, as eval_dataset, or with a column anchor_logps"
-        )
+def tokenizer_of(model: Any, args: GPOConfig) -> Any:
+    """The tokenizer that lies where the model came from."""
+    path = model if isinstance(model, str) else model.config.name_or_path
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=args.trust_remote_code)
 
 
 def starting_model(model: Any, args: GPOConfig, others: dict[str, Any]) -> Any:
     """The model that is trained: as it is given, or loaded from its path with what `others` say of quantisation.
+
+    What DDP is to expect of it goes into `args`, unless it stands there.
 
     Raises ValueError for trainable weights in half precision. An adapter that is made for it (`peft_config`) has
     weights of its own, and what trains beside quantised weights is TRL's matter.
@@ -51,6 +59,8 @@ def starting_model(model: Any, args: GPOConfig, others: dict[str, Any]) -> Any:
         model = _load_model(model, args, others.pop("quantization_config", None))
     if others.get("peft_config") is None and not _is_quantised(model):
         _check_master_weights(model, args)
+    if args.ddp_find_unused_parameters is None:
+        args.ddp_find_unused_parameters = _leaves_weights_unused(model, args)
     return model
 
 
@@ -94,6 +104,36 @@ def _check_master_weights(model: Any, args: GPOConfig) -> None:
         )
 
 
+def _leaves_weights_unused(model: Any, args: GPOConfig) -> bool:
+    """Whether a step gives no gradient to some weights, as to a vision tower's; DDP then has to look for them.
+
+    A model of text alone uses all. Behind reentrant checkpointing DDP cannot look.
+    """
+    options: Any = args.gradient_checkpointing_kwargs or {}
+    reentrant = args.gradient_checkpointing and options.get("use_reentrant")
+    return model.config.get_text_config() is not model.config and not reentrant
+
+
+def make_ready(*models: Any) -> None:
+    """Give each model the head and the layers that are trained with; None is left out.
+
+    Raises ValueError for a model that is spread over devices: packed rows and the head would meet tensors of others.
+    """
+    for given in models:
+        if given is None:
+            continue
+        model = given.get_base_model() if isinstance(given, PeftModel) else given
+        devices = sorted({str(device) for device in (getattr(model, "hf_device_map", None) or {}).values()})
+        if len(devices) > 1:
+            raise ValueError(
+                f"a model is spread over devices ({', '.join(devices)} in its hf_device_map); expected a whole one a "
+                "worker: load it without device_map, and start the workers with `accelerate launch` (with FSDP or "
+                "DeepSpeed, where one device is too small)"
+            )
+        add_log_prob_head(model)
+        use_training_layers(model)
+
+
 def stop_limits(args: GPOConfig) -> StopLimits:
     """The stop rules of the arguments."""
     return StopLimits(args.stop_kl, args.stop_length_growth, args.stop_collapse, args.stop_window)
@@ -111,11 +151,13 @@ def copy_of(model: Any) -> Any:
     )
 
 
-def needs_copy(args: GPOConfig) -> bool:
-    """Whether the reference is a model of its own.
+def needs_copy(model: Any, args: GPOConfig, others: dict[str, Any]) -> bool:
+    """Whether the reference, where none is given, is a model of its own; an adapter can be left out instead.
 
     A live one is. So is that of FSDP, which holds the policy in pieces only when training starts; it is dropped after
     its pass. TRL would load either from where the policy was loaded; what is meant is the policy as it is now.
     """
+    if isinstance(model, PeftModel) or others.get("peft_config"):
+        return False
     fsdp = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     return fsdp or not args.precompute_ref_log_probs

@@ -1,7 +1,8 @@
 """Checkpoints inside a training: which of them are whole, after a kill at any moment.
 
 transformers writes a checkpoint's files one by one into its final folder. A marker is written when the last is there;
-a folder without it is what a kill left behind, and is never resumed from.
+a folder without it is what a kill left behind, and is never resumed from. So an older checkpoint goes only when a newer
+one is marked, and its own marker goes first.
 """
 
 import shutil
@@ -22,19 +23,55 @@ def mark_whole(checkpoint: Path) -> None:
 
 
 @contextmanager
-def writing(checkpoint: Path, accelerator: Any, marks: bool) -> Iterator[None]:
-    """Within, all workers write the checkpoint; `marks` is whether this one sets the marker when they are done.
+def writing(trainer: Any) -> Iterator[None]:
+    """Within, all workers of a trainer write the checkpoint of its step; then it is marked, and older ones go.
 
     An old checkpoint of that step, which a training that begins anew in the folder writes over, is torn from the first
-    file on.
+    file on. transformers would remove older ones while this one is not marked, so its limit is set aside.
     """
-    if marks:
+    args, wait = trainer.args, trainer.accelerator.wait_for_everyone
+    checkpoint = Path(str(args.output_dir)) / f"{PREFIX}{trainer.state.global_step}"
+    if args.should_save:
         (checkpoint / MARKER).unlink(missing_ok=True)
-    accelerator.wait_for_everyone()
-    yield
-    accelerator.wait_for_everyone()
-    if marks:
+    wait()
+    limit, args.save_total_limit = args.save_total_limit, None
+    try:
+        yield
+    finally:
+        args.save_total_limit = limit
+    wait()
+    if args.should_save:
         mark_whole(checkpoint)
+        drop_older(checkpoint, limit, trainer.state.best_model_checkpoint)
+
+
+def drop_older(kept: Path, limit: int | None, best: str | None = None) -> None:
+    """Remove the oldest checkpoints beside `kept` until `limit` are left, never the best; torn ones go first.
+
+    None, and a limit below 1, keep all.
+    """
+    from transformers.trainer_utils import sort_checkpoints
+
+    if limit is None or limit < 1:
+        return
+    found = [Path(path) for path in sort_checkpoints(str(kept.parent), use_mtime=True)]
+    spared = {kept, Path(best or kept)} & set(found)
+    others = sorted((path for path in found if path not in spared), key=lambda path: (path / MARKER).is_file())
+    for checkpoint in others[: max(0, len(found) - max(limit, len(spared)))]:
+        remove(checkpoint)
+
+
+def drop_all_but_best(trainer: Any) -> None:
+    """What transformers does at a training's end that keeps one checkpoint, without ever a marker on half of one."""
+    best = trainer.state.best_model_checkpoint
+    if trainer.args.should_save and trainer.args.save_total_limit == 1 and best is not None:
+        drop_older(Path(best), 1)
+
+
+def remove(checkpoint: Path) -> None:
+    """Its marker first: whatever a kill leaves is torn."""
+    (checkpoint / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint)
 
 
 def last_whole(folder: Path) -> Path | None:

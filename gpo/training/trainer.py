@@ -15,22 +15,27 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from peft import PeftModel
 from torch import Tensor
-from transformers import AutoTokenizer
 from trl import KTOTrainer
 
 from gpo.training.batches import StepLoader, StepPlan, Steps
-from gpo.training.log_probs import add_log_prob_head, answer_logps
+from gpo.training.log_probs import answer_logps
 from gpo.training.objectives import objective_loss, wanted_ratio
-from gpo.training.reference import add_anchor, evaluating, first_epoch, reference_logps, starting_adapter
+from gpo.training.reference import add_anchor, check_anchored, reference_logps, reference_of, with_own_reference
 from gpo.training.rows import prepare_rows
 from gpo.training.segment_attention import choose_layout, segment_attention, segments_of
-from gpo.training.starting import check_anchored, check_arguments, copy_of, needs_copy, starting_model, stop_limits
-from gpo.training.step_checkpoints import last_whole, load_trained_adapter, writing
+from gpo.training.starting import (
+    check_arguments,
+    copy_of,
+    make_ready,
+    needs_copy,
+    starting_model,
+    stop_limits,
+    tokenizer_of,
+)
+from gpo.training.step_checkpoints import drop_all_but_best, last_whole, load_trained_adapter, writing
 from gpo.training.trainer_config import GPOConfig
-from gpo.training.watch import StepRows, StopRule, check_finite
-from reward.training_layers import use_training_layers
+from gpo.training.watch import StepRows, StopRule, check_finite, evaluation_prefix, tell_evaluation
 
 __all__ = ["GPOConfig", "GPOTrainer"]
 
@@ -40,8 +45,8 @@ class GPOTrainer(KTOTrainer):
 
     `train_dataset` has one of the forms of `rows`. `anchor_model` is the policy that `args.pull` pulls to, used
     once before training. `stopped` says which rule of `watch` ended the training, None if none did.
-    Raises ValueError naming what is missing from a row, the argument that has no meaning here, or trainable weights in
-    half precision.
+    Raises ValueError naming what is missing from a row, the argument that has no meaning here, trainable weights in
+    half precision, or a model on several devices.
     """
 
     args: GPOConfig
@@ -64,21 +69,15 @@ class GPOTrainer(KTOTrainer):
         **kwargs: Any,
     ) -> None:
         args = args or GPOConfig(output_dir="gpo-output")
-        check_arguments(args, train_dataset, anchor_model, kwargs)
-        if processing_class is None:
-            path = model if isinstance(model, str) else model.config.name_or_path
-            processing_class = AutoTokenizer.from_pretrained(path, trust_remote_code=args.trust_remote_code)
+        check_arguments(args, model, train_dataset, anchor_model, kwargs)
+        processing_class = tokenizer_of(model, args) if processing_class is None else processing_class
         # Before a model is loaded: a faulty row shows within a second.
         train_dataset, self._target_factor = prepare_rows(train_dataset, processing_class, args)
         model = starting_model(model, args, kwargs)
-        plain = model.get_base_model() if isinstance(model, PeftModel) else model
-        copied = ref_model is None and plain is model and not kwargs.get("peft_config") and needs_copy(args)
+        copied = ref_model is None and needs_copy(model, args, kwargs)
         if copied:
             ref_model = copy_of(model)
-        for one in (plain, ref_model, anchor_model):
-            if one is not None:
-                add_log_prob_head(one)
-                use_training_layers(one)
+        make_ready(model, ref_model, anchor_model)
         self._layout = choose_layout(model.config, args.layout)
         self._attention = str(model.config._attn_implementation)
         super().__init__(
@@ -140,6 +139,17 @@ class GPOTrainer(KTOTrainer):
         check_anchored(dataset, self.args)
         return StepLoader(Steps(dataset, self._plan(shuffle=False)))
 
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
+        """As TRL's, which refuses new rows when the reference is gone; those with `ref_logps` need none."""
+        prepared = with_own_reference(self, eval_dataset)
+        if prepared is None:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        return super(KTOTrainer, self).evaluate(prepared, ignore_keys, metric_key_prefix)
+
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        """As transformers' own, which takes the loader's steps for samples."""
+        return super().evaluation_loop(dataloader, *args, **kwargs)._replace(num_samples=self.num_examples(dataloader))
+
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Raises NotImplementedError: there are no logits to give back."""
         raise NotImplementedError("predict: a GPOTrainer keeps no logits; evaluate(data set) gives losses and metrics")
@@ -155,27 +165,6 @@ class GPOTrainer(KTOTrainer):
             return dataset
         logps = reference_logps(self, dataset, self._plan(shuffle=name == "train"))
         return dataset.add_column("ref_logps", logps.tolist())
-
-    @torch.no_grad()
-    def _pass(self, model: Any, dataset: Dataset, plan: StepPlan) -> Tensor:
-        logps_N = torch.zeros(len(dataset))
-        with evaluating(model):
-            for part in first_epoch(Steps(dataset, plan)):
-                found = self._logps(model, self._prepare_inputs(part)).float().cpu()
-                if "idle" not in part:
-                    logps_N[part["row"]] = found
-        # Each row was computed by one worker, so a sum over them is exact.
-        return self.accelerator.reduce(logps_N.to(self.accelerator.device)).cpu()
-
-    def _reference(self, part: dict[str, Any]) -> Tensor:
-        """log p [N] of the part's answers under the reference: kept, or computed now."""
-        if "ref_logps" in part:
-            return part["ref_logps"]
-        with torch.no_grad():
-            if self.ref_model is not None:
-                return self._logps(self.ref_model, part)
-            with evaluating(self.accelerator.unwrap_model(self.model)), starting_adapter(self):
-                return self._logps(self.model, part)
 
     # Loss
 
@@ -199,11 +188,11 @@ class GPOTrainer(KTOTrainer):
         use_flash = half and "flash" in self._attention and torch.cuda.is_available()
         return segment_attention(self.accelerator.unwrap_model(model).config, use_flash)
 
-    def _part_loss(self, model: Any, part: dict[str, Any], rows: int) -> Tensor:
+    def _part_loss(self, model: Any, part: dict[str, Any], rows: float) -> Tensor:
         """The part's share of the mean over all rows of a step, times the number of workers, who average."""
         # An idle worker computes this too: a live reference in pieces needs all workers. It comes first, so that a live
         # one works before the policy's graph is held.
-        reference = self._reference(part)
+        reference = reference_of(self, part)
         policy = self._logps(model, part)
         reference = reference.to(policy)
         if "idle" in part:
@@ -255,7 +244,7 @@ class GPOTrainer(KTOTrainer):
         """As transformers' own, behind the stop rule; FloatingPointError on all workers for what is not finite."""
         control = self.control
         if self._stop_rule.is_on:
-            self._stop_rule.judge(self._new_numbers("train"), self.state, control)
+            self._stop_rule.judge(self._new_numbers(), self.state, control)
         if control.should_log or control.should_evaluate or control.should_save or control.should_training_stop:
             loss = self.accelerator.reduce(tr_loss.detach().clone(), "mean").item()
             # With fp16 a gradient that overflows is left out, and the next one scaled less.
@@ -263,19 +252,23 @@ class GPOTrainer(KTOTrainer):
             check_finite(loss, norm, self.state.global_step, self.args.learning_rate)
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
-    def _new_numbers(self, mode: str) -> list[dict[str, float]]:
-        """Metrics of each step since they were last asked for, which the next log has too."""
-        found = self._step_rows.numbers(mode, self.args.length_power, self.args.clamp)
+    def _new_numbers(self) -> list[dict[str, float]]:
+        """Metrics of each training step since they were last asked for, which the next log has too."""
+        found = self._step_rows.numbers("train", self.args.length_power, self.args.clamp)
         for numbers in found:
             for name, value in numbers.items():
-                self._metrics[mode][name].append(value)
+                self._metrics["train"][name].append(value)
         return found
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As TRL's, with the metrics of the steps since the last log."""
+        """As TRL's, with the metrics of the steps since the last log, or of an evaluation."""
         model: Any = self.model
-        mode = "train" if model.training else "eval"
-        self._new_numbers(mode)
+        if model.training:
+            self._new_numbers()
+        elif prefix := evaluation_prefix(logs):
+            loader: Any = self.callback_handler.eval_dataloader
+            for numbers in self._step_rows.numbers("eval", self.args.length_power, self.args.clamp):
+                tell_evaluation(logs, prefix, numbers, steps=len(loader))
         if self.args.fp16 and not math.isfinite(logs.get("grad_norm", 0.0)):
             del logs["grad_norm"]
         super().log(logs, start_time)
@@ -294,6 +287,9 @@ class GPOTrainer(KTOTrainer):
         load_trained_adapter(model or self.model, Path(resume_from_checkpoint))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        with writing(checkpoint, self.accelerator, marks=self.args.should_save):
+        with writing(self):
             super()._save_checkpoint(model, trial)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        drop_all_but_best(self)
+        return super()._finalize_training(*args, **kwargs)

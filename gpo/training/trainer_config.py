@@ -4,17 +4,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from numbers import Real
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from trl import KTOConfig
 
 from gpo.targets import LogZ, Method
-from gpo.training.layout import Layout
 
 Objective = Literal["regression", "dpo", "ipo"]
 Select = Literal["all", "best-and-worst", "top-and-bottom"]
+LayoutOrAuto = Literal["padded", "packed", "shared", "auto"]
+"""Those of `gpo.training.layout` and auto in one Literal: transformers' parser of a command line refuses a union."""
 UNREAD_FIELDS = {
     "per_device_train_batch_size per_device_eval_batch_size precompute_ref_batch_size auto_find_batch_size": (
         "set batch_prompts (prompts a step, over all workers) and batch_tokens (tokens a forward pass)"
@@ -72,7 +72,7 @@ class GPOConfig(KTOConfig):
     sft: float = _option(0.0, "Weight of the log-likelihood of each prompt's best answer, per token.")
     batch_prompts: int = _option(16, "Prompts a step, with all their answers, over all workers.")
     batch_tokens: int = _option(4096, "Computed tokens a forward pass, of one worker.")
-    layout: Layout | Literal["auto"] = _option("auto", "Rows padded, packed, or packed with shared prompts.")
+    layout: LayoutOrAuto = _option("auto", "Rows padded, packed, or packed with shared prompts.")
     compute_dtype: Literal["auto", "bfloat16", "float32"] = _option("auto", "auto follows bf16 and fp16.")
     reference_folder: str | None = _option(None, "Where reference log-probabilities are kept.")
     stop_kl: float | None = _option(None, "Stop when the KL estimate passes it; see gpo.training.watch.")
@@ -85,7 +85,6 @@ class GPOConfig(KTOConfig):
     max_length: int | None = _option(None, "None: rows are used as they are.")
     loss_type: str = _option("apo_zero_unpaired", "Leave: it keeps KTO's KL rows away.")
     precompute_ref_log_probs: bool = _option(True, "Once, before the first step; False: live.")
-    ddp_find_unused_parameters: bool | None = _option(False, "Every weight is used in every forward pass.")
     logging_nan_inf_filter: bool = _option(False, "A loss that is not finite ends the training and is not hidden.")
     remove_unused_columns: bool = _option(False, "Rows are used as they are.")
 
@@ -93,8 +92,10 @@ class GPOConfig(KTOConfig):
         defaults = {field.name: field.default for field in fields(self)}
         for names, instead in UNREAD_FIELDS.items():
             for name in names.split():
-                if getattr(self, name) != defaults[name]:
-                    raise ValueError(f"{name}={getattr(self, name)!r} has no effect on a GPOTrainer: {instead}")
+                value = getattr(self, name)
+                # TRL makes None of pad_to_multiple_of="auto", and dataclasses.replace gives that back.
+                if value != defaults[name] and (name, value) != ("pad_to_multiple_of", None):
+                    raise ValueError(f"{name}={value!r} has no effect on a GPOTrainer: {instead}")
         if self.compute_dtype == "float32":
             # TRL computes in bfloat16 unless told otherwise, the policy only: the reference would not agree with it.
             self.bf16 = False
@@ -131,8 +132,5 @@ class GPOConfig(KTOConfig):
 
 
 def _words(kind: Any) -> tuple[str, ...]:
-    """What an option of this type may be, where the type is Literals alone; nothing for other types."""
-    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    if any(get_origin(one) is not Literal for one in kinds):
-        return ()
-    return tuple(word for one in kinds for word in get_args(one))
+    """What an option of this type may be, where the type is a Literal; nothing for other types."""
+    return get_args(kind) if get_origin(kind) is Literal else ()

@@ -4,7 +4,7 @@ The numbers are pure functions of a step's rows. Shapes: N answers of a step, ov
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,10 +87,14 @@ class StepRows:
         self._open = []
 
     def numbers(self, mode: str, length_power: float, clamp: float | None) -> list[dict[str, float]]:
-        """Metrics of every step since they were last asked for; all workers ask together."""
+        """Metrics of every step since they were last asked for; all workers ask together.
+
+        Those of an evaluation are one step: its numbers are of all its rows, whose last step may be a small one.
+        """
         steps, self._closed[mode] = self._closed[mode], []
         if not steps:
             return []
+        steps = [torch.cat(steps)] if mode == "eval" else steps
         own = torch.cat([torch.cat([rows, torch.full_like(rows[:, :1], at)], -1) for at, rows in enumerate(steps)])
         # An answer has a token, so a length of 0 is what fills up the shorter workers.
         everyone = self._accelerator.gather(self._accelerator.pad_across_processes(own, pad_index=0)).float().cpu()
@@ -103,6 +107,19 @@ class StepRows:
                 numbers["clamped"] = clamped_share(given_N, clamp)
             found.append(numbers)
         return found
+
+
+def tell_evaluation(logs: dict[str, float], prefix: str, numbers: dict[str, float], steps: int) -> None:
+    """Add what an evaluation of so many steps found to its log, of which `prefix` is `evaluation_prefix`."""
+    logs.update({f"{prefix}_{name}": value for name, value in numbers.items()})
+    if logs.get(f"{prefix}_runtime"):
+        # transformers counts steps of a batch size that nothing here reads.
+        logs[f"{prefix}_steps_per_second"] = round(steps / logs[f"{prefix}_runtime"], 3)
+
+
+def evaluation_prefix(logs: Iterable[str]) -> str | None:
+    """How the names of an evaluation's log begin, as that of its loss: `eval`, or `eval_NAME` of one set of many."""
+    return next((name.removesuffix("_loss") for name in logs if name.endswith("_loss")), None)
 
 
 def check_finite(loss: float, grad_norm: float, step: int, learning_rate: float) -> None:

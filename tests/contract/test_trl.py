@@ -31,15 +31,16 @@ SIGNATURES = {
     "_compute_loss": ["self", "model", "inputs", "return_outputs"],
     "_prepare_inputs": ["self", "inputs"],
     "_save_checkpoint": ["self", "model", "trial"],
+    "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
     "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
     "_set_signature_columns_if_needed": ["self"],
     "get_train_dataloader": ["self"],
 }
 
 
-def squeezed(method: str) -> str:
-    """Source of a KTOTrainer method without white space."""
-    return re.sub(r"\s", "", inspect.getsource(getattr(KTOTrainer, method)))
+def squeezed(method: str, owner: type = KTOTrainer) -> str:
+    """Source of a method without white space."""
+    return re.sub(r"\s", "", inspect.getsource(getattr(owner, method)))
 
 
 def test_the_installed_trl_is_the_one_these_names_were_read_in() -> None:
@@ -71,6 +72,25 @@ def test_kto_calls_the_overridden_methods_where_gpo_expects_it() -> None:
 def test_an_evaluation_asks_the_overridden_method_for_its_inputs_which_transformers_casts() -> None:
     assert "inputs=self._prepare_inputs(inputs)" in squeezed("prediction_step"), LOOK
     assert "deepspeed_plugin.hf_ds_config.dtype()" in squeezed("_prepare_input"), "_prepare_inputs may be theirs again"
+
+
+def test_an_evaluation_beyond_that_of_kto_is_named_and_counted_where_gpo_mends_it() -> None:
+    """`GPOTrainer.evaluate` leaves out that of KTOTrainer, which refuses, prepares rows and computes references."""
+    ours = squeezed("evaluate")
+    steps = ["self.ref_modelisNone", "self._prepare_dataset(", "self._precompute_ref_logps(", "super().evaluate("]
+    places = [ours.find(step) for step in steps]
+    assert -1 not in places and places == sorted(places), f"{dict(zip(steps, places, strict=True))}: {LOOK}"
+    theirs, loop = squeezed("evaluate", Trainer), squeezed("evaluation_loop", Trainer)
+    assert "num_samples=output.num_samples" in theirs and "self.log(output.metrics)" in theirs
+    assert "num_samples=len(eval_dataset)" in loop and 'metrics[f"{metric_key_prefix}_loss"]' in loop
+    assert "self.callback_handler.eval_dataloader=dataloader" in loop
+
+
+def test_transformers_removes_checkpoints_by_the_limit_that_gpo_sets_aside_and_at_the_end() -> None:
+    """When this fails, look at gpo/training/step_checkpoints.py."""
+    assert "save_total_limit=self.args.save_total_limit" in squeezed("_save_checkpoint", Trainer)
+    end = squeezed("_finalize_training", Trainer)
+    assert "self.state.best_model_checkpointisnotNoneandself.args.save_total_limit==1:" in end
 
 
 def test_accelerate_keeps_every_model_that_it_prepares_and_transformers_counts_them() -> None:

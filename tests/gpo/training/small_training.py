@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import TrainerCallback
+from transformers import AutoModelForCausalLM, Gemma3Config, PreTrainedModel, TrainerCallback
 
 from gpo.training.trainer import GPOConfig, GPOTrainer
 from tests.tiny import make_tiny_model, make_tokenizer
@@ -57,6 +57,19 @@ def make_trainer(folder: Path, rows: list[dict[str, Any]] | None = None, **chang
         processing_class=TOKENIZER,
         **given_parts,
     )
+
+
+def make_model_that_sees(seed: int = 0) -> PreTrainedModel:
+    """A tiny model with a vision tower, of which rows of text use nothing."""
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config=make_tiny_model("gemma3_text").config.to_dict(),
+        vision_config={**vision, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+    )
+    torch.manual_seed(seed)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model.eval()
 
 
 class StopAt(TrainerCallback):

@@ -12,6 +12,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers.trainer_utils import get_last_checkpoint
 
+from gpo.training.reference import pass_over, reference_of
 from gpo.training.trainer import GPOTrainer
 from tests.gpo.training.small_training import StopAt, make_rows, make_trainer, steps_of, weights_of
 from tests.tiny import make_tiny_model
@@ -49,7 +50,7 @@ def test_dropout_of_an_adapter_trains_and_leaves_the_reference_alone(tmp_path: P
     again = make_trainer(tmp_path, model=model, **settings)
     batch = next(iter(again.get_train_dataloader()))
     again.model.train()
-    found = [again._reference(part) for part in batch["parts"] for _ in range(2)]
+    found = [reference_of(again, part) for part in batch["parts"] for _ in range(2)]
     assert torch.equal(found[0], found[1]) and again.model.training
     again.train()
     assert steps_of(again)[0]["log_ratio_max_abs"] > 0.0
@@ -94,7 +95,7 @@ def test_a_data_set_that_is_evaluated_after_training_has_the_policy_of_before_as
     trainer = make_trainer(tmp_path / "trained", peft_config=adapter, learning_rate=1e-2)
     untrained = trainer._precompute_ref_logps(new, "eval", 1)["ref_logps"][:]
     trainer.train()
-    moved = trainer._pass(trainer.model, new, trainer._plan(shuffle=False)).tolist()
+    moved = pass_over(trainer, trainer.model, new, trainer._plan(shuffle=False)).tolist()
     assert moved != pytest.approx(untrained, abs=1e-4)
     assert trainer._precompute_ref_logps(new, "eval", 1)["ref_logps"][:] == pytest.approx(untrained, abs=1e-6)
 

@@ -6,6 +6,7 @@ Run: python -m pytest tests/gpo/training/test_batches.py
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from datasets import Dataset
 from hypothesis import given
@@ -122,3 +123,17 @@ def test_a_loader_hands_the_epoch_on_and_gives_items_as_they_are() -> None:
     loader = StepLoader(steps)
     loader.set_epoch(2)
     assert [rows_of(item) for item in loader] == epoch_of(steps, 2)
+
+
+@given(st.integers(1, 14), st.integers(1, 5), st.integers(1, 3))
+def test_in_order_a_mean_over_steps_is_one_over_rows_whatever_is_left_for_the_last(
+    prompts: int, step_prompts: int, world: int
+) -> None:
+    rows = table(prompts, samples=2)
+    plan = replace(PLAN, step_prompts=step_prompts, world=world, shuffle=False)
+    workers = [Steps(rows, replace(plan, rank=rank)) for rank in range(world)]
+    weight: dict[int, float] = {}
+    for place in range(len(workers[0])):
+        for item in (steps[0, place] for steps in workers):
+            weight |= {row: 1.0 / item["rows"] / len(workers[0]) for row in rows_of(item)}
+    assert weight == {row: pytest.approx(1.0 / len(rows)) for row in range(len(rows))}

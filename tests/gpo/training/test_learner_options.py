@@ -13,7 +13,6 @@ from torch import Tensor
 
 from gpo.training import learner
 from gpo.training.stage import make_task
-from gpo.training.trainer import GPOTrainer
 from tests.gpo.training.small_iterations import (
     PROMPTS,
     TRAIN,
@@ -95,7 +94,7 @@ def test_how_and_where_it_is_computed_changes_no_weight(
 def test_a_live_reference_is_computed_within_the_steps_and_gives_the_same_weights(
     tmp_path: Path, policy: Path, plain: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(GPOTrainer, "_pass", None)  # which computes ahead of them
+    monkeypatch.setattr("gpo.training.reference.pass_over", None)  # which computes ahead of them
     _, (task,) = iterate(tmp_path, policy, reference="live")
     assert largest_gap(published(task), plain) <= 1e-5
 
@@ -134,7 +133,7 @@ def test_a_learner_that_is_started_again_makes_no_step_and_no_reference_twice(
     (reference,) = training.glob("reference-*.json")
     assert len(list((training / "steps").glob("checkpoint-*"))) == 2
     monkeypatch.setattr(learner, "append_json_line", write_line)
-    monkeypatch.setattr(GPOTrainer, "_pass", None)
+    monkeypatch.setattr("gpo.training.reference.pass_over", None)
     task = learn(run, 1, make_rollouts())
     assert [line["step"] for line in steps_of_iteration(run, 1)] == [1, 2, 3, 4]
     assert all(torch.equal(value, plain[name]) for name, value in published(task).items())

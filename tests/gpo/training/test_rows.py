@@ -3,6 +3,7 @@
 Run: python -m pytest tests/gpo/training/test_rows.py
 """
 
+import json
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from gpo.targets import preference_targets
 from gpo.training.rows import prepare_rows
 from gpo.training.trainer_config import GPOConfig
 from tests.gpo.training.small_training import TOKENIZER
+from tests.tiny import LLAMA_TEMPLATE, make_tokenizer
 
+GOOD = {"prompt": "a", "completion": "b", "target": 1.0}
 TABLE = [[0.0, 0.4, -0.2], [-0.4, 0.0, 0.6], [0.2, -0.6, 0.0]]
 
 
@@ -50,6 +53,34 @@ def test_answers_in_a_list_may_be_messages_as_well() -> None:
     found = prepared(together)
     assert [TOKENIZER.decode(ids) for ids in found["completion_ids"]] == ["yes<|eot|>", "no<|eot|>"]
     assert found.to_list() == prepared(single).to_list()
+
+
+TOOLS = [{"type": "function", "function": {"name": "clock", "description": "Tells the time."}}]
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize("tools", [TOOLS, json.dumps(TOOLS)])
+@pytest.mark.parametrize("answer", [{"completion": "yes"}, {"completion_ids": [1, 2]}])
+def test_tools_and_options_of_the_template_are_given_to_it_with_the_row(tools: Any, answer: dict[str, Any]) -> None:
+    tokenizer = make_tokenizer("{{ mood }}{%- if tools %}{{ tools | tojson }}{%- endif %}" + LLAMA_TEMPLATE)
+    row = {"prompt": MESSAGES, **answer, "target": 0.0, "tools": tools, "chat_template_kwargs": {"mood": "calm"}}
+    bare = {**row, "tools": None, "chat_template_kwargs": None}
+    args = GPOConfig(output_dir="unused", use_cpu=True, report_to=[])
+    full, plain = prepare_rows(Dataset.from_list([row, bare]), tokenizer, args)[0]
+    told = tokenizer.apply_chat_template(MESSAGES, tools=TOOLS, mood="calm", add_generation_prompt=True)["input_ids"]
+    assert full["prompt_ids"] == told != plain["prompt_ids"]
+    assert plain["prompt_ids"] == tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True)["input_ids"]
+    assert full["completion_ids"] == plain["completion_ids"]
+    assert "completion_ids" in answer or tokenizer.decode(full["completion_ids"]) == "yes<|eot|>"
+
+
+def test_what_only_other_rows_tell_the_template_is_not_told() -> None:
+    """A table fills rows up with None, which a template would take for a value."""
+    tokenizer = make_tokenizer("{%- if mood is defined %}{{ mood }}{%- endif %}" + LLAMA_TEMPLATE)
+    rows = [{**GOOD, "prompt": MESSAGES, "chat_template_kwargs": {name: "so"}} for name in ("mood", "other")]
+    found = prepare_rows(Dataset.from_list(rows), tokenizer, GPOConfig(output_dir="unused", use_cpu=True))[0]
+    first, second = (tokenizer.decode(ids) for ids in found["prompt_ids"])
+    assert first.startswith("so") and second == first.removeprefix("so")
 
 
 def test_ids_are_used_as_they_are_and_get_no_end_token() -> None:
@@ -154,9 +185,6 @@ def test_rows_that_are_prepared_come_back_as_they_are() -> None:
     assert again is once and factor is None
 
 
-GOOD = {"prompt": "a", "completion": "b", "target": 1.0}
-
-
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -171,6 +199,28 @@ GOOD = {"prompt": "a", "completion": "b", "target": 1.0}
         ({"prompt": "a", "completion": [], "target": []}, "row 0: no completion; expected at least one"),
         ({"prompt": "a", "completion": ["b", None], "target": [0.0, 1.0]}, "row 0: no completion; expected one"),
         ({"prompt": "a", "completion": "b", "score": 1.0}, "GPOConfig.target_beta=...., which has no default"),
+        (
+            {**GOOD, "images": []},
+            "'images' is a column of pictures, and a GPOTrainer trains on text alone; leave the col",
+        ),
+        ({**GOOD, "image": None}, "'image' is a column of pictures"),
+        (
+            {**GOOD, "tools": "[]"},
+            "row 0: tools would be given to the chat template, and prompt is text; give messages",
+        ),
+        ({**GOOD, "chat_template_kwargs": {"mood": "calm"}}, "row 0: mood would be given to the chat template"),
+        (
+            {**GOOD, "prompt": MESSAGES, "tools": "clock"},
+            r"row 0: tools holds 'clock'; expected a list of tools, or its",
+        ),
+        (
+            {**GOOD, "prompt": MESSAGES, "tools": "3"},
+            "row 0: tools holds 3 and chat_template_kwargs {}; expected a list",
+        ),
+        (
+            {**GOOD, "prompt": MESSAGES, "chat_template_kwargs": "x"},
+            "tools holds None and chat_template_kwargs 'x'; expe",
+        ),
     ],
 )
 def test_a_fault_names_the_column_or_the_row(row: dict[str, Any], message: str) -> None:

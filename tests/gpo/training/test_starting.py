@@ -5,16 +5,24 @@ Run: python -m pytest tests/gpo/training/test_starting.py
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from transformers import AutoModelForCausalLM
 
 from gpo.training.starting import copy_of
 from gpo.training.trainer import GPOConfig, GPOTrainer
-from tests.gpo.training.small_training import TOKENIZER, make_rows, make_trainer, weights_of
+from tests.gpo.training.small_training import TOKENIZER, make_model_that_sees, make_rows, make_trainer, weights_of
 from tests.tiny import make_tiny_model, save_tiny_model
 
 
@@ -63,6 +71,43 @@ def test_a_model_with_capped_attention_keeps_its_cap_when_it_is_named_by_its_pat
         rtol=1e-5,
         atol=1e-4,
     )
+
+
+def test_ddp_looks_for_unused_weights_where_a_model_has_more_than_text_and_where_it_is_told(tmp_path: Path) -> None:
+    def resolved(**changes: Any) -> Any:
+        return make_trainer(tmp_path, make_rows(prompts=1), **changes).args.ddp_find_unused_parameters
+
+    assert resolved() is False and resolved(ddp_find_unused_parameters=True) is True
+    assert resolved(model=make_model_that_sees()) is True
+    assert resolved(model=make_model_that_sees(), gradient_checkpointing=True) is True
+    assert resolved(model=make_model_that_sees(), ddp_find_unused_parameters=False) is False
+    reentrant = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+    assert resolved(model=make_model_that_sees(), **reentrant) is False
+    adapter = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    assert resolved(model=make_model_that_sees(), peft_config=adapter) is True
+
+
+@pytest.mark.parametrize("kind", [PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig])
+def test_adapters_that_put_virtual_tokens_before_a_row_are_refused(tmp_path: Path, kind: type[PeftConfig]) -> None:
+    adapter = kind(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    message = f"{kind.__name__} puts virtual tokens before each row.*expected an adapter of weights: give LoraConfig"
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, peft_config=adapter)
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, model=get_peft_model(make_tiny_model(), adapter))
+
+
+@pytest.mark.parametrize("which", ["model", "ref_model", "anchor_model"])
+def test_a_model_that_is_spread_over_devices_is_refused_and_one_on_a_single_device_is_not(
+    tmp_path: Path, which: str
+) -> None:
+    spread, whole = make_tiny_model(), make_tiny_model()
+    spread.hf_device_map = {"model.layers.0": 0, "model.layers.1": 1}
+    whole.hf_device_map = {"model.layers.0": "cpu", "model.layers.1": "cpu"}
+    options = {"pull": 0.5} if which == "anchor_model" else {}
+    with pytest.raises(ValueError, match=r"spread over devices \(0, 1 in its hf_device_map\).*`accelerate launch`"):
+        make_trainer(tmp_path, **{which: spread}, **options)
+    make_trainer(tmp_path, **{which: whole}, **options)
 
 
 def test_an_attention_of_the_callers_own_is_kept(tmp_path: Path) -> None:

@@ -3,13 +3,21 @@
 Run: python -m pytest tests/gpo/training/test_step_checkpoints.py
 """
 
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from datasets import Dataset
 from transformers import Trainer
 
-from gpo.training.step_checkpoints import drop_torn, last_whole, mark_whole
-from tests.gpo.training.small_training import make_trainer
+from gpo.training import step_checkpoints
+from gpo.training.learner import _clean
+from gpo.training.step_checkpoints import drop_older, drop_torn, last_whole, mark_whole
+from tests.gpo.training.small_training import make_rows, make_trainer
+
+ONE_KEPT: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}
 
 
 def test_the_newest_whole_checkpoint_is_found_by_number_and_torn_ones_are_dropped(tmp_path: Path) -> None:
@@ -49,3 +57,104 @@ def test_a_checkpoint_that_is_written_over_and_not_finished_is_torn(
     with pytest.raises(InterruptedError):
         make_trainer(tmp_path, **settings).train()
     assert last_whole(tmp_path / "steps") is None
+
+
+def whole_checkpoint(folder: Path, step: int) -> Path:
+    """A folder with two files and the marker."""
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir(parents=True)
+    for name in ("model.safetensors", "optimizer.pt"):
+        (checkpoint / name).write_text("a file")
+    mark_whole(checkpoint)
+    return checkpoint
+
+
+def kill_inside(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Whoever removes one of these folders is killed when one file is gone, which is not the marker."""
+    whole = shutil.rmtree
+
+    def killed(path: Any, *args: Any, **kwargs: Any) -> None:
+        if Path(path).name not in names:
+            return whole(path, *args, **kwargs)
+        next(iter(sorted(Path(path).glob("[mo]*")))).unlink()
+        raise InterruptedError
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+
+
+def test_a_kill_before_the_marker_leaves_the_checkpoint_before_it_even_where_one_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(checkpoint: Path) -> None:
+        if checkpoint.name == "checkpoint-2":
+            raise InterruptedError
+        mark_whole(checkpoint)
+
+    monkeypatch.setattr(step_checkpoints, "mark_whole", killed)
+    with pytest.raises(InterruptedError):
+        make_trainer(tmp_path, **ONE_KEPT).train()
+    assert last_whole(tmp_path / "steps") == tmp_path / "steps" / "checkpoint-1"
+    monkeypatch.undo()
+    trainer = make_trainer(tmp_path, **ONE_KEPT)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 3 and trainer.args.save_total_limit == 1
+    assert [path.name for path in (tmp_path / "steps").glob("checkpoint-*")] == ["checkpoint-3"]
+
+
+def test_a_kill_while_an_old_checkpoint_is_removed_leaves_no_marker_on_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_checkpoint(tmp_path / "steps", 9)  # of a training before, and the newest by its number
+    kill_inside(monkeypatch, "checkpoint-9")
+    with pytest.raises(InterruptedError):
+        make_trainer(tmp_path, **ONE_KEPT).train()
+    assert (tmp_path / "steps" / "checkpoint-9").is_dir()
+    assert last_whole(tmp_path / "steps") == tmp_path / "steps" / "checkpoint-1"
+
+
+def test_a_kill_while_all_but_the_best_go_at_the_end_leaves_the_best_to_resume_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_is_best = {"metric_for_best_model": "loss", "greater_is_better": False, "learning_rate": 1e-3}
+    every_step = {"eval_strategy": "steps", "eval_steps": 1, "eval_dataset": Dataset.from_list(make_rows())}
+    kill_inside(monkeypatch, "checkpoint-3")
+    with pytest.raises(InterruptedError):
+        make_trainer(tmp_path, **ONE_KEPT, **first_is_best, **every_step).train()
+    assert sorted(path.name for path in (tmp_path / "steps").glob("*-[0-9]")) == ["checkpoint-1", "checkpoint-3"]
+    assert last_whole(tmp_path / "steps") == tmp_path / "steps" / "checkpoint-1"
+
+
+def test_a_kill_while_a_learner_cleans_up_leaves_nothing_to_resume_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_checkpoint(tmp_path / "steps", 4)
+    kill_inside(monkeypatch, "checkpoint-4", "steps")
+    with pytest.raises(InterruptedError):
+        _clean(tmp_path)
+    assert last_whole(tmp_path / "steps") is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "left"),
+    [
+        (None, None, [1, 2, 3, 4]),
+        (0, None, [1, 2, 3, 4]),
+        (3, None, [1, 2, 4]),
+        (2, None, [2, 4]),
+        (2, "checkpoint-1", [1, 4]),
+        (1, "checkpoint-1", [1, 4]),
+        (1, None, [4]),
+        (1, "checkpoint-4", [4]),
+    ],
+)
+def test_the_oldest_go_and_a_torn_one_before_them_but_never_the_best(
+    tmp_path: Path, limit: int | None, best: str | None, left: list[int]
+) -> None:
+    for step in (1, 2, 3, 4):
+        checkpoint = whole_checkpoint(tmp_path, step)
+        if step == 3:
+            (checkpoint / step_checkpoints.MARKER).unlink()
+        # The torn one was touched last, as one is whose removal was killed.
+        os.utime(checkpoint, (100.0 * step + 900.0 * (step == 3),) * 2)
+    drop_older(tmp_path / "checkpoint-4", limit, best and str(tmp_path / best))
+    assert sorted(int(path.name.removeprefix("checkpoint-")) for path in tmp_path.iterdir()) == left

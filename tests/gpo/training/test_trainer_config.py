@@ -3,16 +3,20 @@
 Run: python -m pytest tests/gpo/training/test_trainer_config.py
 """
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
+from transformers import HfArgumentParser
+from trl import TrlParser
 
 from gpo.config.preference import TargetConfig
 from gpo.config.train import StopConfig, TrainConfig
 from gpo.settings import Settings
-from gpo.training.trainer_config import RANGES, GPOConfig
+from gpo.training.layout import Layout
+from gpo.training.trainer_config import RANGES, GPOConfig, LayoutOrAuto
 
 
 @pytest.mark.parametrize(
@@ -96,3 +100,32 @@ def test_a_number_is_refused_where_a_run_refuses_it(name: str, tmp_path: Path) -
             ):
                 GPOConfig(output_dir=str(tmp_path), use_cpu=True, **{name: number})
     assert refused
+
+
+@pytest.mark.parametrize("parser", [TrlParser, HfArgumentParser])
+def test_a_command_line_gives_the_arguments(
+    parser: type[HfArgumentParser], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reads, place = parser([GPOConfig]), ["--output_dir", str(tmp_path), "--use_cpu"]
+    assert "--batch_prompts" in reads.format_help()
+    (args,) = reads.parse_args_into_dataclasses([*place, "--layout", "padded", "--target_beta", "0.5"])
+    assert (args.layout, args.target_beta, args.objective) == ("padded", 0.5, "regression")
+    (plain,) = reads.parse_args_into_dataclasses(place)
+    assert plain.layout == "auto"
+    with pytest.raises(SystemExit):
+        reads.parse_args_into_dataclasses([*place, "--layout", "pack"])
+    assert "invalid choice: 'pack'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="layout is 'pack'"):
+        replace(plain, layout="pack")
+
+
+def test_auto_stands_beside_every_layout() -> None:
+    assert get_args(LayoutOrAuto) == (*get_args(Layout), "auto")
+
+
+@pytest.mark.parametrize("options", [{}, {"compute_dtype": "float32"}, {"fp16": True}, {"bf16": False}])
+def test_arguments_can_be_copied_with_a_change(options: dict[str, Any], tmp_path: Path) -> None:
+    args = GPOConfig(output_dir=str(tmp_path), use_cpu=True, learning_rate=1e-6, **options)
+    changed = replace(args, learning_rate=1e-5)
+    assert changed.learning_rate == 1e-5 and args.learning_rate == 1e-6
+    assert replace(changed, learning_rate=1e-6).to_dict() == args.to_dict()

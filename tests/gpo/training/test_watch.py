@@ -10,7 +10,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gpo.training.watch import StepRows, StopLimits, StopRule, check_finite, clamped_share, step_numbers
+from gpo.training.watch import (
+    StepRows,
+    StopLimits,
+    StopRule,
+    check_finite,
+    clamped_share,
+    evaluation_prefix,
+    step_numbers,
+    tell_evaluation,
+)
 
 
 def test_slope_and_correlation_follow_their_definitions() -> None:
@@ -138,6 +147,22 @@ def test_rows_of_each_step_become_its_numbers_when_they_are_asked_for() -> None:
     two_parts = step_numbers(torch.cat([target, target + 1.0]), target.repeat(2), length.repeat(2))
     assert rows.numbers("train", 0.0, None) == [two_parts, step_numbers(target + 2.0, target, length)]
     assert rows.numbers("train", 0.0, None) == rows.numbers("eval", 0.0, None) == []
+
+
+def test_steps_of_an_evaluation_are_one_however_many_rows_the_last_has() -> None:
+    rows, target, length = StepRows(Workers()), torch.tensor([1.0, -2.0]), torch.tensor([3, 4])
+    for part in (slice(0, 2), slice(0, 1)):
+        rows.add(target[part] + 0.5, target[part], length[part], target[part])
+        rows.end_step("eval")
+    every = torch.tensor([1.0, -2.0, 1.0])
+    assert rows.numbers("eval", 0.0, None) == [step_numbers(every + 0.5, every, torch.tensor([3, 4, 3]))]
+
+
+def test_the_numbers_of_an_evaluation_are_named_as_its_loss_and_its_steps_are_those_that_were_made() -> None:
+    logs = {"eval_a_runtime": 0.5, "eval_a_steps_per_second": 2.0, "eval_a_loss": 1.5}
+    assert evaluation_prefix(logs) == "eval_a" and evaluation_prefix({"loss": 1.0, "epoch": 1.0}) is None
+    tell_evaluation(logs, "eval_a", {"kl": 0.25}, steps=3)
+    assert logs == {"eval_a_runtime": 0.5, "eval_a_steps_per_second": 6.0, "eval_a_loss": 1.5, "eval_a_kl": 0.25}
 
 
 def test_a_worker_that_was_idle_in_a_step_has_no_row_of_it() -> None:

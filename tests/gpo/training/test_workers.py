@@ -57,6 +57,7 @@ ZERO: dict[str, dict[str, Any]] = {
     "zero3": {"sharding": "zero3"},
     "zero3-loaded-live": {"sharding": "zero3", "from_disk": True, **LIVE},
 }
+SEES = {"sees": True}
 PRECISE = {"sharding": "zero3", "compute_dtype": "bfloat16", **LIVE}
 STOPS = {"padded-1": 1, "shared-4": 3, "zero2": 3, "zero3": 1}
 """Steps in the middle of an epoch behind which some of them are ended, and resumed from the checkpoint there."""
@@ -100,8 +101,9 @@ def run_workers(folder: Path, world: int, runs: dict[str, dict[str, Any]]) -> di
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """One worker, five prompts, steps of three and of two, in every way of `PLAIN`."""
-    return run_workers(tmp_path_factory.mktemp("one"), 1, {name: {**SETTINGS, **way} for name, way in PLAIN.items()})
+    """One worker, five prompts, steps of three and of two, in every way of `PLAIN`, and with a vision tower."""
+    ways = {**PLAIN, "sees": SEES}
+    return run_workers(tmp_path_factory.mktemp("one"), 1, {name: {**SETTINGS, **way} for name, way in ways.items()})
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,7 @@ def alone(one: dict[str, dict[str, Any]]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """The same with two workers, in every way; what DeepSpeed changes in a process moves last digits, so it is last."""
-    ways = {**with_resumed(PLAIN), **FSDP}
+    ways = {**with_resumed(PLAIN), **FSDP, "sees": SEES}
     if HAS_DEEPSPEED:
         ways |= {**with_resumed(ZERO), "precise": PRECISE}
     return run_workers(tmp_path_factory.mktemp("two"), 2, {name: {**SETTINGS, **way} for name, way in ways.items()})
@@ -144,6 +146,15 @@ def test_layout_passes_and_workers_change_neither_loss_nor_gradients(
     assert found["loss"] == pytest.approx(alone["loss"], rel=1e-5)
     assert largest_difference(alone["gradients"], found["gradients"]) <= 1e-5
     assert found["first_ratio"] == 0.0
+    assert found["evaluated"] == pytest.approx(alone["evaluated"], rel=1e-4)
+
+
+def test_a_model_with_a_vision_tower_trains_on_text_with_two_workers_as_with_one(
+    one: dict[str, dict[str, Any]], two: dict[str, dict[str, Any]]
+) -> None:
+    found, expected = two["sees"], one["sees"]
+    assert found["made"] == expected["made"] == 4 and found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert not any("vision" in name for name in expected["gradients"])
 
 
 def test_a_fully_sharded_model_has_the_log_probabilities_and_gradients_of_a_whole_one(

@@ -3,9 +3,10 @@
     RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=… python -m tests.gpo.training.worker_main FOLDER '{"a": {}}'
 
 The names are those of one training after the other with its settings; what came out of each lies in FOLDER/NAME.
-DeepSpeed treats autocast in it as on a GPU. The first worker writes outcome.pt: losses and first gradients (plain
-workers), and publishes into the directory of a run, `run`. Every worker writes held-RANK.json: elements of parameters,
-optimizer states and a live reference that it holds itself.
+DeepSpeed treats autocast in it as on a GPU. The first worker writes outcome.pt: losses, first gradients (plain workers)
+and the trained model's loss on the same rows (plain workers, kept reference), and publishes into the directory of a
+run, `run`. Every worker writes held-RANK.json: elements of parameters, optimizer states and a live reference that it
+holds itself.
 """
 
 import json
@@ -32,7 +33,15 @@ from gpo.training.trainer import GPOTrainer
 from gpo.training.workers import load_whole_again, sharding_arguments, work_alone
 from tests.engine import ask_about_the_cpu
 from tests.gpo.training.small_iterations import make_run
-from tests.gpo.training.small_training import TOKENIZER, Gradients, StopAt, make_rows, make_trainer, steps_of
+from tests.gpo.training.small_training import (
+    TOKENIZER,
+    Gradients,
+    StopAt,
+    make_model_that_sees,
+    make_rows,
+    make_trainer,
+    steps_of,
+)
 from tests.tiny import make_tiny_model
 
 
@@ -87,6 +96,8 @@ def train(folder: Path, settings: dict[str, Any], rank: int) -> None:
     if settings.pop("from_disk", False):
         # Loaded behind the arguments: with ZeRO-3 each worker reads its piece only.
         settings["model"] = str(folder.parent / "start")
+    if settings.pop("sees", False):
+        settings["model"] = make_model_that_sees()
     if settings.pop("reference_in_pieces", False):
         settings["ref_model"] = reference_in_pieces()
     if stop:
@@ -96,16 +107,19 @@ def train(folder: Path, settings: dict[str, Any], rank: int) -> None:
     gradients, made = Gradients(), StepsMade()
     trainer = make(folder, settings, way, made, *([gradients] if way == "none" else []))
     types: set[str] = set()
-    layer = trainer.accelerator.unwrap_model(trainer.model).base_model.layers[0].mlp
+    layer = trainer.accelerator.unwrap_model(trainer.model).get_decoder().layers[0].mlp
     hook = layer.register_forward_hook(lambda _module, _inputs, output: types.add(str(output.dtype)))
     trainer.train(resume_from_checkpoint=True)
     hook.remove()
     held = {**held_elements(trainer), "reference": held_by_reference(trainer), "computed": sorted(types)}
     (folder / f"held-{rank}.json").write_text(json.dumps(held))
+    kept = way == "none" and "ref_logps" in trainer.train_dataset.column_names
+    evaluated = trainer.evaluate(trainer.train_dataset)["eval_loss"] if kept else None
     if rank == 0:
         steps = steps_of(trainer)
         found: dict[str, Any] = {name: [step[name] for step in steps] for name in ("loss", "grad_norm")}
         found |= {"first_ratio": steps[0]["log_ratio_max_abs"], "made": made.number, "gradients": gradients.first}
+        found["evaluated"] = evaluated
         torch.save(found, folder / "outcome.pt")
     train_settings = {"workers": trainer.accelerator.num_processes, "sharding": way}
     run = make_run(folder, policy={"dtype": settings.get("compute_dtype", "float32")}, train=train_settings)
