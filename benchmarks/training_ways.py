@@ -104,9 +104,8 @@ def our_trainer(args: argparse.Namespace, folder: str, **more: Any) -> Any:
         passes: list[float] = []
 
         def _precompute_ref_logps(self, *arguments: Any) -> Any:
-            super()._precompute_ref_logps(
-                *arguments
-            )  # memory is new to the process: not counted, as the first steps are not
+            # Memory is new to the process: not counted, as the first steps are not.
+            super()._precompute_ref_logps(*arguments)
             started = time.perf_counter()
             found = super()._precompute_ref_logps(*arguments)
             self.passes.append(time.perf_counter() - started)
