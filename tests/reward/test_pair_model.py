@@ -19,6 +19,7 @@ from reward.pair_model import PairModel, loss_of_pairs, pair_loss
 from reward.pairs import PreferencePair
 from reward.settings import RewardSettings
 from reward.training_settings import TrainingSettings
+from tests.racing_sums import RacingSums
 from tests.reward import published
 from tests.reward.training_data import pair
 from tests.tiny import make_tiny_model, make_tokenizer
@@ -90,3 +91,18 @@ def test_the_answer_loss_is_that_of_the_chosen_answers_tokens_alone() -> None:
             wrapped.model.backbone.config._attn_implementation = "eager"
         batch = lay_out(encoded, 1 / len(encoded), share=share, with_answers=True)
         assert float(wrapped(batch).answer_loss) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("share", [True, False], ids=["packed", "padded"])
+def test_no_gradient_is_added_up_in_the_order_of_whichever_thread_comes_first(share: bool) -> None:
+    model = GeneralPreferenceModel.from_backbone(make_tiny_model(tied=True).eval(), RewardSettings.published(2, True))
+    wrapped = PairModel(model, TrainingSettings(sft_weight=0.5, precision="float32"))
+    if not share:
+        model.backbone.config._attn_implementation = "eager"
+    encoder = PairEncoder(ConversationEncoder(make_tokenizer(), model.settings, 512))
+    encoded = list(encoder.encode([pair("Name a sea.", "the north sea", "none")]))
+    batch = lay_out(encoded, 1.0, share=share, with_answers=True)
+    with RacingSums() as sums:
+        output = wrapped(batch)
+        (output.score_N.sum() + output.answer_loss).backward()
+    assert not sums.found
