@@ -12,6 +12,7 @@ from types import MethodType
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -158,7 +159,9 @@ def add_log_prob_head(model: Any) -> None:
             return type(self).forward(self, *args, **kwargs)
         with _computing(compute_dtype, answer_at.device.type):
             hidden = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state
-            return self.get_output_embeddings()(hidden.flatten(0, 1)[answer_at], answer_ids=answer_ids)
+            # Brackets let threads add the gradients of a state, behind which several answers begin, in any order.
+            states = F.embedding(answer_at, hidden.flatten(0, 1))
+            return self.get_output_embeddings()(states, answer_ids=answer_ids)
 
     # Methods of what they hang on: a deep copy of the model, or of its head, computes with its own weights.
     head.forward, model.forward = MethodType(head_forward, head), MethodType(forward, model)
