@@ -11,6 +11,7 @@ import operator
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ TRACEBACK = "Traceback (most recent call last)"
 READ_BY_PEOPLE = ("heldout.json", "evaluation.json", "canary.json")
 NOBODYS = {"logs"}
 """Folders whose files are named by processes."""
-SHARDS = {"*/rollouts": read_shard, "*/baseline/*": read_baseline}
+SHARDS: dict[str, Callable[[Path], Sequence[Any]]] = {"*/rollouts": read_shard, "*/baseline/*": read_baseline}
 """Folders of shards -> who reads them."""
 
 
@@ -67,9 +68,9 @@ def results(out: Path) -> dict[str, Any]:
     """By name: files, rows, the content hash of each checkpoint that agrees with its marker, what people read."""
     found: dict[str, Any] = {}
     for path in out.rglob("*"):
-        name = path.relative_to(out)
-        if path.is_file() and not NOBODYS & set(name.parts):
-            found[f"{name} at all"] = True
+        own = path.relative_to(out)
+        if path.is_file() and not NOBODYS & set(own.parts):
+            found[f"{own} at all"] = True
     found |= rows(out)
     for path in sorted(out.glob("iterations/*/checkpoint")):
         found[str(path.relative_to(out))] = verify_published(path).sha256

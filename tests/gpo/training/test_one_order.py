@@ -27,7 +27,8 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_the_gradient_of_a_state_that_many_answers_begin_behind_is_summed_in_their_order(two_threads: None) -> None:
+@pytest.mark.usefixtures("two_threads")
+def test_the_gradient_of_a_state_that_many_answers_begin_behind_is_summed_in_their_order() -> None:
     model = make_tiny_model()
     add_log_prob_head(model)
     states: list[Tensor] = []
