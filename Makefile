@@ -56,7 +56,7 @@ kill: setup ## SIGKILL of every process in every stage of a small run, half an h
 learners: setup ## runs with two learners: plain, ZeRO-1, ZeRO-2, ZeRO-3; about 7 minutes
 	GPO_PROOF=1 $(VENV)/bin/python -m pytest tests/e2e/test_several_learners.py -m long
 
-chaos: setup ## kills, damaged files, a full and a slow disk, clock jumps, signals: one moment each, about 20 minutes
+chaos: setup ## kills, damaged files, a full and a slow disk, clock jumps, signals: one moment each, about half an hour
 	rm -f runs/chaos.jsonl runs/damage.jsonl runs/surroundings.jsonl
 	$(VENV)/bin/python -m tests.proof.chaos --moments 1 --log runs/chaos.jsonl
 	$(VENV)/bin/python -m tests.proof.damage --cases 6 --log runs/damage.jsonl

@@ -1,18 +1,22 @@
 """What a finished run leaves, held against an undisturbed one: answers, their scores, weights, evaluations.
 
-Token ids and the content of checkpoints must be equal to the bit; numbers of files that people read may differ by the
-rounding of other company in a batch. Seeds promise equal tokens in float32 (docs/rollout.md), hence EQUAL_TOKENS.
+Every column of the shards and the content of checkpoints must be equal to the bit; numbers of files that people read
+may differ by the rounding of other company in a batch. Seeds promise equal tokens in float32 (docs/rollout.md), hence
+EQUAL_TOKENS.
 """
 
 import json
 import math
+import operator
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from rollout.records import read_shard
+from rollout.records import read_baseline, read_shard
 from rollout.weights import verify_published
 from tests.e2e.tiny_run import command, environment, journal
 
@@ -22,6 +26,10 @@ SECONDS = 900
 TRACEBACK = "Traceback (most recent call last)"
 """What nobody should see of a run."""
 READ_BY_PEOPLE = ("heldout.json", "evaluation.json", "canary.json")
+NOBODYS = {"logs"}
+"""Folders whose files are named by processes."""
+SHARDS: dict[str, Callable[[Path], Sequence[Any]]] = {"*/rollouts": read_shard, "*/baseline/*": read_baseline}
+"""Folders of shards -> who reads them."""
 
 
 def status_of(process: "subprocess.Popen[Any]") -> int | None:
@@ -44,19 +52,26 @@ def run_again(config: Path, out: Path, *overrides: str) -> tuple[int | None, str
         return status, said.read()
 
 
-def answers(out: Path) -> dict[str, Any]:
-    """Token ids by iteration, kind and prompt: a list of all rows of it, so that a doubled one is no equal."""
+def rows(out: Path) -> dict[str, Any]:
+    """Each column by iteration, kind and prompt: of all rows of a prompt, so that a doubled one is no equal."""
     found: dict[str, Any] = {}
-    for path in sorted(out.glob("iterations/*/*/shard-*.parquet")):
-        for row in read_shard(path):
-            key = f"{path.parent.relative_to(out / 'iterations')}/{row.prompt_id}"
-            found.setdefault(key, []).append(row.completion_ids)
+    for folders, read in SHARDS.items():
+        for path in sorted(out.glob(f"iterations/{folders}/shard-*.parquet")):
+            for row in read(path):
+                for column in fields(row):
+                    name = f"{path.parent.relative_to(out)}/{row.prompt_id} {column.name}"
+                    found.setdefault(name, []).append(getattr(row, column.name))
     return found
 
 
 def results(out: Path) -> dict[str, Any]:
-    """By name: answers, the content hash of each checkpoint that agrees with its marker, files that people read."""
-    found = answers(out)
+    """By name: files, rows, the content hash of each checkpoint that agrees with its marker, what people read."""
+    found: dict[str, Any] = {}
+    for path in out.rglob("*"):
+        own = path.relative_to(out)
+        if path.is_file() and not NOBODYS & set(own.parts):
+            found[f"{own} at all"] = True
+    found |= rows(out)
     for path in sorted(out.glob("iterations/*/checkpoint")):
         found[str(path.relative_to(out))] = verify_published(path).sha256
     for name in READ_BY_PEOPLE:
@@ -71,7 +86,13 @@ def differences(out: Path, expected: dict[str, Any]) -> str | None:
         found = results(out)
     except Exception as error:  # whatever it is, a run that says it is finished left it
         return f"finished with what cannot be read: {type(error).__name__}: {error}"
-    names = sorted(name for name in expected.keys() | found.keys() if not same(found.get(name), expected.get(name)))
+
+    def equal(name: str) -> bool:
+        rounded = name.endswith(READ_BY_PEOPLE)
+        compare = same if rounded else operator.eq
+        return name in found and name in expected and bool(compare(found[name], expected[name]))
+
+    names = sorted(name for name in expected.keys() | found.keys() if not equal(name))
     return f"finished with another {', '.join(names[:5])}" if names else None
 
 

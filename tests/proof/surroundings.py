@@ -2,9 +2,11 @@
 
 Each case must end in a finished run with what an undisturbed one leaves, after at most one more start of the same
 command: signals end the first start with 130 or 143, a full disk with status 1 and its name; a slow disk and a jump of
-the wall clock, by a preloaded library, end nothing. Moments are drawn from the whole run by the case's number; one at
-which the run is over, or that did not disturb it, is a miss, and another is drawn. The library leaves marks: it must be
-in driver, sampler, scorer and learner, and what it does must have happened in them.
+the wall clock, by a preloaded library, end nothing. Moments are drawn from the whole run by the case's number. One that
+did not disturb the run is a miss, which the log keeps with its reason, and another is drawn: the run was over; a full
+disk left what an undisturbed run leaves. A run that ends well in spite of a signal has lost it, which is a fault unless
+its last stage was done before. The library leaves marks: it must be in driver, sampler, scorer and learner, and what it
+does must have happened in them; a jump that comes too late for that is a miss.
 Each case is a line of the log; a start with the same log goes on behind it. Needs gcc, and root for the full disk
 (a tmpfs); without them nothing is run and the status is 1.
 
@@ -28,8 +30,8 @@ from typing import Any
 
 from tests.e2e.tiny_run import command, descendants, environment, journal, make_workplace
 from tests.proof.case_log import keep, not_yet, told
-from tests.proof.chaos import SETTINGS
 from tests.proof.outcome import SECONDS, TRACEBACK, differences, results, status_of, written_twice
+from tests.proof.workload import LAST_STAGE, SETTINGS, TITLES, times_of
 
 KEYS = ("case", "number")
 """Fields of a line that name its case."""
@@ -38,7 +40,7 @@ DISK_MIB = 3072
 """Ample for the run; what is free at the moment is taken away by one file."""
 JUMPS = {"clock-forward": 86_400, "clock-back": -86_400}
 WRITE_MICROSECONDS = 20_000
-ROLES = {"sampler": "ray::LoggedSampler", "scorer": "ray::ShardScorer", "learner": "RayTrainWorker"}
+ROLES = {role: TITLES[role] for role in ("sampler", "scorer", "learner")}
 """What must have the library beside the driver -> how its process is called."""
 MOST_MISSES = 5
 
@@ -66,8 +68,12 @@ class Run:
         return self.process.poll() is None
 
     def has_begun(self) -> bool:
-        """Whether it is in a stage, so that its handlers are in place."""
-        return any(line["event"] == "begin" for line in journal(self.out))
+        """Whether its journal has a line, so that its handlers are in place."""
+        return bool(journal(self.out))
+
+    def was_over_at(self, moment: float) -> bool:
+        """Whether its last stage was done at a wall time: behind it the process only says so and ends."""
+        return times_of(self.out, "stage").get(LAST_STAGE, float("inf")) <= moment
 
     def end(self) -> tuple[int | None, str]:
         """Status, None when it had to be ended, and what it printed."""
@@ -88,10 +94,13 @@ class Workplace:
 
 @dataclass(frozen=True, slots=True)
 class Disturbed:
-    """How a disturbed start went: whether it was met, and what is wrong with its end."""
+    """How a disturbed start went: what is wrong with its end, and why it was not disturbed, where it was not."""
 
-    hit: bool
     fault: str | None = None
+    missed: str | None = None
+
+
+RUN_WAS_OVER = Disturbed(missed="the run was over")
 
 
 def told_end(status: int | None, printed: str) -> str:
@@ -103,15 +112,18 @@ def signalled(place: Workplace, out: Path, moment: float, number: int) -> Distur
     """A signal to the driver."""
     run = Run(place.config, out)
     running = run.let_run(moment)
-    begun = run.has_begun()
+    begun, sent = run.has_begun(), time.time()
     run.process.send_signal(number)
     status, printed = run.end()
-    if not running or status == 0:
-        return Disturbed(hit=False)
-    # Before its handlers are in place a process ends as any other does.
-    allowed = (128 + number,) if begun else (128 + number, -number)
+    over = run.was_over_at(sent)
+    if not running or (over and status == 0):
+        return RUN_WAS_OVER
+    if status == 0:
+        return Disturbed(f"the signal was lost: {told_end(status, printed)}")
+    # Before its handlers are in place, and in its very last moments, a process ends as any other does.
+    allowed = (128 + number,) if begun and not over else (128 + number, -number)
     wrong = status not in allowed or TRACEBACK in printed
-    return Disturbed(True, told_end(status, printed) if wrong else None)
+    return Disturbed(told_end(status, printed) if wrong else None)
 
 
 def full_disk(place: Workplace, out: Path, moment: float) -> Disturbed:
@@ -130,10 +142,16 @@ def full_disk(place: Workplace, out: Path, moment: float) -> Disturbed:
             pass
     status, printed = run.end()
     filler.unlink()
-    if not running or status == 0:
-        return Disturbed(hit=False)
+    return judged_on_full_disk(place, run.out, status, printed) if running else RUN_WAS_OVER
+
+
+def judged_on_full_disk(place: Workplace, out: Path, status: int | None, printed: str) -> Disturbed:
+    """One that wanted no more space, or made some, may end well, but then nothing may be missing."""
+    if status == 0 and TRACEBACK not in printed:
+        fault = differences(out, place.expected) or written_twice(out)
+        return Disturbed(f"status 0, and {fault}") if fault else Disturbed(missed="it had space enough to the end")
     wrong = status != 1 or TRACEBACK in printed or "No space left" not in printed
-    return Disturbed(True, told_end(status, printed) if wrong else None)
+    return Disturbed(told_end(status, printed) if wrong else None)
 
 
 class Marks:
@@ -154,14 +172,20 @@ class Marks:
         for role, title in ROLES.items():
             self._seen[role] |= {found.pid for found in descendants(run.process, title)}
 
-    def fault(self, run: Run, what: str) -> str | None:
-        """Roles of which a process has not the library, or in none of which it did `what`."""
-        seen = {"driver": {run.process.pid}, **self._seen}
-        bare = [role for role, pids in seen.items() if not pids or pids - self._pids("here")]
-        spared = [role for role, pids in seen.items() if not pids & self._pids(what)]
-        if bare:
-            return f"without the library: {', '.join(bare)}"
-        return f"not {what}: {', '.join(spared)}" if spared else None
+    def bare(self, run: Run) -> str | None:
+        """Roles of which a process has not the library."""
+        here = self._pids("here")
+        roles = [role for role, pids in self._all(run).items() if not pids or pids - here]
+        return f"without the library: {', '.join(roles)}" if roles else None
+
+    def spared(self, run: Run, what: str) -> str | None:
+        """Roles in no process of which it did `what`."""
+        did = self._pids(what)
+        roles = [role for role, pids in self._all(run).items() if not pids & did]
+        return f"not {what}: {', '.join(roles)}" if roles else None
+
+    def _all(self, run: Run) -> dict[str, set[int]]:
+        return {"driver": {run.process.pid}, **self._seen}
 
     def _pids(self, what: str) -> set[int]:
         return {int(path.stem) for path in self.folder.glob(f"*.{what}")}
@@ -173,7 +197,7 @@ def slow_disk(place: Workplace, out: Path, _moment: float) -> Disturbed:
     run = Run(place.config, out, **marks.variables(place), GPO_PROOF_WRITE_US=str(WRITE_MICROSECONDS))
     run.let_run(SECONDS, partial(marks.look, run))
     status, printed = run.end()
-    return Disturbed(True, marks.fault(run, "slept") if status == 0 else told_end(status, printed))
+    return Disturbed(marks.bare(run) or marks.spared(run, "slept") if status == 0 else told_end(status, printed))
 
 
 def jumping_clock(place: Workplace, out: Path, moment: float, seconds: int) -> Disturbed:
@@ -185,11 +209,11 @@ def jumping_clock(place: Workplace, out: Path, moment: float, seconds: int) -> D
     run.let_run(SECONDS, partial(marks.look, run))
     status, printed = run.end()
     if status != 0:
-        return Disturbed(True, told_end(status, printed))
+        return Disturbed(told_end(status, printed))
     times = [line["time"] for line in journal(out)]
-    # Late jumps are in no line of the journal.
     jumped = any(abs(later - earlier - seconds) < SECONDS for earlier, later in zip(times, times[1:], strict=False))
-    return Disturbed(running and jumped, marks.fault(run, "jumped"))
+    late = marks.spared(run, "jumped") if jumped else "no line of the journal has the jump"
+    return Disturbed(marks.bare(run), late if running else RUN_WAS_OVER.missed)
 
 
 CASES: dict[str, Callable[[Workplace, Path, float], Disturbed]] = {
@@ -203,25 +227,28 @@ CASES: dict[str, Callable[[Workplace, Path, float], Disturbed]] = {
 
 def one_case(place: Workplace, name: str, number: int, folder: Path) -> dict[str, Any]:
     """Disturb a run until it is met, give its command once more, and compare."""
-    started = time.monotonic()
-    for misses in range(MOST_MISSES):
-        out = folder / f"{name}-{number}-{misses}"
-        moment = Random(f"{name}/{number}/{misses}").uniform(0.05, 0.95) * place.seconds
+    started, misses = time.monotonic(), list[str]()
+    for tries in range(MOST_MISSES):
+        out = folder / f"{name}-{number}-{tries}"
+        moment = Random(f"{name}/{number}/{tries}").uniform(0.05, 0.95) * place.seconds
         try:
             found = CASES[name](place, out, moment)
-            fault = found.fault or (after(place, out / "run" if name == "full-disk" else out) if found.hit else None)
+            fault = found.fault
+            if fault is None and found.missed is None:
+                fault = after(place, out / "run" if name == "full-disk" else out)
         finally:
             if os.path.ismount(out):
                 subprocess.run(["umount", "--lazy", out], check=True)
             shutil.rmtree(out, ignore_errors=True)
-        if found.hit or fault:
+        if fault or found.missed is None:
             break
+        misses.append(f"{moment:.1f} s: {found.missed}")
     return {
         "case": name,
         "number": number,
         "misses": misses,
         "moment_seconds": round(moment, 1),
-        "fault": fault if found.hit or fault else "never met",
+        "fault": fault or (found.missed and "never met"),
         "seconds": round(time.monotonic() - started, 1),
     }
 

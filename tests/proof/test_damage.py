@@ -5,11 +5,11 @@ Run: python -m pytest tests/proof/test_damage.py
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from rollout.records import write_shard
+from rollout.records import SAMPLED_FIELDS, BaselineRow, write_baseline, write_shard
 from rollout.weights import mark_published
-from tests.proof.chaos import told, was_hit
 from tests.proof.outcome import differences, results, written_twice
 from tests.rollout.test_records import make_row
 
@@ -31,6 +31,27 @@ def test_what_cannot_be_read_of_a_finished_run_is_a_fault(run: Path, file: str) 
     assert differences(run, expected) is None
     (run / "iterations/001" / file).write_bytes(b"damaged")
     assert "cannot be read" in (differences(run, expected) or "")
+
+
+@pytest.mark.parametrize("column", ["score", "target"])
+def test_a_number_of_a_shard_that_differs_in_its_last_bit_is_a_fault(run: Path, column: str) -> None:
+    shard = run / "iterations/001/rollouts/shard-00000.parquet"
+    expected = results(run)
+    row = make_row()
+    first, *others = getattr(row, column)
+    shard.unlink()
+    write_shard(shard, [make_row(**{column: [float(np.nextafter(np.float32(first), np.float32(9))), *others]})])
+    assert differences(run, expected) == f"finished with another iterations/001/rollouts/{row.prompt_id} {column}"
+
+
+def test_baseline_answers_that_are_missing_are_a_fault(run: Path) -> None:
+    kept = {field: getattr(make_row(), field) for field in SAMPLED_FIELDS}
+    shard = run / "iterations/001/baseline/000/shard-00000.parquet"
+    write_baseline(shard, [BaselineRow(**kept, embedding=None, gate=None, source="gpm")])
+    expected = results(run)
+    assert differences(run, expected) is None
+    shard.unlink()
+    assert "finished with another iterations/001/baseline/000/" in (differences(run, expected) or "")
 
 
 def test_other_weights_than_those_of_an_undisturbed_run_are_a_fault(run: Path) -> None:
@@ -57,11 +78,3 @@ def test_a_shard_that_is_reported_twice_is_told(run: Path) -> None:
     assert written_twice(run) is None
     (run / "journal.jsonl").write_text(2 * line)
     assert written_twice(run) == "reported twice as done: shards 1/0"
-
-
-def test_a_kill_with_a_fault_is_due_again_at_another_commit_and_the_last_one_counts() -> None:
-    kill = {"victim": "scorer", "number": 0, "stage": "answer 0", "hit": True, "fault": None, "commit": "older"}
-    miss, faulty = kill | {"hit": False}, kill | {"fault": "the journal does not name the process"}
-    assert was_hit([kill], "scorer", 0) and not was_hit([miss], "scorer", 0) and not was_hit([faulty], "scorer", 0)
-    assert told([faulty], [("scorer", 0)]) == 1 and told([faulty, kill], [("scorer", 0)]) == 0
-    assert told([miss], [("scorer", 0)]) == 1

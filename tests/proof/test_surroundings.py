@@ -1,0 +1,101 @@
+"""The proof by signals and full disks tells a signal that was lost, and files that are missing, from what is a miss.
+
+Run: python -m pytest tests/proof/test_surroundings.py
+"""
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rollout.records import write_shard
+from tests.e2e.tiny_run import journal
+from tests.proof import surroundings
+from tests.proof.outcome import TRACEBACK, results
+from tests.proof.surroundings import Disturbed, Run, Workplace, judged_on_full_disk, one_case, signalled
+from tests.rollout.test_records import make_row
+
+RUN = """
+import json, os, signal, sys, time
+came = []
+signal.signal(signal.SIGTERM, lambda *_: came.append(1))
+os.makedirs(sys.argv[1], exist_ok=True)
+def write(event):
+    line = {"event": event, "stage": "evaluate", "iteration": 2, "time": time.time()}
+    with open(sys.argv[1] + "/journal.jsonl", "a") as file:
+        file.write(json.dumps(line) + chr(10))
+def wait():
+    while not came:
+        time.sleep(0.01)
+"""
+"""A run of which only the last stage, the handler and the end are there."""
+ENDS = {
+    "obeys": 'write("begin"); wait(); sys.exit(143)',
+    "goes on": 'write("begin"); wait(); write("stage")',
+    "is over": 'write("stage"); wait()',
+    "says a wrong thing": 'write("begin"); wait(); sys.exit(1)',
+}
+
+
+def until_its_journal_has_a_line(run: Run, _seconds: float) -> bool:
+    while not journal(run.out):
+        assert run.process.poll() is None
+        time.sleep(0.01)
+    return True
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workplace:
+    return Workplace(tmp_path / "none.yaml", tmp_path / "none.so", 1.0, {})
+
+
+def sent(place: Workplace, how: str, monkeypatch: pytest.MonkeyPatch) -> Disturbed:
+    """SIGTERM to a run that takes it in one way."""
+    monkeypatch.setattr(surroundings, "command", lambda _, out, *__: [sys.executable, "-c", RUN + ENDS[how], str(out)])
+    monkeypatch.setattr(Run, "let_run", until_its_journal_has_a_line)
+    return signalled(place, place.config.parent / how, 0.0, signal.SIGTERM)
+
+
+def test_a_signal_in_spite_of_which_a_run_ends_well_is_a_fault(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sent(place, "obeys", monkeypatch) == Disturbed()
+    lost = sent(place, "goes on", monkeypatch)
+    assert lost.missed is None and (lost.fault or "").startswith("the signal was lost: status 0")
+    assert (sent(place, "says a wrong thing", monkeypatch).fault or "").startswith("status 1")
+
+
+def test_a_signal_behind_the_last_stage_is_a_miss_with_its_reason(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sent(place, "is over", monkeypatch) == Disturbed(missed="the run was over")
+
+
+def test_a_full_disk_that_ends_nothing_is_a_miss_only_where_nothing_is_missing(
+    place: Workplace, tmp_path: Path
+) -> None:
+    shard = tmp_path / "iterations/001/rollouts/shard-00000.parquet"
+    write_shard(shard, [make_row()])
+    place.expected.update(results(tmp_path))
+    assert judged_on_full_disk(place, tmp_path, 0, "").missed == "it had space enough to the end"
+    assert judged_on_full_disk(place, tmp_path, 0, TRACEBACK).fault
+    assert judged_on_full_disk(place, tmp_path, 1, "gpo: No space left on device") == Disturbed()
+    assert judged_on_full_disk(place, tmp_path, 1, "gpo: something else").fault
+    shard.unlink()
+    assert (judged_on_full_disk(place, tmp_path, 0, "").fault or "").startswith("status 0, and finished with another")
+
+
+def test_the_log_has_the_reason_of_a_miss(place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: Any = iter([Disturbed(missed="the run was over"), Disturbed(missed="the run was over"), Disturbed("hangs")])
+    monkeypatch.setitem(surroundings.CASES, "sigterm", lambda *_: next(ends))
+    line = one_case(place, "sigterm", 0, tmp_path)
+    assert line["fault"] == "hangs" and [why.partition(": ")[2] for why in line["misses"]] == 2 * ["the run was over"]
+
+
+def test_a_case_that_is_never_met_is_a_fault(place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(surroundings.CASES, "sigterm", lambda *_: Disturbed(missed="the run was over"))
+    line = one_case(place, "sigterm", 0, tmp_path)
+    assert line["fault"] == "never met" and len(line["misses"]) == surroundings.MOST_MISSES
