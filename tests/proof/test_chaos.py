@@ -61,7 +61,7 @@ def test_windows_are_those_of_an_undisturbed_run_and_the_log_has_them(tmp_path: 
 def test_a_matrix_that_cannot_meet_generate_ends_with_status_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place: Any = PlaceOfStandIns(tmp_path, 0.02)
+    place: Any = PlaceOfStandIns(tmp_path, 0.0)
     with pytest.raises(SystemExit) as ended:
         measured(place, ["sampler", "driver"], tmp_path / "log.jsonl")
     assert str(ended.value.code).endswith("sampler in generate, driver in generate"), "a text is status 1"
