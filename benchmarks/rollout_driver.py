@@ -149,7 +149,7 @@ def driver_config(folder: Path, shard_prompts: int) -> RunConfig:
 def one_pass(count: int, folder: Path, shard_prompts: int) -> dict[str, Any]:
     """Generate and score `count` prompts; the start of Ray and its actors is not in the time."""
     config = driver_config(folder, shard_prompts)
-    with ray_session(config, folder):
+    with ray_session(config, folder, "benchmark"):
         pool = Pool(
             config,
             EngineSettings(max_model_len=64),

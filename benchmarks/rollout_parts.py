@@ -55,7 +55,7 @@ class Bench:
         self._passes = 0
 
     def __enter__(self) -> "Bench":
-        self._ray = ray_session(self._config, self._folder)
+        self._ray = ray_session(self._config, self._folder, "benchmark")
         self._ray.__enter__()
         settings = EngineSettings(
             max_model_len=256,

@@ -59,10 +59,10 @@ def leave_out_sklearn() -> None:
     utils.is_sklearn_available = lambda: False
 
 
-def bound_kernel_caches(entries: int = KERNELS_KEPT) -> None:
+def bound_kernel_caches() -> None:
     """Before the first product; what the environment says already is left as it is."""
     for name in KERNEL_CACHES:
-        os.environ.setdefault(name, str(entries))
+        os.environ.setdefault(name, str(KERNELS_KEPT))
 
 
 def keep_from_collections() -> None:
@@ -94,6 +94,11 @@ def keep_freed_memory() -> bool:
         return False
     settings = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: (1 << 31) - 1, M_TOP_PAD: TOP_PAD_BYTES}
     return all(mallopt(key, value) == 1 for key, value in settings.items())
+
+
+def forward_environment() -> dict[str, str]:
+    """Environment of an actor process that makes a forward pass now and then: threads that sleep, and few kernels."""
+    return SLEEPING_THREADS | dict.fromkeys(KERNEL_CACHES, str(KERNELS_OF_A_FORWARD))
 
 
 def actor_environment() -> dict[str, str]:

@@ -5,13 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gpo.config import PolicyConfig
-from gpo.cpu import (
-    KERNELS_OF_A_FORWARD,
-    bound_kernel_caches,
-    give_memory_back,
-    keep_from_collections,
-    leave_out_sklearn,
-)
+from gpo.cpu import give_memory_back, keep_from_collections, leave_out_sklearn
 from gpo.logs import log_to_file
 
 
@@ -26,7 +20,6 @@ class ForwardActor:
         import gpo.training.forward  # noqa: F401  # its seconds pass while other processes start
 
         torch.set_num_threads(threads)
-        bound_kernel_caches(KERNELS_OF_A_FORWARD)
         self._policy = PolicyConfig.model_validate(policy)
         keep_from_collections()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from gpo.cluster.runtime import end_actor, make_actor, threads_for, wait_for
 from gpo.config import RunConfig
-from gpo.cpu import SLEEPING_THREADS
+from gpo.cpu import forward_environment
 from gpo.errors import StageError, reason_of
 from gpo.training.forward_actor import ForwardActor
 
@@ -32,7 +32,7 @@ class ForwardProcess:
             threads = threads_for(self._config.cluster, 1)
             policy = self._config.policy.model_dump(mode="json")
             self._actor = make_actor(
-                ForwardActor, policy, self._logs, threads, threads=threads, environment=SLEEPING_THREADS
+                ForwardActor, policy, self._logs, threads, threads=threads, environment=forward_environment()
             )
 
     def ask(self, call: Callable[[Any], Any], what: str) -> Any:

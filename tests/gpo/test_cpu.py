@@ -3,14 +3,14 @@
 Run: python -m pytest tests/gpo/test_cpu.py
 """
 
+import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from gpo.cpu import keeping_malloc
+from gpo.cpu import forward_environment, keeping_malloc
 
 
 def test_a_prepared_process_imports_model_classes_without_scikit_learn() -> None:
@@ -50,16 +50,16 @@ def test_a_prepared_process_stops_growing_under_half_precision_products_of_ever_
 
 
 @pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="no bfloat16 products by oneDNN here")
-def test_the_forwards_process_which_lasts_for_a_run_keeps_the_kernels_of_a_few_shapes_only(tmp_path: Path) -> None:
+def test_the_forwards_process_which_lasts_for_a_run_keeps_the_kernels_of_a_few_shapes_only() -> None:
     script = (
-        "import sys, psutil, torch; from gpo.training.forward_actor import ForwardActor\n"
-        "policy = {'model': 'none', 'dtype': 'bfloat16'}; ForwardActor(policy, sys.argv[1], 1)\n"
+        "import psutil, torch; from gpo.cpu import prepare_process; prepare_process(1)\n"
         "weight = torch.ones(64, 64, dtype=torch.bfloat16)\n"
         "for row in range(2, 300):\n"
         "    if row == 50: before = psutil.Process().memory_full_info().uss\n"
         "    torch.ones(row, 64, dtype=torch.bfloat16) @ weight\n"
         "print((psutil.Process().memory_full_info().uss - before) / 2**20)"
     )
-    words = [sys.executable, "-c", script, str(tmp_path)]
-    run = subprocess.run(words, check=True, timeout=120, capture_output=True, text=True)
+    environment = {**os.environ, **forward_environment()}
+    words = [sys.executable, "-c", script]
+    run = subprocess.run(words, check=True, timeout=120, capture_output=True, text=True, env=environment)
     assert float(run.stdout) < 8
