@@ -24,6 +24,7 @@ from reward.packed_attention import packing_obstacle
 from reward.packed_training import trained_states, use_packed_attention
 from reward.pair_batches import PairBatch
 from reward.preference import preference_score
+from reward.shared_states import states_at
 from reward.training_layers import use_training_layers
 from reward.training_settings import TrainingSettings
 
@@ -78,7 +79,7 @@ class PairModel(nn.Module):
     def _output(self, batch: PairBatch) -> PairOutput:
         states_FH = self._states(batch)
         answer_NH, prompt_NH = (
-            _taken(states_FH, place_N2.flatten()) for place_N2 in (batch.answer_N2, batch.prompt_N2)
+            states_at(states_FH, place_N2.flatten()) for place_N2 in (batch.answer_N2, batch.prompt_N2)
         )
         heads = self.model.heads
         if self.gate_factor != 1:
@@ -112,7 +113,7 @@ class PairModel(nn.Module):
         answers = batch.answers
         parts = (one.split(_LOGITS_AT_ONCE) for one in (answers.place_A, answers.label_A, answers.weight_A))
         for place_A, label_A, weight_A in zip(*parts, strict=True):
-            logits_AV = F.linear(_taken(states_FH, place_A), weight_VH.to(states_FH.dtype))
+            logits_AV = F.linear(states_at(states_FH, place_A), weight_VH.to(states_FH.dtype))
             total = total + (F.cross_entropy(logits_AV.float(), label_A, reduction="none") * weight_A).sum()
         return total
 
@@ -120,13 +121,6 @@ class PairModel(nn.Module):
     def _scale_gate(self, factor: float) -> None:
         if self.model.heads.prompt_head is not None:
             self.model.heads.prompt_head.weight.mul_(factor)
-
-
-def _taken(states_FH: Tensor, place_N: Tensor) -> Tensor:
-    """states_NH at the places, not by brackets: answers share the last place of their prompt, and the gradients of such
-    an index are added by several threads at once, in any order.
-    """
-    return states_FH.index_select(0, place_N)
 
 
 def _untied_lm_head(model: GeneralPreferenceModel) -> nn.Linear | None:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from reward.shared_states import states_at
+
 CHUNK_BYTES = 1 << 27
 """Logits a chunk, in the type of the product."""
 SLICE_ELEMENTS = 1 << 18
@@ -158,9 +160,7 @@ def add_log_prob_head(model: Any) -> None:
             return type(self).forward(self, *args, **kwargs)
         with _computing(compute_dtype, answer_at.device.type):
             hidden = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state
-            # Not by brackets: answers share the place behind their prompt, and the gradients of such an index are added
-            # by several threads at once, in any order.
-            states = hidden.flatten(0, 1).index_select(0, answer_at)
+            states = states_at(hidden.flatten(0, 1), answer_at)
             return self.get_output_embeddings()(states, answer_ids=answer_ids)
 
     # Methods of what they hang on: a deep copy of the model, or of its head, computes with its own weights.
