@@ -37,7 +37,7 @@ $(STAMP): pyproject.toml constraints-cpu.txt Makefile
 
 # Proofs are run with GPO_PROOF=1: a test that cannot run then fails, where the default suite leaves it out (tests/conftest.py).
 
-quickstart: setup ## align SmolLM2-135M on this machine: 15 to 19 minutes on two cores with AVX2, 6 with AMX
+quickstart: setup ## align SmolLM2-135M on this machine: 15 to 19 minutes on two cores with AVX2, 4 to 6 with AMX
 	$(VENV)/bin/python scripts/quickstart.py
 
 upper-bound: setup ## the same run with the oracle itself as judge of the training answers
