@@ -82,16 +82,19 @@ class PackedMasks:
         self._longest = max(_length(segment) for segment in segments)
         self._dtype, self.device = dtype, device
         self.tokens = max(segment.stop for segment in segments)
-        self._by_window: dict[int | None, Tensor] = {}
+        self._kept: dict[tuple[int | None, torch.dtype], Tensor] = {}
         self.batches: Any = None
         """Segments that are trained together, see `reward.segment_batches`."""
 
-    def mask(self, segment: Segment, window: int | None) -> Tensor:
-        """0 where a token of the segment may look, by position in the conversation, -inf elsewhere."""
-        window = self.window(segment, window)
-        if window not in self._by_window:
-            self._by_window[window] = self._mask_LL(window)
-        return self._by_window[window][segment.position : _length(segment), : _length(segment)]
+    def mask(self, segment: Segment, window: int | None, dtype: torch.dtype | None = None) -> Tensor:
+        """0 where a token of the segment may look, by position in the conversation, -inf elsewhere.
+
+        In `dtype`, or in the type that was given for all: kernels of a GPU take that of their queries only.
+        """
+        kind = (self.window(segment, window), dtype or self._dtype)
+        if kind not in self._kept:
+            self._kept[kind] = self._mask_LL(*kind)
+        return self._kept[kind][segment.position : _length(segment), : _length(segment)]
 
     def window(self, segment: Segment, window: int | None) -> int | None:
         """None when the whole conversation lies within the window."""
@@ -110,12 +113,12 @@ class PackedMasks:
         )
         return own_ends, seen_ends, max(own), max(seen)
 
-    def _mask_LL(self, window: int | None) -> Tensor:
+    def _mask_LL(self, window: int | None, dtype: torch.dtype) -> Tensor:
         place_L = torch.arange(self._longest, device=self.device)
         hidden_LL = place_L[:, None] < place_L
         if window is not None:
             hidden_LL |= place_L[:, None] - window >= place_L
-        mask_LL = torch.zeros(hidden_LL.shape, dtype=self._dtype, device=self.device)
+        mask_LL = torch.zeros(hidden_LL.shape, dtype=dtype, device=self.device)
         return mask_LL.masked_fill_(hidden_LL, float("-inf"))
 
 
@@ -170,8 +173,7 @@ def fused_attention(
     """What the segment's tokens get from those that they see, o_GRQE, by torch's own kernel."""
     # Without anything before it a segment is a plain causal row, for which kernels skip half the work.
     plain = segment.position == 0 and packed_masks.window(segment, window) is None
-    # On a GPU no kernel takes a mask of another type than that of the queries.
-    mask_QS = None if plain else packed_masks.mask(segment, window).to(q_GRQE.dtype)
+    mask_QS = None if plain else packed_masks.mask(segment, window, q_GRQE.dtype)
     return F.scaled_dot_product_attention(q_GRQE, k_GRSE, v_GRSE, attn_mask=mask_QS, is_causal=plain, scale=scaling)
 
 

@@ -108,7 +108,7 @@ class _Rule:
             (segment,) = batch.segments
             o_CRQE = fused_attention(q_CRQE, k_CRSE, v_CRSE, self.masks, segment, self.scaling, self.window)
         else:
-            mask_BQS = batch.mask(self.window).to(q_CRQE.dtype)
+            mask_BQS = batch.mask(self.window, q_CRQE.dtype)
             mask_C1QS = mask_BQS.repeat_interleave(len(q_CQRE) // len(mask_BQS), dim=0)[:, None]
             o_CRQE = F.scaled_dot_product_attention(q_CRQE, k_CRSE, v_CRSE, attn_mask=mask_C1QS, scale=self.scaling)
         return o_CRQE.transpose(1, 2)

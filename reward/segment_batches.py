@@ -28,7 +28,7 @@ class SegmentBatch:
     def __init__(self, segments: Sequence[Segment], masks: PackedMasks, groups: int) -> None:
         self.segments = segments
         self._masks, self._groups = masks, groups
-        self._by_windows: dict[tuple[int | None, ...], Tensor] = {}
+        self._kept: dict[tuple[tuple[int | None, ...], torch.dtype], Tensor] = {}
         self.own_CQ = self._places([((one.start, one.stop),) for one in segments])
         self.seen_CS = self._places([one.seen for one in segments])
 
@@ -40,23 +40,23 @@ class SegmentBatch:
         place_BGL = token_BL[:, None] * self._groups + torch.arange(self._groups)[:, None]
         return place_BGL.clamp_(max=padding * self._groups).flatten(0, 1).to(self._masks.device)
 
-    def mask(self, window: int | None) -> Tensor:
+    def mask(self, window: int | None, dtype: torch.dtype | None = None) -> Tensor:
         """mask_BQS: 0 where a token may look, -inf elsewhere; what only pads looks at the first token.
 
         That of one segment alone is a view: a long one's is large.
         """
-        parts = [self._masks.mask(segment, window) for segment in self.segments]
+        parts = [self._masks.mask(segment, window, dtype) for segment in self.segments]
         if len(parts) == 1:
             return parts[0][None]
-        windows = tuple(self._masks.window(segment, window) for segment in self.segments)
-        if windows not in self._by_windows:
+        kind = (tuple(self._masks.window(segment, window) for segment in self.segments), parts[0].dtype)
+        if kind not in self._kept:
             shape = (len(parts), self.own_CQ.shape[1], self.seen_CS.shape[1])
             mask_BQS = parts[0].new_full(shape, float("-inf"))
             mask_BQS[:, :, 0] = 0.0
             for whole, part in zip(mask_BQS, parts, strict=True):
                 whole[: part.shape[0], : part.shape[1]] = part
-            self._by_windows[windows] = mask_BQS
-        return self._by_windows[windows]
+            self._kept[kind] = mask_BQS
+        return self._kept[kind]
 
 
 class SegmentBatches(list[SegmentBatch]):
