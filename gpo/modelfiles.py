@@ -1,6 +1,7 @@
 """What can be learned of a model directory from small reads: config, tensor shapes, template. No torch, no weights."""
 
 import json
+import logging
 import struct
 from math import prod
 from pathlib import Path
@@ -9,7 +10,11 @@ from typing import Any
 from gpo.config import RunConfig
 from gpo.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 LARGEST_HEADER = 100 << 20
+LONGEST = 4096
+"""Tokens of a conversation that are kept where nothing else is asked for, as the published pipeline does."""
 
 
 def read_model_config(directory: Path) -> dict[str, Any]:
@@ -137,3 +142,21 @@ def context_length(config: dict[str, Any]) -> int | None:
     if value and not isinstance(value, int):
         raise UserError(f"config.json: max_position_embeddings is {value!r:.60}, expected a whole number")
     return value or None
+
+
+def longest_conversation(model: Path, asked: int | None) -> int:
+    """Tokens of a conversation that are kept: as asked, or 4096, or the model's context where that is shorter."""
+    context = context_length(read_model_config(model))
+    if context is None or context >= (asked or LONGEST):
+        return asked or LONGEST
+    if asked is None:
+        logger.info("max_length: %d tokens, the model's context", context)
+    else:
+        logger.warning("max_length: %d tokens instead of %d, because the model was made for no more", context, asked)
+    return context
+
+
+def longest_of_source(spec: str, asked: int) -> int | None:
+    """Tokens of a conversation that a preference source reads, `asked` at most; None: it reads all."""
+    kind, _, place = spec.partition(":")
+    return longest_conversation(Path(place), asked) if kind == "gpm" else None

@@ -11,16 +11,13 @@ from typing import Any
 from gpo.config import RunConfig
 from gpo.errors import UserError
 from gpo.faults import Faults
-from gpo.modelfiles import context_length, has_chat_template, parameter_count, read_model_config
+from gpo.modelfiles import context_length, has_chat_template, longest_of_source, parameter_count, read_model_config
 from gpo.prompts import TokenizedPrompt, read_prompts, set_apart, split_prompts, tokenize
 from gpo.provenance import data_hashes, installed_versions
-from gpo.rewards.scoring import longest_conversation
 from gpo.training.workers import sharding_obstacle
 from rollout.canary import canary_rows
+from rollout.engine_settings import SLACK_TOKENS
 from rollout.prompts import Prompt
-
-SLACK_TOKENS = 8
-"""More than the longest sequence of a run, where the model allows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +106,8 @@ def warn_of_slow_type(config: RunConfig, notes: list[str]) -> None:
 def warn_of_cut_conversations(config: RunConfig, most: int, notes: list[str]) -> None:
     """A note for each reward model that reads less than the `most` tokens that a conversation may have."""
     for name, spec in config.preference.sources.items():
-        kind, _, place = spec.partition(":")
-        if kind == "gpm" and (kept := longest_conversation(Path(place), config.preference.max_length)) < most:
+        kept = longest_of_source(spec, config.preference.max_length)
+        if kept is not None and kept < most:
             notes.append(
                 f"a prompt with its answer may have {most} tokens, of which preference.sources.{name} reads the first "
                 f"{kept}: longer answers are cut before they are judged; raise preference.max_length where the reward "

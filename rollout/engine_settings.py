@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+SLACK_TOKENS = 8
+"""By which an engine's longest sequence is longer than what is asked of it, where the model allows it."""
 PREFILL_TOKENS = 8192
 """Admitted tokens a step. A seeded request must not be split over steps (see `vllm_arguments`)."""
 CPU_BLOCK_TOKENS = 32

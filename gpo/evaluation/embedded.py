@@ -22,7 +22,7 @@ from gpo.evaluation.folders import make_folder
 from gpo.evaluation.outputs import OutputFile
 from gpo.evaluation.row_numbers import named_rows
 from gpo.logs import Progress
-from gpo.rewards.scoring import longest_conversation
+from gpo.modelfiles import longest_conversation
 from reward.part_file import Line, PartFile
 from reward.source_check import check_source
 

@@ -15,6 +15,7 @@ from reward.compute_type import compute_type, device_here
 from reward.errors import RewardInputError
 from reward.part_file import check_output
 from rollout.engine import SampleRequest, Sampling
+from rollout.engine_settings import SLACK_TOKENS
 from rollout.errors import RolloutInputError
 from rollout.prompts import Prompt, render_prompt_ids
 from rollout.seeds import request_seed
@@ -22,7 +23,6 @@ from rollout.weights import content_hash, read_marker, verify_published
 
 RECORD_SUFFIX = ".meta"
 """Not .json: `answers/*.json` are answer files and nothing else."""
-SLACK_TOKENS = 8
 NAMED = 10
 
 

@@ -11,8 +11,8 @@ from gpo.cluster.runtime import relative
 from gpo.errors import UserError
 from gpo.files import write_json, write_text
 from gpo.logs import Progress
+from gpo.modelfiles import longest_conversation
 from gpo.printable import tell
-from gpo.rewards.scoring import longest_conversation
 
 logger = logging.getLogger(__name__)
 

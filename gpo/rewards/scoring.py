@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING
 from gpo.cluster.runtime import relative
 from gpo.errors import StageError, UserError
 from gpo.logs import Progress
-from gpo.modelfiles import context_length, read_model_config
+from gpo.modelfiles import longest_conversation
 
 if TYPE_CHECKING:
     from reward.batch import BatchSummary
 
 logger = logging.getLogger(__name__)
-
-LONGEST = 4096
-"""Tokens of a conversation that are kept where nothing else is asked for, as the published pipeline does."""
 
 
 @dataclass(frozen=True)
@@ -93,18 +90,6 @@ def _score(request: ScoreRequest, rows: int) -> "BatchSummary":
     )
     logger.info("%s: %s; %.1f s", relative(request.output), _describe(summary), time.monotonic() - started)
     return summary
-
-
-def longest_conversation(model: Path, asked: int | None) -> int:
-    """Tokens of a conversation that are kept: as asked, or 4096, or the model's context where that is shorter."""
-    context = context_length(read_model_config(model))
-    if context is None or context >= (asked or LONGEST):
-        return asked or LONGEST
-    if asked is None:
-        logger.info("max_length: %d tokens, the model's context", context)
-    else:
-        logger.warning("max_length: %d tokens instead of %d, because the model was made for no more", context, asked)
-    return context
 
 
 def _describe(summary: "BatchSummary") -> str:

@@ -16,6 +16,7 @@ from gpo.config import RunConfig
 from gpo.cpu import keep_from_collections, prepare_process
 from gpo.evaluation.heldout_judge import HeldoutJudge, Judgement, answer_group, write_answers
 from gpo.logs import log_to_file
+from gpo.modelfiles import longest_of_source
 from gpo.rollouts.embedding_cache import EmbeddingCache
 from gpo.rollouts.summary import ShardSummary, summarise, summarise_file
 from rollout.cores import claim_cores
@@ -66,14 +67,12 @@ class ShardScorer:
     def source(self, name: str) -> "PreferenceSource":
         """The opened source of that name in `preference.sources`."""
         if name not in self._sources:
-            from gpo.rewards.scoring import longest_conversation
             from reward.source import open_source
 
             spec, longest = self._preference.sources[name], self._preference.max_length
-            kind, _, place = spec.partition(":")
             self._sources[name] = open_source(
                 spec,
-                max_length=longest_conversation(Path(place), longest) if kind == "gpm" else longest,
+                max_length=longest_of_source(spec, longest) or longest,
                 batch_tokens=self._preference.batch_tokens,
                 tau=self._config.target.tau if name == self._preference.train_on else None,
             )

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from gpo.errors import UserError
-from gpo.preflight import SLACK_TOKENS, Prepared, prepare
+from gpo.preflight import Prepared, prepare
 from reward.model import GeneralPreferenceModel
 from reward.settings import RewardSettings
+from rollout.engine_settings import SLACK_TOKENS
 from rollout.errors import RolloutInputError
 from rollout.prompts import read_rows
 from tests.gpo.small_runs import run_config

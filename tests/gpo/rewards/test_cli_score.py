@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gpo.rewards.scoring import longest_conversation
+from gpo.modelfiles import longest_conversation
 from reward.model import GeneralPreferenceModel
 from reward.settings import RewardSettings
 from tests.gpo.command_line import Outcome, gpo, gpo_process
