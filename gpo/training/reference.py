@@ -115,15 +115,15 @@ def pass_over(trainer: Any, model: Any, dataset: Dataset, plan: StepPlan) -> Ten
 def reference_of(trainer: Any, part: dict[str, Any]) -> Tensor:
     """log p [N] of a part's answers under the reference: kept, or computed now."""
     if "ref_logps" in part:
-        kept: Tensor = part["ref_logps"]
-        return kept
+        found: Tensor = part["ref_logps"]
+        return found
     with torch.no_grad():
         if trainer.ref_model is not None:
-            found: Tensor = trainer._logps(trainer.ref_model, part)
-            return found
-        with evaluating(trainer.accelerator.unwrap_model(trainer.model)), starting_adapter(trainer):
-            found = trainer._logps(trainer.model, part)
-            return found
+            found = trainer._logps(trainer.ref_model, part)
+        else:
+            with evaluating(trainer.accelerator.unwrap_model(trainer.model)), starting_adapter(trainer):
+                found = trainer._logps(trainer.model, part)
+    return found
 
 
 def with_own_reference(trainer: Any, given: Any) -> Any:

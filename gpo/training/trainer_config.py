@@ -10,11 +10,12 @@ import torch
 from trl import KTOConfig
 
 from gpo.targets import LogZ, Method
+from gpo.training.layout import Layout
 
 Objective = Literal["regression", "dpo", "ipo"]
 Select = Literal["all", "best-and-worst", "top-and-bottom"]
-LayoutOrAuto = Literal["padded", "packed", "shared", "auto"]
-"""Those of `gpo.training.layout` and auto in one Literal: transformers' parser of a command line refuses a union."""
+LayoutOrAuto = Literal[Layout, "auto"]
+"""In one Literal: transformers' parser of a command line refuses a union."""
 UNREAD_FIELDS = {
     "per_device_train_batch_size per_device_eval_batch_size precompute_ref_batch_size auto_find_batch_size": (
         "set batch_prompts (prompts a step, over all workers) and batch_tokens (tokens a forward pass)"

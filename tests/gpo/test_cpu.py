@@ -33,33 +33,32 @@ def test_the_malloc_comes_before_what_was_to_be_preloaded_anyway(monkeypatch: py
     assert keeping_malloc()["LD_PRELOAD"] == f"{alone}:/lib/other.so:/lib/third.so"
 
 
-@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="no bfloat16 products by oneDNN here")
-def test_a_prepared_process_stops_growing_under_half_precision_products_of_ever_new_shapes() -> None:
-    """torch 2.13 with oneDNN 3.12: by their defaults it grows by 400 MiB here, two thirds of one for each shape."""
+HALF_PRECISION = pytest.mark.skipif(
+    not torch.cpu._is_avx512_bf16_supported(), reason="no bfloat16 products by oneDNN here"
+)
+
+
+def grown(first: int, middle: int, last: int, **environment: str) -> float:
+    """MiB that a prepared process grows by from the middle of products of ever new shapes to their end."""
     script = (
         "import psutil, torch; from gpo.cpu import prepare_process; prepare_process(1)\n"
         "weight = torch.ones(64, 64, dtype=torch.bfloat16)\n"
-        "def grown(rows):\n"
-        "    before = psutil.Process().memory_full_info().uss\n"
-        "    for row in rows: torch.ones(row, 64, dtype=torch.bfloat16) @ weight\n"
-        "    return (psutil.Process().memory_full_info().uss - before) / 2**20\n"
-        "grown(range(2, 300)); print(grown(range(300, 900)))"
-    )
-    run = subprocess.run([sys.executable, "-c", script], check=True, timeout=120, capture_output=True, text=True)
-    assert float(run.stdout) < 80
-
-
-@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="no bfloat16 products by oneDNN here")
-def test_the_forwards_process_which_lasts_for_a_run_keeps_the_kernels_of_a_few_shapes_only() -> None:
-    script = (
-        "import psutil, torch; from gpo.cpu import prepare_process; prepare_process(1)\n"
-        "weight = torch.ones(64, 64, dtype=torch.bfloat16)\n"
-        "for row in range(2, 300):\n"
-        "    if row == 50: before = psutil.Process().memory_full_info().uss\n"
+        f"for row in range({first}, {last}):\n"
+        f"    if row == {middle}: before = psutil.Process().memory_full_info().uss\n"
         "    torch.ones(row, 64, dtype=torch.bfloat16) @ weight\n"
         "print((psutil.Process().memory_full_info().uss - before) / 2**20)"
     )
-    environment = {**os.environ, **forward_environment()}
     words = [sys.executable, "-c", script]
-    run = subprocess.run(words, check=True, timeout=120, capture_output=True, text=True, env=environment)
-    assert float(run.stdout) < 8
+    whole = {**os.environ, **environment}
+    return float(subprocess.run(words, check=True, timeout=120, capture_output=True, text=True, env=whole).stdout)
+
+
+@HALF_PRECISION
+def test_a_prepared_process_stops_growing_under_half_precision_products_of_ever_new_shapes() -> None:
+    """torch 2.13 with oneDNN 3.12: by their defaults it grows by 400 MiB here, two thirds of one for each shape."""
+    assert grown(2, 300, 900) < 80
+
+
+@HALF_PRECISION
+def test_the_forwards_process_which_lasts_for_a_run_keeps_the_kernels_of_a_few_shapes_only() -> None:
+    assert grown(2, 50, 300, **forward_environment()) < 8
