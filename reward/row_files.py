@@ -147,10 +147,14 @@ class _ListReader:
                 if not (self._is_cut(error) and self._more()):
                     raise
                 continue
-            # At the end of the text `1` may be the beginning of `12`.
-            if self._behind_white(end) < len(self._text) or not self._more():
+            if not self._may_go_on(end) or not self._more():
                 self._at = end
                 return value
+
+    def _may_go_on(self, end: int) -> bool:
+        """Whether what was read up to `end` may be a beginning: `1` of `12`, or of `1.5` where the text ends behind `1.`."""
+        behind = self._behind_white(end)
+        return behind == len(self._text) or (self._text[behind] not in ",]" and len(self._text) - end < _LONGEST_TOKEN)
 
     def _is_cut(self, error: json.JSONDecodeError) -> bool:
         return error.msg.startswith("Unterminated") or len(self._text) - error.pos < _LONGEST_TOKEN

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from reward import row_files
@@ -31,6 +31,7 @@ def write(folder: Path, text: str, name: str = "rows.json") -> Path:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(values, max_size=6), piece=st.integers(16, 40), indent=st.sampled_from([None, 2]))
+@example(rows=[None, [], {"000000": {"": None, "0": []}}, 0.0], piece=16, indent=None)  # behind a number's point
 def test_a_list_is_read_alike_however_its_text_is_cut(
     rows: list[Any], piece: int, indent: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
