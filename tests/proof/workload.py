@@ -119,6 +119,10 @@ def windows_of(process: "Popen[Any]", out: Path, there: Callable[[str], set[str]
     found.add("driver", Window(START, 0.0, min(begun_at.values()) - started), SHORTEST_OF_DRIVER)
     for stage, begun in begun_at.items():
         found.add("driver", Window(stage, 0.0, ended_at[stage] - begun), SHORTEST_OF_DRIVER)
-    for (victim, stage), moments in looks.items():
-        found.add(victim, Window(stage, min(moments), max(moments)), SHORTEST_SECONDS)
+    for victim in dict.fromkeys(victim for victim, _ in looks):
+        for stage in (START, *begun_at):
+            # One that must be met is told as too short where no look fell into it.
+            unseen = [0.0] if kind_of(stage) in MUST_MEET[victim] else []
+            if moments := looks.get((victim, stage), unseen):
+                found.add(victim, Window(stage, min(moments), max(moments)), SHORTEST_SECONDS)
     return found
