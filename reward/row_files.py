@@ -152,7 +152,7 @@ class _ListReader:
                 return value
 
     def _may_go_on(self, end: int) -> bool:
-        """Whether what was read up to `end` may be a beginning: `1` of `12`, or of `1.5` where the text ends behind `1.`."""
+        """Whether what was read up to `end` may be a beginning: `1` of `12`, or of `1.5` where it ends behind `1.`."""
         behind = self._behind_white(end)
         return behind == len(self._text) or (self._text[behind] not in ",]" and len(self._text) - end < _LONGEST_TOKEN)
 
