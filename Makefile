@@ -70,10 +70,10 @@ proofs: setup ## two kills, a damaged file, a slow disk, 90 odd inputs: eight mi
 	$(VENV)/bin/python -m tests.proof.damage --cases 1 --log runs/proofs/damage.jsonl
 	$(VENV)/bin/python -m tests.proof.surroundings --moments 1 --only slow-disk --log runs/proofs/surroundings.jsonl
 
-chaos-full: setup ## more than 200 of them, hours; goes on where it stopped
-	$(VENV)/bin/python -m tests.proof.chaos --moments 20 --log runs/chaos-full.jsonl
+chaos-full: setup ## 202 of them, some five hours; goes on where it stopped
+	$(VENV)/bin/python -m tests.proof.chaos --moments 10 --log runs/chaos-full.jsonl
 	$(VENV)/bin/python -m tests.proof.damage --cases 100 --log runs/damage-full.jsonl
-	$(VENV)/bin/python -m tests.proof.surroundings --moments 5 --log runs/surroundings-full.jsonl
+	$(VENV)/bin/python -m tests.proof.surroundings --moments 7 --log runs/surroundings-full.jsonl
 
 cluster: setup ## runs and node deaths on a Ray cluster in network namespaces (root, iproute2), about 45 minutes
 	@command -v ip >/dev/null || { echo "cluster: needs ip: apt-get update && apt-get install iproute2" >&2; exit 1; }

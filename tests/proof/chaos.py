@@ -11,7 +11,7 @@ a dead node where the start ends with status 1 and says what was lost, the same 
 undisturbed one leaves, no shard reported twice, no traceback, and names the victim in its journal where its work was
 still wanted. Each case is a line in the log; a matrix that was stopped goes on behind the last one.
 
-    python -m tests.proof.chaos --moments 20 --log runs/chaos-full.jsonl
+    python -m tests.proof.chaos --moments 10 --log runs/chaos-full.jsonl
 
 The node's cases need root and iproute2 (network namespaces); without them nothing is run and the status is 1.
 """
