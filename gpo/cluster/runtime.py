@@ -32,9 +32,9 @@ A_LITTLE_OF_A_NODE = 0.001
 REACH_SECONDS = 5.0
 LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's own name for it; 0 keeps the sockets of a local Ray on loopback."""
-METRICS_SWITCH = "RAY_enable_metrics_collection"
-"""Ray's own name too. Each process sends its metrics to an agent that keeps those of ended ones as well, and a Ray that
-ends with the run has no dashboard for anybody to read them."""
+ALONE = {"RAY_enable_metrics_collection": "0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+"""For a Ray that ends with the run: metrics would go to an agent that keeps those of ended processes as well, for a
+dashboard that is not there, and a process beside each training would ask whether a cloud takes its node back."""
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     LOOPBACK_SWITCH: "0",
@@ -85,7 +85,7 @@ def ray_alone(cluster: ClusterConfig) -> Iterator[None]:
         # On loopback alone this process could not be reached by other nodes. Ray reads it when it is imported.
         os.environ.pop(LOOPBACK_SWITCH, None)
     if cluster.address is None:
-        os.environ.setdefault(METRICS_SWITCH, "0")
+        os.environ.update({name: os.environ.get(name, value) for name, value in ALONE.items()})
     import ray
 
     try:

@@ -4,22 +4,43 @@ from typing import Any
 
 from gpo.config import ClusterConfig
 
+OF_A_CLUSTER = frozenset({"PlacementGroupCleanerCallback", "DatasetsCallback"})
+"""What Ray Train brings along that asks the dashboard of a cluster whether the controller lives, and that shares out
+datasets of Ray Data, of which a learner has none."""
+
 
 def torch_trainer(cluster: ClusterConfig) -> Any:
     """The class of the trainer that fits on this cluster.
 
-    On a Ray of our own it has no PlacementGroupCleaner: a process that asks Ray's dashboard whether the controller
-    lives, for the case that it dies. Such a Ray has no dashboard and ends with the run, and waiting for that answer in
-    vain took the last 12 seconds of every training. The hook is private to Ray 2.60; without it they only come back.
+    On a Ray of our own it starts no PlacementGroupCleaner, DatasetManager and autoscaling coordinator (nor a
+    PreemptionWatcher: `gpo.cluster.runtime`). Each is a process that starts with every training and then wakes a
+    hundred times a second, which takes the cores from a learner on few of them; and the cleaner waits for a dashboard
+    that is not there, the last 12 seconds of a training. The hooks are private to Ray 2.60; without them those
+    processes only come back.
     """
     from ray.train.torch import TorchTrainer
 
     if cluster.address is not None:
         return TorchTrainer
 
+    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+
+    class UnaskedScalingPolicy(FixedScalingPolicy):
+        """Asks no autoscaler for room: a Ray of our own has none."""
+
+        def _send_resource_request(self) -> None: ...
+
+        def _maybe_send_resource_request(self) -> None: ...
+
+        def _cancel_resource_request(self) -> None: ...
+
     class LocalTorchTrainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:
             made = super()._create_default_callbacks()  # type: ignore[misc]
-            return [one for one in made if type(one).__name__ != "PlacementGroupCleanerCallback"]
+            return [one for one in made if type(one).__name__ not in OF_A_CLUSTER]
+
+        def _initialize_and_run_controller(self, **settings: Any) -> Any:
+            policy = UnaskedScalingPolicy(settings["scaling_policy"].scaling_config)
+            return super()._initialize_and_run_controller(**{**settings, "scaling_policy": policy})  # type: ignore[misc]
 
     return LocalTorchTrainer

@@ -98,9 +98,9 @@ def test_what_a_worker_raised_is_inside_what_ray_train_hands_on() -> None:
     assert UserExceptionWithTraceback(error, "Traceback")._base_exc is error
 
 
-def test_only_a_ray_of_our_own_goes_without_the_cleaner_that_asks_a_dashboard() -> None:
-    """Ray 2.60: `_create_default_callbacks` makes it; without that hook a training ends 12 s later."""
-    from gpo.cluster.torch_trainer import torch_trainer
+def test_only_a_ray_of_our_own_goes_without_what_a_cluster_needs() -> None:
+    """Ray 2.60: `_create_default_callbacks` makes them; without that hook a training ends 12 s later."""
+    from gpo.cluster.torch_trainer import OF_A_CLUSTER, torch_trainer
     from gpo.config import ClusterConfig
 
     def callbacks(cluster: ClusterConfig) -> set[str]:
@@ -108,7 +108,25 @@ def test_only_a_ray_of_our_own_goes_without_the_cleaner_that_asks_a_dashboard() 
         return {type(one).__name__ for one in made}
 
     joined = callbacks(ClusterConfig(address="10.0.0.1:6379"))
-    assert joined - callbacks(ClusterConfig()) == {"PlacementGroupCleanerCallback"}
+    assert joined - callbacks(ClusterConfig()) == OF_A_CLUSTER
+
+
+def test_ray_train_asks_an_autoscaler_by_three_methods_of_its_policy_and_a_switch_names_the_watcher() -> None:
+    """Ray 2.60: what a training on a Ray of our own overrides, and what the controller reads."""
+    from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR, get_env_vars_to_propagate
+    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy, ScalingPolicy
+
+    from gpo.cluster.runtime import ALONE
+
+    asking = {name for name in vars(ScalingPolicy) if name.endswith("_resource_request")}
+    assert asking == {
+        "_send_resource_request",
+        "_maybe_send_resource_request",
+        "_cancel_resource_request",
+        "_get_num_workers_for_resource_request",
+    }
+    assert issubclass(FixedScalingPolicy, ScalingPolicy) and callable(get_env_vars_to_propagate)
+    assert ENABLE_PREEMPTION_WATCHER_ENV_VAR in ALONE
 
 
 def test_scaling_takes_shares_of_gpus_and_a_strategy() -> None:
