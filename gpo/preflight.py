@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpo.config import RunConfig
+from gpo.cpu import leave_out_sklearn
 from gpo.errors import UserError
 from gpo.faults import Faults
 from gpo.modelfiles import context_length, has_chat_template, longest_of_source, parameter_count, read_model_config
@@ -35,6 +36,7 @@ class Prepared:
 
 def prepare(config: RunConfig) -> Prepared:
     """Check everything that the config names; raises UserError with every mistake that can be told at once."""
+    leave_out_sklearn()
     from reward.source_check import check_source
 
     faults = Faults()

@@ -26,6 +26,7 @@ def measure_noise_floor(run: RunContext, iteration: int) -> dict[str, Any]:
     started = time.monotonic()
     logger.info("canary: starting the trainer's forward and the engines, about half a minute")
     run.forward.start()
+    run.pool.workers("scorer")  # They import what they need while the engines start, which takes longer.
     engines = _engine_logps(run, iteration)
     trainer = _start_logps(run)
     floor = max((gap(trainer, engine) for engine in engines), key=lambda one: one.mean)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from gpo import interrupts
 from gpo.cluster.node_files import NodeFiles
 from gpo.cluster.placement import A_LITTLE_CPU
+from gpo.cluster.ray_environment import QUIET, prepare_environment
 from gpo.cluster.reservation import Place, Reservation, cluster_nodes
 from gpo.cluster.worker_room import WorkerRoom
 from gpo.config import ClusterConfig, RunConfig
@@ -30,27 +31,6 @@ OBJECT_STORE_BYTES = 512 << 20
 A_LITTLE_OF_A_NODE = 0.001
 """Of the one that each node has of its own name."""
 REACH_SECONDS = 5.0
-LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Ray's own name for it; 0 keeps the sockets of a local Ray on loopback."""
-ALONE = {"RAY_enable_metrics_collection": "0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
-"""For a Ray that ends with the run: metrics would go to an agent that keeps those of ended processes as well, for a
-dashboard that is not there, and a process beside each training would ask whether a cloud takes its node back."""
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    LOOPBACK_SWITCH: "0",
-    "RAY_DEDUP_LOGS": "0",
-    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-    # Else what is printed becomes a line of our log, and dill, which reads what it lets be printed, reads nothing.
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TQDM_DISABLE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-}
-"""Telemetry off and Ray's sockets on loopback; read once, when ray is imported."""
-
 
 _reservation: Reservation | None = None
 _files: NodeFiles | None = None
@@ -80,12 +60,7 @@ def ray_session(config: RunConfig, root: Path, owner: str) -> Iterator[None]:
 @contextmanager
 def ray_alone(cluster: ClusterConfig) -> Iterator[None]:
     """Ray without places reserved, started here or joined; raises UserError when it cannot be reached."""
-    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
-    if cluster.listen == "all" or cluster.address is not None:
-        # On loopback alone this process could not be reached by other nodes. Ray reads it when it is imported.
-        os.environ.pop(LOOPBACK_SWITCH, None)
-    if cluster.address is None:
-        os.environ.update({name: os.environ.get(name, value) for name, value in ALONE.items()})
+    prepare_environment(cluster)
     import ray
 
     try:

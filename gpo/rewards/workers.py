@@ -19,8 +19,9 @@ from typing import Any
 
 from gpo.cluster.fitting import Followed, fit, what_workers_say
 from gpo.cluster.placement import Demand, reward_workers, what_is_missing
+from gpo.cluster.ray_environment import QUIET
 from gpo.cluster.reservation import cluster_nodes, wait_for_room, want_no_nodes, want_nodes
-from gpo.cluster.runtime import QUIET, ray_alone
+from gpo.cluster.runtime import ray_alone
 from gpo.cluster.worker_room import WorkerRoom
 from gpo.config.reward import RewardTrainConfig
 from gpo.cpu import keeping_malloc, prepare_process

@@ -41,7 +41,7 @@ def request_of(kind: type[Request], options: argparse.Namespace) -> Request:
 
 def quiet_libraries() -> None:
     """Chatter of the libraries goes to files; only our own sentences reach the terminal."""
-    from gpo.cluster.runtime import QUIET
+    from gpo.cluster.ray_environment import QUIET
     from gpo.logs import log_to_terminal
 
     for name, value in QUIET.items():

@@ -111,12 +111,12 @@ def test_only_a_ray_of_our_own_goes_without_what_a_cluster_needs() -> None:
     assert joined - callbacks(ClusterConfig()) == OF_A_CLUSTER
 
 
-def test_ray_train_asks_an_autoscaler_by_three_methods_of_its_policy_and_a_switch_names_the_watcher() -> None:
+def test_ray_train_asks_an_autoscaler_by_three_methods_of_its_policy_and_its_controller_reads_switches() -> None:
     """Ray 2.60: what a training on a Ray of our own overrides, and what the controller reads."""
-    from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR, get_env_vars_to_propagate
+    from ray.train.v2._internal import constants
     from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy, ScalingPolicy
 
-    from gpo.cluster.runtime import ALONE
+    from gpo.cluster.ray_environment import ALONE
 
     asking = {name for name in vars(ScalingPolicy) if name.endswith("_resource_request")}
     assert asking == {
@@ -125,8 +125,9 @@ def test_ray_train_asks_an_autoscaler_by_three_methods_of_its_policy_and_a_switc
         "_cancel_resource_request",
         "_get_num_workers_for_resource_request",
     }
-    assert issubclass(FixedScalingPolicy, ScalingPolicy) and callable(get_env_vars_to_propagate)
-    assert ENABLE_PREEMPTION_WATCHER_ENV_VAR in ALONE
+    assert issubclass(FixedScalingPolicy, ScalingPolicy)
+    switches = {constants.ENABLE_PREEMPTION_WATCHER_ENV_VAR, constants.HEALTH_CHECK_INTERVAL_S_ENV_VAR}
+    assert {name for name in ALONE if name.startswith("RAY_TRAIN")} == switches
 
 
 def test_scaling_takes_shares_of_gpus_and_a_strategy() -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from gpo.cluster import node_files
 from gpo.cluster.placement import Demand
+from gpo.cluster.ray_environment import QUIET
 from gpo.cluster.reservation import Reservation, cluster_nodes
-from gpo.cluster.runtime import QUIET, end_actor, make_actor
+from gpo.cluster.runtime import end_actor, make_actor
 from gpo.cluster.worker_room import WorkerRoom
 from gpo.errors import StageError, UserError
 from tests.gpo.small_runs import run_config
