@@ -12,8 +12,7 @@ checkpoint on disk, and all that a shell would wait for is counted, the starts o
              answers at once, `GPOTrainer` alone
 
 The ways take turns, in the opposite order each other round, behind a small run of gpo that is not counted: the first
-that starts would wait for the disk, for the model and for all that is imported. All keep freed memory, by the malloc
-that suits them.
+that starts would wait for the disk, for the model and for all that is imported. All keep freed memory, by gpo's malloc.
 DPOTrainer gets the fastest of a few batch sizes and attentions: each is tried for a few steps in the first round, which
 is not counted. `--least-minutes` ends the benchmark where gpo's way or TRL's is over sooner: process starts would weigh
 too much. `benchmarks/end_to_end_ways.py` has the programs.
@@ -39,8 +38,6 @@ STAGES = {
     "trl": ("trl-generate", "trl-score", "trl-train"),
     "limit": ("limit-generate", "limit-score", "limit-train"),
 }
-WITHOUT_KEEPING_MALLOC = ("run", "trl-try", "trl-train")
-"""gpo gives it to its own processes; DPOTrainer is faster and half as large with glibc told to keep it."""
 WARM_UP_PROMPTS = 4
 EXPLAINED = "[more](#one-iteration-end-to-end)"
 WORKLOAD = ("prompts", "samples", "max_tokens", "step_prompts", "dtype")
@@ -98,7 +95,7 @@ def program(stage: str, work: Path, options: argparse.Namespace, *more: str) -> 
         words = ["-m", "benchmarks.end_to_end_ways", stage, "--folder", str(folder), "--work", str(work), *more]
         for name in ("model", "samples", "max_tokens", "step_prompts", "batch_tokens", "dtype", "threads"):
             words += ["--" + name.replace("_", "-"), str(getattr(options, name))]
-    malloc = {} if stage in WITHOUT_KEEPING_MALLOC else keeping_malloc()
+    malloc = {} if stage == "run" else keeping_malloc()  # gpo gives it to its own processes.
     seconds = timed([sys.executable, *words], work / f"{stage}.log", malloc)
     print(f"{work.name}: {stage:15} {seconds:7.1f} s  {' '.join(more)}", file=sys.stderr, flush=True)
     return seconds

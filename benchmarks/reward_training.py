@@ -4,8 +4,8 @@ Run: nice python benchmarks/reward_training.py --model models/smollm2-135m-instr
 
 The same pairs for everybody, rendered with the model's own template, in the same precision, with AdamW. Tokens are
 those of both conversations of every pair, unpadded, counted for each, also where we compute a prompt once for both.
-Every way runs in a process of its own, so that its peak memory is its own; all keep freed memory (TRL's by glibc's
-malloc, see `benchmarks/training.py`), all take as many pairs a step, and the first two steps of each are not counted.
+Every way runs in a process of its own, so that its peak memory is its own; all keep freed memory, by the
+malloc of our learner, all take as many pairs a step, and the first two steps of each are not counted.
 Ways take turns, `--rounds` times; of the attentions that are tried the fastest of a round counts, and of the ratios
 within a round their median.
 
@@ -44,7 +44,8 @@ from benchmarks.frame import (  # noqa: E402
     spread,
     write_report,
 )
-from benchmarks.training_ways import StepClock, malloc_of  # noqa: E402
+from benchmarks.training_ways import StepClock  # noqa: E402
+from gpo.cpu import keeping_malloc  # noqa: E402
 
 WAYS = (("plain", "sdpa"), ("plain", "eager"), ("ours", "-"), ("trl", "sdpa"), ("trl", "eager"))
 
@@ -249,7 +250,7 @@ def start_role(options: argparse.Namespace, way: str, attention: str) -> dict[st
     environment = {
         **os.environ,
         **quiet,
-        **malloc_of(way),
+        **keeping_malloc(),
         "PYTHONPATH": paths,
         "OMP_NUM_THREADS": str(options.threads),
     }

@@ -11,7 +11,6 @@ import time
 from typing import Any
 
 from benchmarks.frame import WARM_UP, WORDS
-from gpo.cpu import keeping_malloc
 
 
 def make_rows(prompts: int, samples: int, prompt: tuple[int, int], answer: tuple[int, int]) -> list[dict[str, Any]]:
@@ -32,13 +31,6 @@ def make_rows(prompts: int, samples: int, prompt: tuple[int, int], answer: tuple
 
 def rows_of(args: argparse.Namespace) -> list[dict[str, Any]]:
     return make_rows(args.pairs, args.samples, tuple(args.prompt_words), tuple(args.answer_words))
-
-
-def malloc_of(way: str) -> dict[str, str]:
-    """The environment of a way's process: the malloc that our learner has; for TRL's trainers glibc's, which
-    `prepare_process` tells to keep what is freed: with ours their wide tensors of ever new sizes take twice the memory.
-    """
-    return {} if way == "trl" else keeping_malloc()
 
 
 class StepClock:
