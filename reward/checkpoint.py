@@ -22,6 +22,8 @@ from reward.checkpoint_files import INDEX_FILE, SINGLE_FILE, read_weight_map, re
 from reward.errors import RewardInputError
 from reward.published_spelling import TEMPLATE_FILE, TOKENIZER_CONFIG
 
+WORDS_KEPT = 1000
+"""Of a tokenizer, whose tokens it remembers."""
 _TYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 """Those that a model is computed in, by their names in a safetensors header."""
 
@@ -111,7 +113,17 @@ def load_tokenizer(directory: str | Path, trust_remote_code: bool = False, **opt
     if not isinstance(longest, int | float):
         # transformers takes it as it is and fails at the first text.
         raise RewardInputError(f"{directory}: model_max_length of its tokenizer is {longest!r:.60}, expected a number")
+    _bound_words(tokenizer)
     return tokenizer
+
+
+def _bound_words(tokenizer: Any) -> None:
+    """Have a fast tokenizer remember the tokens of few words: its 10,000 take 60 MiB where each is odd and long, and a
+    process that lives for a whole run comes to that. Text of people repeats the few."""
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    resize = getattr(model, "_resize_cache", None)  # BPE has it in tokenizers 0.23; without it all works as before.
+    if resize is not None:
+        resize(WORDS_KEPT)
 
 
 def loaded(directory: str | Path, what: str, load: Callable[..., Any], **options: Any) -> Any:
