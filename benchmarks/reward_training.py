@@ -47,6 +47,8 @@ from benchmarks.frame import (  # noqa: E402
 from benchmarks.training_ways import StepClock  # noqa: E402
 from gpo.cpu import keeping_malloc  # noqa: E402
 
+PEERS = "reward training: ours / TRL's RewardTrainer"
+WHY = "TRL's trainer is an eighth faster with the malloc of ours: [more](reward-training.md#measured)"
 WAYS = (("plain", "sdpa"), ("plain", "eager"), ("ours", "-"), ("trl", "sdpa"), ("trl", "eager"))
 
 
@@ -233,15 +235,9 @@ def claims_of(ratios: dict[str, dict[str, Any]]) -> list[Claim]:
     """What reward training promises."""
     pairs, tokens, peak = ratios.values()
     return [
-        at_least(
-            "reward training: ours / TRL's RewardTrainer, pairs a second",
-            pairs["median"],
-            1.8,
-            pairs["spread"],
-            "TRL's trainer is an eighth faster with the malloc of ours: [more](reward-training.md#measured)",
-        ),
+        at_least(f"{PEERS}, pairs a second", pairs["median"], 1.8, pairs["spread"], WHY),
         at_least("reward training: ours / the plain step, tokens a second", tokens["median"], 0.9, tokens["spread"]),
-        at_most("reward training: ours / TRL's RewardTrainer, peak memory", peak["median"], 1.0, peak["spread"]),
+        at_most(f"{PEERS}, peak memory", peak["median"], 1.0, peak["spread"]),
     ]
 
 
@@ -253,13 +249,8 @@ def start_role(options: argparse.Namespace, way: str, attention: str) -> dict[st
         command += [f"--{name.replace('_', '-')}", *map(str, getattr(options, name))]
     paths = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH", "")]))
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    environment = {
-        **os.environ,
-        **quiet,
-        **keeping_malloc(),
-        "PYTHONPATH": paths,
-        "OMP_NUM_THREADS": str(options.threads),
-    }
+    ours = {"PYTHONPATH": paths, "OMP_NUM_THREADS": str(options.threads)}
+    environment = {**os.environ, **quiet, **keeping_malloc(), **ours}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpo import interrupts
+from gpo.cluster.leftovers import end_leftovers, workers_of_ray
 from gpo.cluster.node_files import NodeFiles
 from gpo.cluster.placement import A_LITTLE_CPU
 from gpo.cluster.ray_environment import QUIET, prepare_environment
@@ -68,8 +69,10 @@ def ray_alone(cluster: ClusterConfig) -> Iterator[None]:
             _start_or_join(cluster)
         yield
     finally:
+        ours = workers_of_ray() if cluster.address is None else []
         ray.shutdown()
         interrupts.take_back()
+        end_leftovers(ours)
 
 
 def _start_or_join(cluster: ClusterConfig) -> None:
