@@ -1,6 +1,6 @@
 """Processes that outlive a Ray of our own.
 
-About one in a hundred processes of Ray 2.60 hangs in its own exit, which Ray has taken for done by then: the last
+Now and then a process of Ray 2.60 hangs in its own exit, which Ray has taken for done by then: the last
 reference to a publisher goes while the queue that it publishes to is torn down under a lock (`Publisher::~Publisher`
 within `boost::asio::detail::scheduler::shutdown`). Nobody would ever end it.
 """

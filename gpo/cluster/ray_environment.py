@@ -24,9 +24,6 @@ QUIET = {
 ALONE = {
     # Metrics go to an agent that keeps those of ended processes as well, for a dashboard that is not there.
     "RAY_enable_metrics_collection": "0",
-    # Nobody asks what tasks there were, nor, in the end, for actors of long ago; each iteration makes three.
-    "RAY_task_events_report_interval_ms": "0",
-    "RAY_maximum_gcs_destroyed_actor_cached_count": "50",
     # A process beside each training that asks whether a cloud takes its node back.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # How soon the end of a training is noticed: 2 by default.
