@@ -113,7 +113,7 @@ def keeping_malloc() -> dict[str, str]:
     """Environment that preloads Ray's jemalloc, told to keep what is freed, where Ray has one.
 
     Kept memory serves requests of any size: by default a buffer is not used for one of less than a 64th of it, and a
-    training whose steps differ in length took new memory in every step, twice as much within 16 steps of SmolLM2.
+    training whose steps differ in length took new memory in every step.
     It comes before what this process was told to preload, which an actor would inherit without it.
     """
     spec = importlib.util.find_spec("ray")

@@ -1,8 +1,8 @@
 """One thread for all process groups of an engine on a CPU, instead of one each: a plugin of vLLM.
 
 vLLM makes fourteen groups of gloo, also for an engine that is one process, and torch gives each a device of its own
-with a thread that wakes a hundred times a second. On two cores they slow what is computed beside them, also while the
-engine rests: a training step by some 5 %. A device serves any number of groups.
+with a thread that wakes a hundred times a second. On few cores they slow what is computed beside them, also while the
+engine rests. A device serves any number of groups.
 Written for torch 2.13; `tests/contract/test_gloo.py` names what it leans on. Without it everything works as before.
 """
 

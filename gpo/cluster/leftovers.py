@@ -1,11 +1,12 @@
 """Processes that outlive a Ray of our own.
 
-Now and then a process of Ray 2.60 hangs in its own exit, which Ray has taken for done by then: the last
-reference to a publisher goes while the queue that it publishes to is torn down under a lock (`Publisher::~Publisher`
-within `boost::asio::detail::scheduler::shutdown`). Nobody would ever end it.
+Now and then a process of Ray 2.60 hangs in its own exit, which Ray has taken for done by then: the last reference to a
+publisher goes while the queue that it publishes to is torn down under a lock (`Publisher::~Publisher` within
+`boost::asio::detail::scheduler::shutdown`). Nobody would ever end it.
 """
 
 import logging
+from contextlib import suppress
 
 import psutil
 
@@ -25,10 +26,8 @@ def end_leftovers(workers: list[psutil.Process], seconds: float = PATIENCE_SECON
     _, left = psutil.wait_procs(workers, timeout=seconds)
     for process in left:
         logger.info("%s (%d) outlives Ray and is killed", _title(process), process.pid)
-        try:
+        with suppress(psutil.NoSuchProcess):  # It ended by itself meanwhile.
             process.kill()
-        except psutil.NoSuchProcess:
-            continue
     psutil.wait_procs(left, timeout=seconds)
 
 

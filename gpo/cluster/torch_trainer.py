@@ -13,8 +13,8 @@ def torch_trainer(cluster: ClusterConfig) -> Any:
     """The class of the trainer that fits on this cluster.
 
     On a Ray of our own it starts no PlacementGroupCleaner, DatasetManager and autoscaling coordinator (nor a
-    PreemptionWatcher: `gpo.cluster.runtime`). Each is a process that starts with every training and then wakes a
-    hundred times a second, which takes the cores from a learner on few of them; and the cleaner waits for a dashboard
+    PreemptionWatcher: `gpo.cluster.ray_environment`). Each is a process that starts with every training and then wakes
+    a hundred times a second, which takes the cores from a learner on few of them; and the cleaner waits for a dashboard
     that is not there, the last 12 seconds of a training. The hooks are private to Ray 2.60; without them those
     processes only come back.
     """

@@ -33,6 +33,35 @@ def test_the_malloc_comes_before_what_was_to_be_preloaded_anyway(monkeypatch: py
     assert keeping_malloc()["LD_PRELOAD"] == f"{alone}:/lib/other.so:/lib/third.so"
 
 
+KEEPER = """
+import ctypes
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes, libc.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+
+def taken(mib):
+    found = libc.malloc(mib << 20)
+    libc.memset(found, 1, mib << 20)
+    return found
+
+def pages():
+    return int(open("/proc/self/statm").read().split()[1])
+
+libc.free(taken(256))
+before = pages()
+kept = [taken(1) for _ in range(100)]
+print((pages() - before) * 4096 >> 20)
+"""
+
+
+def test_what_is_kept_serves_requests_of_any_size() -> None:
+    """The jemalloc of Ray 2.60, which by default keeps a buffer from requests of less than a 64th of it."""
+    environment = {**os.environ, **keeping_malloc()}
+    done = subprocess.run([sys.executable, "-c", KEEPER], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "") and int(done.stdout) < 10
+
+
 HALF_PRECISION = pytest.mark.skipif(
     not torch.cpu._is_avx512_bf16_supported(), reason="no bfloat16 products by oneDNN here"
 )
