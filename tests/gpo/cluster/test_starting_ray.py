@@ -1,4 +1,4 @@
-"""A Ray of our own: SIGTERM while it starts and while it runs, whose handlers of its own would exit; no metrics.
+"""A Ray of our own: SIGTERM while it starts and while it runs, whose handlers of its own would exit; no metrics, and little memory.
 
 Run: python -m pytest tests/gpo/cluster/test_starting_ray.py
 """
@@ -15,6 +15,7 @@ import ray
 
 from gpo import interrupts
 from gpo.cluster import runtime
+from gpo.cluster.ray_environment import ALONE
 from gpo.config import ClusterConfig
 from tests.e2e.tiny_run import environment
 
@@ -59,6 +60,21 @@ def test_a_ray_of_our_own_collects_no_metrics_that_nobody_would_read() -> None:
     )
     run = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, timeout=120)
     assert run.stdout.split() == ["-1"], run.stderr
+
+
+def test_the_gcs_of_a_ray_of_our_own_keeps_freed_memory_in_one_place() -> None:
+    """Ray 2.60 loads its jemalloc into the GCS and hands options only to what is said to be profiled."""
+    script = (
+        "import psutil\nfrom pathlib import Path\nfrom gpo.cluster.runtime import ray_alone\n"
+        "from gpo.config import ClusterConfig\n"
+        "with ray_alone(ClusterConfig()):\n"
+        "    for child in psutil.Process().children(recursive=True):\n"
+        "        if child.name() == 'gcs_server':\n"
+        "            print('libjemalloc' in Path(f'/proc/{child.pid}/maps').read_text())\n"
+        "            print(child.environ()['MALLOC_CONF'])"
+    )
+    run = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, timeout=120)
+    assert run.stdout.split() == ["True", ALONE["RAY_JEMALLOC_CONF"]], run.stderr
 
 
 def test_an_interrupt_may_take_longer_than_the_three_seconds_of_rays_own_handler() -> None:
