@@ -1,4 +1,4 @@
-"""A Ray of our own: SIGTERM while it starts and while it runs, whose handlers of its own would exit; no metrics, and little memory.
+"""A Ray of our own: SIGTERM while it starts and runs, whose handlers of its own would exit; no metrics, little memory.
 
 Run: python -m pytest tests/gpo/cluster/test_starting_ray.py
 """
