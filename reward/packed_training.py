@@ -8,8 +8,11 @@ The backward pass goes step by step ("eager"), because that of the fused kernels
 forward pass is theirs in half precision, where it takes half the time, and step by step in float32, where that is
 nearly as fast and is what the backward pass computes again. One function for all segments, because slicing under
 autograd would fill a tensor of the whole row with zeros for every segment; short segments are computed together
-(`reward.segment_batches`). Under autocast the products run in its type;
-logits and probabilities are float32 always.
+(`reward.segment_batches`). Under autocast products run in its type, and so do the passes over logits and
+probabilities between them, which take half the time of casts to float32 and back and leave gradients as near to exact
+ones; sums within a pass are float32.
+
+Private to torch (2.13) and used here: `torch._softmax_backward_data`; tests/contract/test_torch.py names the version.
 
 Shape suffixes: T packed tokens, G key heads, R query heads a key head, Q a segment's tokens, S tokens it sees, E head
 size, B segments of a batch, C = B * G, N = Q * R.
@@ -80,28 +83,26 @@ class _Rule:
         self.masks, self.scaling, self.window, self.softcap, self.dtype = masks, scaling, window, softcap, dtype
 
     def probabilities(self, q_CNE: Tensor, k_CSE: Tensor, batch: SegmentBatch) -> tuple[Tensor, Tensor | None]:
-        """(float32 probabilities_CNS, derivative of the logits' cap or None)."""
-        mask_BQS = batch.mask(self.window)
-        mask_B1Q1S = mask_BQS[:, None, :, None]
+        """(probabilities_CNS, derivative of the logits' cap or None), in the type that products run in."""
         raw_CNS = torch.bmm(q_CNE, k_CSE.transpose(1, 2))
+        # Sums of two types take several times longer than those of one.
+        mask_BQS = batch.mask(self.window, raw_CNS.dtype if self.softcap is None else torch.float32)
+        mask_B1Q1S = mask_BQS[:, None, :, None]
         rows, (segments, own, seen) = raw_CNS.shape[1] // mask_BQS.shape[1], mask_BQS.shape
         raw_BGQRS = raw_CNS.view(segments, -1, own, rows, seen)
-        slope = None
         if self.softcap is None:
-            # Cast first: sums of two types take several times longer.
-            logits = raw_BGQRS.float()
-            torch.add(mask_B1Q1S, logits, alpha=self.scaling, out=logits)
-        else:
-            bent = torch.tanh(raw_BGQRS.float() * (self.scaling / self.softcap))
-            logits = torch.add(mask_B1Q1S, bent, alpha=self.softcap)
-            slope = (1 - bent.square()).view(raw_CNS.shape)
-        return torch.softmax(logits, dim=-1).view(raw_CNS.shape), slope
+            torch.add(mask_B1Q1S, raw_BGQRS, alpha=self.scaling, out=raw_BGQRS)
+            return torch.softmax(raw_CNS, dim=-1), None
+        bent = torch.tanh(raw_BGQRS.float() * (self.scaling / self.softcap))
+        logits = torch.add(mask_B1Q1S, bent, alpha=self.softcap)
+        slope = (1 - bent.square()).view(raw_CNS.shape)
+        return torch.softmax(logits, dim=-1).view(raw_CNS.shape).to(self.dtype), slope
 
     def output(self, q_CQRE: Tensor, k_CSE: Tensor, v_CSE: Tensor, batch: SegmentBatch) -> Tensor:
         """What the segments' tokens get, o_CQRE."""
         if self.dtype == torch.float32 or self.softcap is not None:
             probability, _ = self.probabilities(q_CQRE.flatten(1, 2), k_CSE, batch)
-            return torch.bmm(probability.to(self.dtype), v_CSE).view(q_CQRE.shape)
+            return torch.bmm(probability, v_CSE).view(q_CQRE.shape)
         q_CRQE = q_CQRE.transpose(1, 2)
         k_CRSE, v_CRSE = (whole[:, None].expand(-1, q_CRQE.shape[1], -1, -1) for whole in (k_CSE, v_CSE))
         if len(batch.segments) == 1:
@@ -132,32 +133,28 @@ class _SegmentAttention(torch.autograd.Function):
                 found = rule.output(q_CQRE, taken(k, batch.seen_CS), taken(v, batch.seen_CS), batch)
                 parts.append(found.flatten(2))
             out = batches.together(parts)
-        ctx.rule, ctx.types, ctx.size = rule, (query.dtype, key.dtype, value.dtype), size
-        ctx.save_for_backward(q, k, v, out)
+        ctx.rule, ctx.types, ctx.groups, ctx.size = rule, (query.dtype, key.dtype, value.dtype), groups, size
+        ctx.save_for_backward(q, k, v)
         return out.view(1, -1, heads, size)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q, k, v, out = ctx.saved_tensors
+        q, k, v = ctx.saved_tensors
         rule: _Rule = ctx.rule
-        batches = batches_of(rule.masks, out.shape[0] // grad.shape[1], grad.shape[2], rule.dtype)
+        groups: int = ctx.groups
+        batches = batches_of(rule.masks, groups, grad.shape[2], rule.dtype)
         dq_parts, dk_parts, dv_parts = [], [], []
         with torch.autocast(grad.device.type, enabled=False):
-            do_TGRE = grad.reshape(grad.shape[1], -1, out.shape[1] // ctx.size, ctx.size).to(rule.dtype)
-            inner = padded((do_TGRE.float() * out.view(do_TGRE.shape).float()).sum(-1))
-            do = padded(do_TGRE)
+            do = padded(grad.reshape(grad.shape[1], groups, -1, ctx.size).to(rule.dtype))
             for batch in batches:
-                q_CNE, do_CNE, inner_CN1 = (
-                    taken(rows, batch.own_CQ).view(len(batch.own_CQ), -1, size)
-                    for rows, size in ((q, ctx.size), (do, ctx.size), (inner, 1))
-                )
+                q_CNE, do_CNE = (taken(one, batch.own_CQ).view(len(batch.own_CQ), -1, ctx.size) for one in (q, do))
                 k_CSE, v_CSE = taken(k, batch.seen_CS), taken(v, batch.seen_CS)
-                probability, slope = rule.probabilities(q_CNE, k_CSE, batch)
-                dv_parts.append(torch.bmm(probability.to(rule.dtype).transpose(1, 2), do_CNE))
-                d_probability = torch.bmm(do_CNE, v_CSE.transpose(1, 2)).float()
-                d_logits = d_probability.sub_(inner_CN1).mul_(probability)
-                d_logits = d_logits if slope is None else d_logits.mul_(slope)
-                d_raw_CNS = d_logits.to(rule.dtype)
+                probability_CNS, slope = rule.probabilities(q_CNE, k_CSE, batch)
+                dv_parts.append(torch.bmm(probability_CNS.transpose(1, 2), do_CNE))
+                d_probability_CNS = torch.bmm(do_CNE, v_CSE.transpose(1, 2))
+                # One pass over the logits, in float32 within.
+                d_raw_CNS = torch._softmax_backward_data(d_probability_CNS, probability_CNS, -1, rule.dtype)
+                d_raw_CNS = d_raw_CNS if slope is None else d_raw_CNS.mul_(slope)
                 dq_parts.append(torch.bmm(d_raw_CNS, k_CSE).view(*batch.own_CQ.shape, -1))
                 dk_parts.append(torch.bmm(d_raw_CNS.transpose(1, 2), q_CNE))
             tokens, heads = grad.shape[1:3]

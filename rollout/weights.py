@@ -91,12 +91,12 @@ def _write_marker(directory: Path, marker: WeightMarker) -> WeightMarker:
 
 
 def read_marker(directory: Path) -> WeightMarker | None:
-    """The marker, or None where the directory was never finished."""
+    """The marker, or None where the directory was never finished, or the marker is damaged."""
     try:
-        values = json.loads((directory / MARKER).read_text())
-        return WeightMarker(**values)
-    except (FileNotFoundError, json.JSONDecodeError, TypeError):
+        marker = WeightMarker(**json.loads((directory / MARKER).read_text("utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
         return None
+    return marker if isinstance(marker.version, str) and isinstance(marker.sha256, str) else None
 
 
 def verify_published(directory: Path) -> WeightMarker:

@@ -19,7 +19,7 @@ from rollout.engine_settings import SLACK_TOKENS
 from rollout.errors import RolloutInputError
 from rollout.prompts import Prompt, render_prompt_ids
 from rollout.seeds import request_seed
-from rollout.weights import content_hash, read_marker, verify_published
+from rollout.weights import MARKER, content_hash, verify_published
 
 RECORD_SUFFIX = ".meta"
 """Not .json: `answers/*.json` are answer files and nothing else."""
@@ -146,7 +146,7 @@ def _job(request: GenerateRequest, model: Path, generator: str, path: Path, prom
     config = read_model_config(model)
     _check_room(request, model, requests, context_length(config))
     try:
-        version = verify_published(model).version if read_marker(model) is not None else None
+        version = verify_published(model).version if (model / MARKER).exists() else None
         weights = content_hash(model)
     except RolloutInputError as error:
         raise UserError(f"--model: {error}") from None

@@ -58,6 +58,14 @@ def test_damaged_weights_of_an_earlier_iteration_are_named(run: RunDirectory, na
     assert str(run.checkpoint(1)) in said and name in said and "put a copy in its place" in said
 
 
+@pytest.mark.parametrize(
+    "content", [b"\x00\x93{}", b"[]", b'"001"', b'{"version": 1, "sha256": 2}', b'{"version": "1"}']
+)
+def test_a_marker_that_is_none_is_named(run: RunDirectory, content: bytes) -> None:
+    (run.checkpoint(1) / "gpo_weights.json").write_bytes(content)
+    assert "gpo_weights.json" in refusal(run)
+
+
 def test_a_damaged_shard_may_be_removed_once_its_iteration_is_trained(run: RunDirectory) -> None:
     damage(run.shard(1, 0))
     said = refusal(run)

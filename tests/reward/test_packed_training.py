@@ -3,7 +3,8 @@
 Run: python -m pytest tests/reward/test_packed_training.py
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from reward.encoding import EncodedConversation
 from reward.model import pad_rows
-from reward.packed_attention import MODEL_TYPES
-from reward.packed_training import trained_states, use_packed_attention
+from reward.packed_attention import MODEL_TYPES, PackedMasks
+from reward.packed_training import trained_states, training_attention, use_packed_attention
 from reward.packing import pack_rows
 from tests.tiny import make_tiny_model
 
@@ -93,6 +94,37 @@ def test_under_autocast_states_and_gradients_stay_close_to_float32(model_type: s
     assert found_grads.keys() == expected_grads.keys()
     for name, expected in expected_grads.items():
         assert distance(found_grads[name], expected) < 0.06, name
+
+
+def test_in_bfloat16_gradients_are_as_near_to_exact_ones_as_those_of_eager_attention() -> None:
+    masks = PackedMasks(pack_rows(ROWS).segments, torch.float32, torch.device("cpu"))
+    draw = torch.Generator().manual_seed(0)
+    heads = [torch.randn(1, count, masks.tokens, 64, generator=draw).bfloat16() for count in (6, 2, 2, 6)]
+
+    def grads(attend: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
+        inputs = [one.to(dtype).requires_grad_() for one in heads[:3]]
+        return list(torch.autograd.grad(attend(*inputs), inputs, heads[3].to(dtype).transpose(1, 2)))
+
+    def ours(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return training_attention(cast(Any, None), q, k, v, None, scaling=0.125, packed_masks=masks)[0]
+
+    def eager(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """As transformers' own: probabilities in float32, products in the type of the values."""
+        blocked = torch.full((masks.tokens, masks.tokens), float("-inf"))
+        for segment in masks.segments:
+            part = masks.mask(segment, None)
+            seen = [place for start, stop in segment.seen for place in range(start, stop)]
+            blocked[segment.start : segment.stop, seen] = part
+        k, v = (one.repeat_interleave(3, 1) for one in (k, v))
+        logits = q @ k.transpose(2, 3) * 0.125 + blocked.to(q.dtype)
+        wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+        return (logits.softmax(-1, dtype=wide).to(q.dtype) @ v).transpose(1, 2)
+
+    exact = grads(eager, torch.float64)
+    for name, truth, own, usual in zip(
+        "qkv", exact, grads(ours, torch.bfloat16), grads(eager, torch.bfloat16), strict=True
+    ):
+        assert distance(own, truth) < 1.1 * distance(usual, truth) < 0.02, name
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
