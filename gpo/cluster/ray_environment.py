@@ -28,8 +28,11 @@ ALONE = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # How soon the end of a training is noticed: 2 by default.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    # The GCS serves each request on the next of many threads, whose arenas and caches of freed memory all fill over
-    # hundreds of iterations: half a MiB a training, a third of it with one arena and no caches.
+    # What the GCS remembers of tasks and actors that are done, for a dashboard too: 100,000 of each by default.
+    "RAY_task_events_max_num_task_in_gcs": "1000",
+    "RAY_maximum_gcs_destroyed_actor_cached_count": "100",
+    # And what it freed, in one place: each of its many threads has an arena and caches by default, which fill for
+    # hundreds of trainings.
     "RAY_JEMALLOC_PROFILE": "gcs_server",
     "RAY_JEMALLOC_CONF": "narenas:1,tcache:false,dirty_decay_ms:0,muzzy_decay_ms:0",
 }

@@ -8,6 +8,11 @@ OF_A_CLUSTER = frozenset({"PlacementGroupCleanerCallback", "DatasetsCallback"})
 """What Ray Train brings along that asks the dashboard of a cluster whether the controller lives, and that shares out
 datasets of Ray Data, of which a learner has none."""
 
+EXPORTS = b"fun"
+"""Namespace of Ray's own store that holds the code of classes and functions."""
+OWN_CLASSES = b"ray.train.v2"
+"""What the code of every actor of Ray Train names, and of no other."""
+
 
 def torch_trainer(cluster: ClusterConfig) -> Any:
     """The class of the trainer that fits on this cluster.
@@ -15,8 +20,8 @@ def torch_trainer(cluster: ClusterConfig) -> Any:
     On a Ray of our own it starts no PlacementGroupCleaner, DatasetManager and autoscaling coordinator (nor a
     PreemptionWatcher: `gpo.cluster.ray_environment`). Each is a process that starts with every training and then wakes
     a hundred times a second, which takes the cores from a learner on few of them; and the cleaner waits for a dashboard
-    that is not there, the last 12 seconds of a training. The hooks are private to Ray 2.60; without them those
-    processes only come back.
+    that is not there, the last 12 seconds of a training. And the code that Ray keeps of it, 85 KiB, goes with the
+    training. The hooks are private to Ray 2.60; without them those processes and that code only come back.
     """
     from ray.train.torch import TorchTrainer
 
@@ -41,6 +46,18 @@ def torch_trainer(cluster: ClusterConfig) -> Any:
 
         def _initialize_and_run_controller(self, **settings: Any) -> Any:
             policy = UnaskedScalingPolicy(settings["scaling_policy"].scaling_config)
-            return super()._initialize_and_run_controller(**{**settings, "scaling_policy": policy})  # type: ignore[misc]
+            try:
+                return super()._initialize_and_run_controller(**{**settings, "scaling_policy": policy})  # type: ignore[misc]
+            finally:
+                _forget_classes()
 
     return LocalTorchTrainer
+
+
+def _forget_classes() -> None:
+    """Ray's GCS keeps the code of all classes of actors, and Ray Train makes its own anew for each training."""
+    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_list
+
+    for key in _internal_kv_list(b"ActorClass:", namespace=EXPORTS):
+        if OWN_CLASSES in (_internal_kv_get(key, namespace=EXPORTS) or b""):
+            _internal_kv_del(key, namespace=EXPORTS)

@@ -130,6 +130,16 @@ def test_ray_train_asks_an_autoscaler_by_three_methods_of_its_policy_and_its_con
     assert {name for name in ALONE if name.startswith("RAY_TRAIN")} == switches
 
 
+def test_the_gcs_knows_the_settings_that_bound_what_it_remembers() -> None:
+    """Ray 2.60 reads RAY_ and the name of a setting, and says nothing about a name that it does not know."""
+    from gpo.cluster.ray_environment import ALONE
+
+    of_python = {name for name in ALONE if name.startswith(("RAY_TRAIN", "RAY_JEMALLOC"))}
+    program = (Path(ray.__file__).parent / "core/src/ray/gcs/gcs_server").read_bytes()
+    settings = {name.removeprefix("RAY_") for name in ALONE.keys() - of_python}
+    assert len(settings) == 3 and all(setting.encode() in program for setting in settings)
+
+
 def test_scaling_takes_shares_of_gpus_and_a_strategy() -> None:
     from ray.train import ScalingConfig
 
