@@ -132,6 +132,8 @@ def test_ray_train_asks_an_autoscaler_by_three_methods_of_its_policy_and_its_con
 
 def test_the_gcs_knows_the_settings_that_bound_what_it_remembers() -> None:
     """Ray 2.60 reads RAY_ and the name of a setting, and says nothing about a name that it does not know."""
+    import ray
+
     from gpo.cluster.ray_environment import ALONE
 
     of_python = {name for name in ALONE if name.startswith(("RAY_TRAIN", "RAY_JEMALLOC"))}
