@@ -23,7 +23,7 @@ FORMAT_VERSION = 1
 Kind = type | tuple[type, ...]
 FIELDS: dict[str, dict[str, Kind]] = {
     "begin": {"stage": str, "iteration": int},
-    "stage": {"stage": str, "iteration": int, "seconds": (int, float)},
+    "stage": {"stage": str, "iteration": int, "seconds": (int, float), "left": (dict, type(None))},
     "shard": {"iteration": int, "shard": int},
     "poison": {"iteration": int, "prompt_id": str},
 }
@@ -58,6 +58,14 @@ class RunDirectory:
     def training(self, iteration: int) -> Path:
         """Master weights, reference log-probabilities, step checkpoints."""
         return self.iteration(iteration) / "training"
+
+    def floor(self, iteration: int) -> Path:
+        """How far trainer and engine differ on the same weights; of iteration 0."""
+        return self.iteration(iteration) / "canary.json"
+
+    def canary(self, iteration: int) -> Path:
+        """The trainer's own numbers for what it published."""
+        return self.training(iteration) / "canary.json"
 
     def evaluation(self, iteration: int) -> Path:
         """Numbers of an iteration."""

@@ -15,6 +15,7 @@ from gpo.publishing import measure_noise_floor, publish
 from gpo.rollouts.baseline_stage import draw_baseline
 from gpo.rollouts.stage import generate_and_score
 from gpo.training.stage import train
+from gpo.verification import hashes_left
 
 logger = logging.getLogger(__name__)
 
@@ -39,5 +40,6 @@ def once(run: RunContext, stage: str, iteration: int, work: Callable[[RunContext
     begin_stage()
     run.directory.record("begin", stage=stage, iteration=iteration)
     result = work(run, iteration)
-    run.directory.record("stage", stage=stage, iteration=iteration, **result)
+    left = hashes_left(run.directory, stage, iteration)
+    run.directory.record("stage", stage=stage, iteration=iteration, **result, **({"left": left} if left else {}))
     run.directory.copy_away()

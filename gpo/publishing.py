@@ -15,8 +15,6 @@ from rollout.weights import publish_adapter
 
 logger = logging.getLogger(__name__)
 
-FLOOR_FILE = "canary.json"
-
 
 def measure_noise_floor(run: RunContext, iteration: int) -> dict[str, Any]:
     """Before iteration 1 (`iteration` 0): how far trainer and engine differ on the same weights.
@@ -36,7 +34,7 @@ def measure_noise_floor(run: RunContext, iteration: int) -> dict[str, Any]:
             f"canary: on the very same weights trainer and engine differ by {floor.mean:.3f} nats a token, beyond "
             f"canary.largest_noise_nats = {limit:g}; try policy.attention=eager or policy.dtype=float32"
         )
-    write_json(run.directory.iteration(iteration) / FLOOR_FILE, {"floor": asdict(floor), "answer_logps": trainer})
+    write_json(run.directory.floor(iteration), {"floor": asdict(floor), "answer_logps": trainer})
     logger.info("canary: the noise floor is %.2g nats a token (largest %.2g)", floor.mean, floor.largest)
     return {"seconds": round(time.monotonic() - started, 3), "floor": asdict(floor)}
 
@@ -51,7 +49,7 @@ def publish(run: RunContext, iteration: int) -> dict[str, Any]:
         publish_adapter(run.directory.training(iteration) / "master", run.directory.checkpoint(iteration))
     weights = run.weights_after(iteration)
     trainer = _trainer_logps(run, iteration)
-    floor_file = read_json(run.directory.iteration(0) / FLOOR_FILE)
+    floor_file = read_json(run.directory.floor(0))
     before = floor_file["answer_logps"] if iteration == 1 else _trainer_logps(run, iteration - 1)
     floor, factor = Gap(**floor_file["floor"]), run.config.canary.factor
     verdicts = [
@@ -70,7 +68,7 @@ def publish(run: RunContext, iteration: int) -> dict[str, Any]:
 
 
 def _trainer_logps(run: RunContext, iteration: int) -> list[list[float]]:
-    values = read_json(run.directory.training(iteration) / "canary.json")
+    values = read_json(run.directory.canary(iteration))
     found: list[list[float]] = values["answer_logps"]
     return found
 

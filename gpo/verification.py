@@ -1,9 +1,11 @@
 """What earlier starts finished and this one will not compute again: is it still what was written?
 
-The newest iteration comes first. Hashing a checkpoint takes about a second a GiB, so after SECONDS no further one is
-begun; those that a stage uses are verified when it loads them in any case.
+Shards have checksums, checkpoints a marker; for the JSON files of a stage the journal's line of it has hashes. The
+newest iteration comes first. Hashing a checkpoint takes about a second a GiB, so after SECONDS no further one is begun;
+those that a stage uses are verified when it loads them in any case.
 """
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -20,13 +22,26 @@ from rollout.weights import ADAPTER, verified_version
 logger = logging.getLogger(__name__)
 
 SECONDS = 60.0
+LEFT: dict[str, tuple[Callable[[RunDirectory, int], Path], ...]] = {
+    "canary": (RunDirectory.floor,),
+    "answer": (RunDirectory.heldout,),
+    "train": (RunDirectory.canary,),
+    "evaluate": (RunDirectory.heldout, RunDirectory.evaluation),
+}
+"""Stage -> its JSON files that later stages read."""
 WAY_ON = "put a copy in its place{more}, or start anew with --fresh or another --run-dir"
+
+
+def hashes_left(directory: RunDirectory, stage: str, iteration: int) -> dict[str, str]:
+    """What the journal is to say of a stage's JSON files: path from the root -> SHA-256."""
+    paths = [place(directory, iteration) for place in LEFT.get(stage, ())]
+    return {str(path.relative_to(directory.root)): _sha256(path) for path in paths}
 
 
 def verify_finished(directory: RunDirectory, iterations: int) -> None:
     """Raises StageError naming the first file of a finished stage that is damaged or gone."""
     end = time.monotonic() + SECONDS
-    for iteration in range(iterations, 0, -1):
+    for iteration in range(iterations, -1, -1):
         for path, check, more in _to_check(directory, iteration):
             if time.monotonic() > end:
                 logger.warning(
@@ -45,6 +60,9 @@ def verify_finished(directory: RunDirectory, iterations: int) -> None:
 
 def _to_check(directory: RunDirectory, iteration: int) -> Iterator[tuple[Path, Callable[[], object], str]]:
     """(path, what raises when it is damaged, another way on) of what lies there for good."""
+    for stage in LEFT:
+        for name, sha256 in ((directory.finished(stage, iteration) or {}).get("left") or {}).items():
+            yield directory.root / name, partial(_check_hash, directory.root / name, sha256), ""
     if directory.finished("publish", iteration):
         checkpoint = directory.checkpoint(iteration)
         for place in (checkpoint, checkpoint / ADAPTER):
@@ -63,3 +81,13 @@ def _to_check(directory: RunDirectory, iteration: int) -> Iterator[tuple[Path, C
     for number in shard_numbers(directory, iteration):
         path = directory.shard(iteration, number)
         yield path, partial(check_shard, path), ""
+
+
+def _check_hash(path: Path, sha256: str) -> None:
+    found = _sha256(path)
+    if found != sha256:
+        raise ValueError(f"SHA-256 {found[:12]} is not {sha256:.12}, which journal.jsonl says")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -6,6 +6,7 @@ come out, and then saves a forward pass over all rows.
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
@@ -23,6 +24,8 @@ from trl.trainer.utils import use_adapter
 from gpo.files import write_json
 from gpo.training.batches import StepPlan, Steps
 from gpo.training.trainer_config import GPOConfig
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -199,17 +202,29 @@ def hash_of_pieces(model: Any) -> str:
 
 
 def read_reference(folder: Path, key: str, rows: int) -> Tensor | None:
-    """log p [rows] of that key, or None where it was never finished."""
+    """log p [rows] of that key, or None where it was never finished or is damaged: it is computed anew then."""
     path = reference_file(folder, key)
     if not path.is_file():
         return None
-    logps = torch.tensor(json.loads(path.read_text())["logps"], dtype=torch.float32)
-    return logps if len(logps) == rows else None
+    try:
+        kept = json.loads(path.read_text("utf-8"))
+        logps = torch.tensor(kept["logps"], dtype=torch.float32)
+        whole = logps.shape == (rows,) and kept["sha256"] == _hash(logps)
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        logger.warning("%s is damaged: the reference's log-probabilities are computed anew", path)
+    return logps if whole else None
 
 
 def write_reference(folder: Path, key: str, logps: Tensor) -> None:
     """Whole when it exists; float32 numbers survive as JSON to the bit."""
-    write_json(reference_file(folder, key), {"format_version": 1, "key": key, "logps": logps.tolist()})
+    named = {"format_version": 1, "key": key, "sha256": _hash(logps)}
+    write_json(reference_file(folder, key), named | {"logps": logps.tolist()})
+
+
+def _hash(logps: Tensor) -> str:
+    return hashlib.sha256(logps.cpu().float().numpy().tobytes()).hexdigest()
 
 
 def reference_file(folder: Path, key: str) -> Path:

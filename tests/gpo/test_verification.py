@@ -10,7 +10,7 @@ import pytest
 from gpo import verification
 from gpo.errors import StageError
 from gpo.journal import RunDirectory
-from gpo.verification import verify_finished
+from gpo.verification import LEFT, hashes_left, verify_finished
 from rollout.records import write_shard
 from rollout.weights import mark_published
 from tests.rollout.test_records import make_row
@@ -64,6 +64,25 @@ def test_damaged_weights_of_an_earlier_iteration_are_named(run: RunDirectory, na
 def test_a_marker_that_is_none_is_named(run: RunDirectory, content: bytes) -> None:
     (run.checkpoint(1) / "gpo_weights.json").write_bytes(content)
     assert "gpo_weights.json" in refusal(run)
+
+
+@pytest.mark.parametrize("stage, iteration", [("canary", 0), ("answer", 0), ("train", 2), ("evaluate", 1)])
+def test_a_json_file_with_another_digit_is_named(run: RunDirectory, stage: str, iteration: int) -> None:
+    paths = [place(run, iteration) for place in LEFT[stage]]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"win_rate": 0.625}')
+    left = hashes_left(run, stage, iteration)
+    run.record("stage", stage=stage, iteration=iteration, seconds=1.0, left=left)
+    verify_finished(run, 2)
+    for path in paths:
+        whole = path.read_text()
+        path.write_text(whole.replace("6", "7"))
+        said = refusal(run)
+        assert str(path) in said and "journal.jsonl" in said and "put a copy in its place" in said
+        path.write_text(whole)
+    paths[-1].unlink()
+    assert str(paths[-1]) in refusal(run)
 
 
 def test_a_damaged_shard_may_be_removed_once_its_iteration_is_trained(run: RunDirectory) -> None:

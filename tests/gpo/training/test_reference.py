@@ -1,6 +1,6 @@
 """Which model a reference pass asks: DeepSpeed's policy through an engine, whatever the stage, all others as they are.
 
-And how long models stay.
+And how long models stay, and what becomes of numbers that are kept.
 
 Run: python -m pytest tests/gpo/training/test_reference.py
 """
@@ -12,9 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from gpo.training import reference
-from gpo.training.reference import starting_policy
+from gpo.training.reference import read_reference, reference_file, starting_policy, write_reference
 from tests.gpo.training.small_training import make_trainer
 from tests.tiny import make_tiny_model
 
@@ -70,3 +71,19 @@ def test_an_anchor_is_gone_once_its_log_probabilities_are_there(tmp_path: Path, 
     gc.collect()
     assert "anchor_logps" in trainer.train_dataset.column_names
     assert seen() is None
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"", b"[]", b"\x93", b'{"logps": [1, 2]}', b'{"logps": [1, [2]]}', b'{"logps": "12"}']
+)
+def test_kept_numbers_come_back_to_the_bit_and_damaged_ones_not_at_all(tmp_path: Path, damaged: bytes) -> None:
+    logps = torch.tensor([-1.1, -3e-7])
+    write_reference(tmp_path, "key", logps)
+    found = read_reference(tmp_path, "key", 2)
+    assert found is not None and torch.equal(found, logps)
+    assert read_reference(tmp_path, "key", 3) is None and read_reference(tmp_path, "other", 2) is None
+    path = reference_file(tmp_path, "key")
+    path.write_text(path.read_text().replace("-1.1", "-1.2"))
+    assert read_reference(tmp_path, "key", 2) is None
+    path.write_bytes(damaged)
+    assert read_reference(tmp_path, "key", 2) is None
