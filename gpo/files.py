@@ -89,16 +89,21 @@ def _ends_with_newline(stream: Any) -> bool:
     return bool(stream.read(1) == b"\n")
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """All whole lines; what a crash left of a line is not one."""
+def json_lines(path: Path, start: int = 0) -> Iterator[dict[str, Any]]:
+    """Whole lines from a byte on, one at a time; what a crash left of a line is not one."""
     if not path.is_file():
-        return []
-    values = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(value, dict):
-            values.append(value)
-    return values
+        return
+    with path.open("rb") as stream:
+        stream.seek(start)
+        for line in stream:
+            try:
+                value = json.loads(line.decode("utf-8", errors="replace"))
+            except json.JSONDecodeError:
+                continue
+            if isinstance(value, dict):
+                yield value
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """All whole lines, as `json_lines` reads them."""
+    return list(json_lines(path))

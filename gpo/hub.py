@@ -27,7 +27,7 @@ def push_when_asked(config: RunConfig, directory: RunDirectory) -> None:
 
     Raises StageError, with the run finished all the same.
     """
-    if config.hub.push_to is None or any(line.get("event") == "pushed" for line in directory.journal()):
+    if config.hub.push_to is None or any(line.get("event") == "pushed" for line in directory.journal_lines()):
         return
     choice = choose_checkpoint(directory, config, config.iterations)
     if choice.iteration == 0:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,7 +16,7 @@ import yaml
 from gpo.cluster.storage import Storage
 from gpo.config import RunConfig, changed_identity, identity_hash, identity_values
 from gpo.errors import UserError
-from gpo.files import append_json_line, read_json_lines, remove_parts, write_json, write_text
+from gpo.files import append_json_line, json_lines, remove_parts, write_json, write_text
 from gpo.locking import hold
 from gpo.settings import dump_yaml
 
@@ -91,12 +92,18 @@ class RunDirectory:
         append_json_line(self.root / "journal.jsonl", line)
 
     def journal(self) -> list[dict[str, Any]]:
-        """All lines so far; raises UserError for a whole line that no run writes."""
+        """All lines so far, as `journal_lines` reads them."""
+        return list(self.journal_lines())
+
+    def journal_lines(self) -> Iterator[dict[str, Any]]:
+        """One line at a time, because a run asks for few of them and often.
+
+        Raises UserError for a whole line that no run writes.
+        """
         path = self.root / "journal.jsonl"
-        lines = read_json_lines(path)
-        for line in lines:
+        for line in json_lines(path):
             _check_line(path, line)
-        return lines
+            yield line
 
     def began(self) -> str:
         """When the run was begun, which tells it from others that lay in the same place."""
@@ -104,7 +111,7 @@ class RunDirectory:
 
     def finished(self, stage: str, iteration: int) -> dict[str, Any] | None:
         """The journal's line of a finished stage."""
-        for line in self.journal():
+        for line in self.journal_lines():
             if line.get("event") == "stage" and line.get("stage") == stage and line.get("iteration") == iteration:
                 return line
         return None

@@ -152,7 +152,7 @@ def engine_settings(config: RunConfig, prepared: Prepared) -> EngineSettings:
 
 
 def _stage_at_work(directory: RunDirectory) -> str:
-    begun = [line for line in directory.journal() if line.get("event") == "begin"]
+    begun = [line for line in directory.journal_lines() if line.get("event") == "begin"]
     return f"stage {begun[-1]['stage']} of iteration {begun[-1]['iteration']}" if begun else "the start of the run"
 
 

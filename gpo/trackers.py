@@ -175,7 +175,9 @@ def in_order(
 
 def finished_evaluations(directory: RunDirectory) -> list[dict[str, Any]]:
     """evaluation.json of each iteration whose evaluation is in the journal."""
-    lines = [line for line in directory.journal() if line.get("event") == "stage" and line.get("stage") == "evaluate"]
+    lines = [
+        line for line in directory.journal_lines() if line.get("event") == "stage" and line.get("stage") == "evaluate"
+    ]
     return [json.loads(directory.evaluation(line["iteration"]).read_text(encoding="utf-8")) for line in lines]
 
 

@@ -36,7 +36,7 @@ def poison_prompts(run: RunContext, iteration: int) -> set[str]:
     """Prompts that this iteration gave up, also at an earlier start."""
     return {
         line["prompt_id"]
-        for line in run.directory.journal()
+        for line in run.directory.journal_lines()
         if line.get("event") == "poison" and line.get("iteration") == iteration
     }
 
@@ -60,5 +60,5 @@ def give_up(run: RunContext, iteration: int, stage: str) -> Callable[[Shard, str
 
 def shard_numbers(directory: RunDirectory, iteration: int) -> set[int]:
     """Those of an iteration's shards that the journal calls finished."""
-    lines = directory.journal()
+    lines = directory.journal_lines()
     return {line["shard"] for line in lines if line.get("event") == "shard" and line.get("iteration") == iteration}

@@ -12,7 +12,7 @@ from gpo.cluster.runtime import collect, deliver, learner_room, learner_scaling
 from gpo.context import RunContext
 from gpo.cpu import keeping_malloc
 from gpo.errors import StageError
-from gpo.files import append_json_line, last_written, read_json, read_json_lines
+from gpo.files import append_json_line, json_lines, last_written, read_json, read_json_lines
 from gpo.training.learner import LearnerTask, train_worker
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def _torch_trainer(run: RunContext, task: LearnerTask) -> Any:
 
 def _fit(run: RunContext, task: LearnerTask) -> None:
     metrics = run.directory.metrics
-    before = len(read_json_lines(metrics))
+    behind = metrics.stat().st_size if metrics.is_file() else 0
     looked = time.monotonic()
 
     def steps() -> list[dict[str, Any]]:
@@ -130,7 +130,7 @@ def _fit(run: RunContext, task: LearnerTask) -> None:
             collect(metrics, beside=metrics)
             deliver()  # A node that joined meanwhile may be where a learner starts again.
             looked = time.monotonic()
-        return read_json_lines(metrics)[before:]
+        return list(json_lines(metrics, behind))
 
     def failed(error: BaseException) -> Exception:
         return StageError(

@@ -10,7 +10,7 @@ import pytest
 
 from gpo.errors import StageError
 from gpo.evaluation.heldout_judge import read_answers
-from gpo.files import last_written, read_json, write_json
+from gpo.files import append_json_line, json_lines, last_written, read_json, write_json
 
 
 def test_what_was_written_comes_back(tmp_path: Path) -> None:
@@ -39,3 +39,15 @@ def test_the_newest_file_of_a_folder_is_found_but_for_folders_that_do_not_count(
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (seconds, seconds))
     assert last_written(tmp_path, tmp_path / "ray") == 20 * 10**9 and last_written(tmp_path / "none") == 0
+
+
+def test_lines_are_read_from_a_byte_on_behind_a_torn_one_too(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    assert list(json_lines(path)) == []
+    append_json_line(path, {"step": 1})
+    with path.open("a") as stream:
+        stream.write('{"step": 2')
+    behind = path.stat().st_size
+    append_json_line(path, {"step": 3})
+    assert list(json_lines(path)) == [{"step": 1}, {"step": 3}]
+    assert list(json_lines(path, behind)) == [{"step": 3}] and list(json_lines(path, 10**6)) == []
