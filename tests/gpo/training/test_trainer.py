@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from gpo.training.reference import write_reference
 from gpo.training.trainer import GPOConfig, GPOTrainer
 from tests.engine import Engine
 from tests.gpo.training.small_training import TOKENIZER, Gradients, make_rows, make_trainer, steps_of, weights_of
@@ -163,8 +164,8 @@ def test_kept_reference_log_probabilities_are_used_for_the_same_weights_rows_and
 
     first = make_trainer(tmp_path, reference_folder=str(folder))
     (kept,) = files()
-    path = folder / kept
-    path.write_text(path.read_text().replace('"logps": [', '"logps": [\n    -1e3,', 1).rsplit(",", 1)[0] + "\n  ]\n}\n")
+    key = kept.removeprefix("reference-").removesuffix(".json")
+    write_reference(folder, key, torch.tensor([-1e3, *first.train_dataset["ref_logps"][1:]]))
     again = make_trainer(tmp_path, reference_folder=str(folder))
     assert again.train_dataset["ref_logps"][0] == -1e3 != first.train_dataset["ref_logps"][0]
     assert files() == {kept}
