@@ -1,5 +1,6 @@
 """Small files that are whole when they exist: temporary name, flush to disk, rename."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -55,6 +56,11 @@ def _naming(path: Path) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of the content, in hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

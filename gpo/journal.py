@@ -111,10 +111,15 @@ class RunDirectory:
 
     def finished(self, stage: str, iteration: int) -> dict[str, Any] | None:
         """The journal's line of a finished stage."""
+        return self.stages().get((stage, iteration))
+
+    def stages(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """(stage, iteration) -> the journal's line of it, of all that are finished, in order."""
+        found: dict[tuple[str, int], dict[str, Any]] = {}
         for line in self.journal_lines():
-            if line.get("event") == "stage" and line.get("stage") == stage and line.get("iteration") == iteration:
-                return line
-        return None
+            if line["event"] == "stage":
+                found.setdefault((line["stage"], line["iteration"]), line)
+        return found
 
     def copy_away(self) -> None:
         """Bring the copy up to date, where there is one."""

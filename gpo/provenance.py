@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from gpo.config import RunConfig
+from gpo.files import file_hash
 from rollout.prompts import Prompt
 from rollout.weights import content_hash
 
@@ -27,7 +28,7 @@ def data_hashes(config: RunConfig, prompts: Mapping[str, Sequence[Prompt]]) -> d
         kind, _, place = spec.partition(":")
         if kind == "python":
             file = Path(place.rpartition(":")[0])
-            hashes[f"preference.sources.{name}"] = hashlib.sha256(file.read_bytes()).hexdigest()
+            hashes[f"preference.sources.{name}"] = file_hash(file)
         elif kind == "gpm":
             hashes[f"preference.sources.{name}"] = content_hash(Path(place))
     return hashes

@@ -175,10 +175,8 @@ def in_order(
 
 def finished_evaluations(directory: RunDirectory) -> list[dict[str, Any]]:
     """evaluation.json of each iteration whose evaluation is in the journal."""
-    lines = [
-        line for line in directory.journal_lines() if line.get("event") == "stage" and line.get("stage") == "evaluate"
-    ]
-    return [json.loads(directory.evaluation(line["iteration"]).read_text(encoding="utf-8")) for line in lines]
+    finished = [iteration for stage, iteration in directory.stages() if stage == "evaluate"]
+    return [json.loads(directory.evaluation(iteration).read_text(encoding="utf-8")) for iteration in finished]
 
 
 def evaluation_numbers(evaluation: dict[str, Any]) -> dict[str, float]:

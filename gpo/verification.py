@@ -5,14 +5,15 @@ newest iteration comes first. Hashing a checkpoint takes about a second a GiB, s
 those that a stage uses are verified when it loads them in any case.
 """
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from gpo.errors import StageError
+from gpo.files import file_hash
 from gpo.journal import RunDirectory
 from gpo.rollouts.shards import shard_numbers
 from rollout.errors import RolloutInputError
@@ -35,14 +36,14 @@ WAY_ON = "put a copy in its place{more}, or start anew with --fresh or another -
 def hashes_left(directory: RunDirectory, stage: str, iteration: int) -> dict[str, str]:
     """What the journal is to say of a stage's JSON files: path from the root -> SHA-256."""
     paths = [place(directory, iteration) for place in LEFT.get(stage, ())]
-    return {str(path.relative_to(directory.root)): _sha256(path) for path in paths}
+    return {str(path.relative_to(directory.root)): file_hash(path) for path in paths}
 
 
 def verify_finished(directory: RunDirectory, iterations: int) -> None:
     """Raises StageError naming the first file of a finished stage that is damaged or gone."""
-    end = time.monotonic() + SECONDS
+    end, stages = time.monotonic() + SECONDS, directory.stages()
     for iteration in range(iterations, -1, -1):
-        for path, check, more in _to_check(directory, iteration):
+        for path, check, more in _to_check(directory, stages, iteration):
             if time.monotonic() > end:
                 logger.warning(
                     "after %.0f s: files of finished stages of iteration %d%s are not verified, from %s on",
@@ -58,19 +59,21 @@ def verify_finished(directory: RunDirectory, iterations: int) -> None:
                 ) from None
 
 
-def _to_check(directory: RunDirectory, iteration: int) -> Iterator[tuple[Path, Callable[[], object], str]]:
+def _to_check(
+    directory: RunDirectory, stages: dict[tuple[str, int], dict[str, Any]], iteration: int
+) -> Iterator[tuple[Path, Callable[[], object], str]]:
     """(path, what raises when it is damaged, another way on) of what lies there for good."""
     for stage in LEFT:
-        for name, sha256 in ((directory.finished(stage, iteration) or {}).get("left") or {}).items():
+        for name, sha256 in (stages.get((stage, iteration), {}).get("left") or {}).items():
             yield directory.root / name, partial(_check_hash, directory.root / name, sha256), ""
-    if directory.finished("publish", iteration):
+    if ("publish", iteration) in stages:
         checkpoint = directory.checkpoint(iteration)
         for place in (checkpoint, checkpoint / ADAPTER):
             if place.is_dir():
                 yield place, partial(verified_version, place), ""
-    if not directory.finished("generate", iteration):
+    if ("generate", iteration) not in stages:
         return
-    if directory.finished("train", iteration):
+    if ("train", iteration) in stages:
         removal = " or remove it, as its iteration is trained"
         folder = directory.iteration(iteration)
         for path in sorted(folder.glob("rollouts/shard-*.parquet")):
@@ -84,10 +87,6 @@ def _to_check(directory: RunDirectory, iteration: int) -> Iterator[tuple[Path, C
 
 
 def _check_hash(path: Path, sha256: str) -> None:
-    found = _sha256(path)
+    found = file_hash(path)
     if found != sha256:
         raise ValueError(f"SHA-256 {found[:12]} is not {sha256:.12}, which journal.jsonl says")
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

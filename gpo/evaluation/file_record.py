@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from gpo.files import file_hash
 from rollout.prompts import read_rows
 
 
@@ -14,7 +15,7 @@ def file_record(path: Path | None) -> dict[str, str] | None:
     if path is None:
         return None
     if path.is_file():
-        return {"file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        return {"file": str(path), "sha256": file_hash(path)}
     digest = hashlib.sha256()
     for row in read_rows(str(path)):
         digest.update(json.dumps(row, sort_keys=True, default=str).encode())

@@ -4,7 +4,6 @@ Answers are drawn in chunks of prompts by one engine in a Ray actor, and every f
 was stopped goes on behind it. Checkpoints of one architecture share the engine and only exchange its weights.
 """
 
-import hashlib
 import logging
 import os
 import time
@@ -19,7 +18,7 @@ from gpo.config import ClusterConfig
 from gpo.cpu import actor_environment
 from gpo.errors import StageError, UserError
 from gpo.evaluation.generate_plan import GenerateRequest, Job, plan_jobs
-from gpo.files import write_json
+from gpo.files import file_hash, write_json
 from gpo.logs import Progress
 from reward.errors import RewardInputError
 from reward.part_file import Line, PartFile
@@ -149,7 +148,7 @@ def _join(job: Job, request: GenerateRequest) -> Callable[[Path, Iterator[Line]]
             "system": request.system,
             "made_from": job.made_from,
             "answers": len(rows),
-            "answers_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "answers_sha256": file_hash(path),
             "tokens": sum(row["tokens"] for row in rows),
             "cut_at_the_token_limit": sum(row["finish_reason"] == "length" for row in rows),
         }

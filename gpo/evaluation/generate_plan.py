@@ -10,6 +10,7 @@ import jinja2
 from gpo.errors import UserError
 from gpo.evaluation.model_names import model_names
 from gpo.evaluation.prompt_forms import EvaluationPrompt, read_evaluation_prompts
+from gpo.files import file_hash
 from gpo.modelfiles import context_length, has_chat_template, parameter_count, read_model_config, stored_dtype
 from reward.compute_type import compute_type, device_here
 from reward.errors import RewardInputError
@@ -106,7 +107,7 @@ class Job:
         """Whether an earlier start wrote these very answers, and nobody changed them since."""
         try:
             found = json.loads(self.record.read_text(encoding="utf-8"))
-            sha256 = hashlib.sha256(self.path.read_bytes()).hexdigest()
+            sha256 = file_hash(self.path)
         except (OSError, ValueError):
             return False
         known = isinstance(found, dict) and found.get("made_from") == self.made_from

@@ -4,7 +4,6 @@ A row has `instruction`, `output`, and normally `dataset` and `generator`; `mess
 prompt is more than one user turn. Light: no torch, so that mistakes are found before anything heavy starts.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from gpo.errors import UserError
 from gpo.evaluation.row_numbers import named_rows
+from gpo.files import file_hash
 from rollout.errors import RolloutInputError
 from rollout.prompts import Message, read_rows
 
@@ -75,7 +75,7 @@ def read_outputs(path: Path) -> OutputFile:
         listed = ", ".join(sorted(generators)[:NAMED])
         raise UserError(f"{path}: answers of {len(generators)} generators ({listed}, ...); expected a file for each")
     generator = generators.pop() if generators else path.stem
-    return OutputFile(path, generator, rows, hashlib.sha256(path.read_bytes()).hexdigest())
+    return OutputFile(path, generator, rows, file_hash(path))
 
 
 def _output_of_row(row: Mapping[str, Any], where: str) -> Output:
