@@ -4,18 +4,19 @@
     python -m benchmarks.all --full runs/bench-full --page docs/performance.md          (`make bench-full`)
 
 Each benchmark writes its JSON into the folder. One whose JSON is of this very commit is not run again, so a stopped
-call goes on (`make bench` begins with an empty folder), unless something was left out of it; `--keep-older` keeps those
-of older commits too. Each row of the table tells commit and day. The full table also has what other commands measure,
-out of the reports that they left in the folder above, whatever their commit, and a row for each benchmark that failed
-and each number that nobody has measured. `table.md` and `table.json` hold the table, and `--page` puts it between the
-marks of a page.
+call goes on (`make bench` begins with an empty folder), unless something was left out of it. The full table also has
+what other commands measure, out of the reports that they left in the folder above, whatever their commit, and a row for
+each benchmark that failed and each number that nobody has measured. `table.md` and `table.json` hold the table.
+`--page` puts it between the marks of a page, and the claims behind it into the JSON file beside, where they outlast the
+machine: what `--only` leaves out, and the reports of other commands that are no longer here, come from there. Each row
+of the table tells commit and day.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,15 @@ PROOFS = {
     "proof-report": ("report of 10,000 prompts: seconds to the first", "make browser"),
 }
 """Report beside the folder -> what it measures and the command that writes it."""
+KEPT = ("claims", "machine", "versions", "commit", "date")
+"""Of a report, what the JSON beside the page has."""
 BEGIN, END = "<!-- measured by `make bench-full` -->\n", "<!-- end of what was measured -->\n"
 
+Report = dict[str, Any]
+"""What a benchmark or a proof wrote (`benchmarks.frame.write_report`)."""
 
-def still_counts(output: Path, keep_older: bool) -> bool:
+
+def still_counts(output: Path) -> bool:
     """Whether a benchmark need not run again.
 
     Changes that no commit has are not told from one another, so what was measured with some is measured again.
@@ -60,14 +66,13 @@ def still_counts(output: Path, keep_older: bool) -> bool:
     if not output.is_file():
         return False
     found = json.loads(output.read_text("utf-8"))
-    same = found["commit"] == COMMIT and not COMMIT.endswith("-dirty")
-    return (same or keep_older) and not found.get("not_measured")
+    return found["commit"] == COMMIT and not COMMIT.endswith("-dirty") and not found.get("not_measured")
 
 
-def run(name: str, words: list[str], folder: Path, keep_older: bool) -> bool:
+def run(name: str, words: list[str], folder: Path) -> bool:
     """Run a benchmark unless its JSON still counts; returns whether it ended well. Its text goes to a log beside."""
     output, log = folder / f"{name}.json", folder / f"{name}.log"
-    if still_counts(output, keep_older):
+    if still_counts(output):
         print(f"{name}: {output} is there already")
         return True
     output.unlink(missing_ok=True)  # Else the old numbers would stand in the table where the new run fails.
@@ -80,22 +85,26 @@ def run(name: str, words: list[str], folder: Path, keep_older: bool) -> bool:
     return done.returncode == 0
 
 
-def read_reports(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The reports that are there, in this order."""
-    paths = [folder / f"{name}.json" for name in names]
-    return [json.loads(path.read_text("utf-8")) for path in paths if path.is_file()]
+def read_reports(folder: Path, names: Iterable[str]) -> dict[str, Report]:
+    """The reports that are there, by name, in this order."""
+    paths = {name: folder / f"{name}.json" for name in names}
+    return {name: json.loads(path.read_text("utf-8")) for name, path in paths.items() if path.is_file()}
 
 
-def not_measured(reports: list[dict[str, Any]], proofs: Path | None) -> dict[str, str]:
-    """What no report has -> the command that measures it."""
-    left_out = {what: how for one in reports for what, how in one.get("not_measured", {}).items()}
-    if proofs is not None:
-        left_out |= {what: how for name, (what, how) in PROOFS.items() if not (proofs / f"{name}.json").is_file()}
-    return left_out
+def kept(page: Path) -> dict[str, Report]:
+    """The reports whose claims are on the page, by name; raises FileNotFoundError where its JSON is missing."""
+    found: dict[str, Report] = json.loads(page.with_suffix(".json").read_text("utf-8"))
+    return found
+
+
+def not_measured(reports: dict[str, Report], proofs: dict[str, tuple[str, str]]) -> dict[str, str]:
+    """What no report has, of benchmarks and of these proofs -> the command that measures it."""
+    left_out = {what: how for one in reports.values() for what, how in one.get("not_measured", {}).items()}
+    return left_out | {what: how for name, (what, how) in proofs.items() if name not in reports}
 
 
 def rows_of(
-    reports: list[dict[str, Any]], failed: Sequence[str] = (), left_out: dict[str, str] | None = None
+    reports: Iterable[Report], failed: Sequence[str] = (), left_out: dict[str, str] | None = None
 ) -> list[dict[str, Any]]:
     """Every claim with its commit and time; then the benchmarks that failed, and what was not measured."""
     rows = [{**claim, "commit": one["commit"], "date": one["date"]} for one in reports for claim in one["claims"]]
@@ -113,52 +122,68 @@ def cells_of(row: dict[str, Any]) -> list[str]:
     return [*claim_cells(claim), f"{row['commit']}, {row['date'][:10]}"]
 
 
-def table(reports: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
+def table(reports: Iterable[Report], rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table, and below it what each commit was measured on."""
     places: dict[str, list[str]] = {}
     for one in reports:
         machine, versions = one["machine"], one["versions"]
-        place = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, torch {versions['torch']}"
+        cpu = f"{machine['cpu']} with {machine['instructions']}"
+        place = f"{cpu}, {machine['cores']} cores, {machine['memory_gib']} GiB, torch {versions['torch']}"
         places.setdefault(place, []).append(one["commit"])
     told = [f"On {place} ({', '.join(dict.fromkeys(commits))})." for place, commits in places.items()]
     return "\n".join([*table_lines([*COLUMNS, "measured at"], [cells_of(row) for row in rows]), "", *told, ""])
 
 
-def put_on_page(page: Path, text: str) -> None:
-    """Replace what stands between the marks; raises ValueError where a mark is missing."""
+def put_on_page(page: Path, text: str, reports: dict[str, Report]) -> None:
+    """Replace what stands between the marks, and the JSON beside; raises ValueError where a mark is missing."""
     before, begin, rest = page.read_text("utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{page}: expected the lines {BEGIN.strip()!r} and {END.strip()!r}, to put the table between")
+    short = {name: {field: one[field] for field in KEPT} for name, one in reports.items()}
+    page.with_suffix(".json").write_text(json.dumps(short, indent=2) + "\n", "utf-8")
     page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", "utf-8")
 
 
-def main() -> None:
-    """Run, and write the table; status 1 where a benchmark failed."""
+def options_of() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     size = parser.add_mutually_exclusive_group(required=True)
     size.add_argument("--short", type=Path, metavar="FOLDER", help="small workloads")
     size.add_argument("--full", type=Path, metavar="FOLDER", help="the workloads of the claims, and end to end")
-    parser.add_argument("--page", type=Path, help="a page whose marked part becomes the table")
+    parser.add_argument("--page", type=Path, help="a page whose marked part becomes the full table")
     parser.add_argument("--chart", type=Path, help="the type chart as JSON, handed to benchmarks/nash.py")
-    parser.add_argument("--keep-older", action="store_true", help="results of older commits count too")
+    parser.add_argument(
+        "--only", nargs="*", choices=list(FULL), metavar="NAME", help="run these; others stay as the page has them"
+    )
     options = parser.parse_args()
+    if options.page and not options.full:
+        parser.error("--page takes the table of --full")
+    if options.only is not None and not options.page:
+        parser.error("--only takes the other rows from --page, which is missing")
+    return options
+
+
+def main() -> None:
+    """Run, and write the table; status 1 where a benchmark failed."""
+    options = options_of()
     folder, benchmarks = (options.short, SHORT) if options.short else (options.full, FULL)
-    proofs = folder.parent if options.full else None
     folder.mkdir(parents=True, exist_ok=True)
     if options.chart:
         benchmarks = {**benchmarks, "nash": [*benchmarks["nash"], "--chart", str(options.chart)]}
-    failed = [name for name, words in benchmarks.items() if not run(name, words, folder, options.keep_older)]
-    reports = read_reports(folder, list(benchmarks))
-    left_out = not_measured(reports, proofs)
-    reports += read_reports(proofs, list(PROOFS)) if proofs else []
-    rows = rows_of(reports, failed, left_out)
-    text = table(reports, rows)
+    chosen = list(benchmarks) if options.only is None else options.only
+    failed = [name for name in chosen if not run(name, benchmarks[name], folder)]
+    found = read_reports(folder, chosen) | (read_reports(folder.parent, PROOFS) if options.full else {})
+    older = kept(options.page) if options.page else {}
+    here = [name for name in [*benchmarks, *PROOFS] if name in found or (name in older and name not in chosen)]
+    reports = {name: found.get(name) or older[name] for name in here}
+    rows = rows_of(reports.values(), failed, not_measured(reports, PROOFS if options.full else {}))
+    text = table(reports.values(), rows)
     (folder / "table.md").write_text(text, "utf-8")
     (folder / "table.json").write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
     print(text)
     if options.page:
-        put_on_page(options.page, text)
+        put_on_page(options.page, text, reports)
     if failed:
         sys.exit(1)
 

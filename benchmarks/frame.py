@@ -154,17 +154,21 @@ def _commit() -> str:
         return f"gpo-align {importlib.metadata.version('gpo-align')}"
 
 
+INSTRUCTIONS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 for bfloat16", "avx512f": "AVX-512", "avx2": "AVX2"}
+"""Of matrix products: the processor's word for the first that it has -> how it is told."""
 COMMIT = _commit()
 """Asked at the start: a benchmark may take so long that the next commit is made meanwhile."""
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores this process may use, memory, load now and system."""
-    info = Path("/proc/cpuinfo").read_text()
-    name = next((line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")), "")
+    """Processor and its instructions, cores this process may use, memory, load now and system."""
+    info = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+    about = {name.strip(): told.strip() for name, told in info.items()}
+    flags = about.get("flags", "").split()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
-        "cpu": name,
+        "cpu": about.get("model name", platform.machine()),
+        "instructions": next((told for flag, told in INSTRUCTIONS.items() if flag in flags), "none of these"),
         "cores": len(os.sched_getaffinity(0)),
         "load": round(os.getloadavg()[0], 2),
         "memory_gib": round(memory, 1),

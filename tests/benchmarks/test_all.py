@@ -4,6 +4,7 @@ Run: python -m pytest tests/benchmarks/test_all.py
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,7 @@ def test_reports_come_together_in_one_table_and_rows_tell_their_commit_and_day(t
     planted(tmp_path / "scoring.json", "older")
     write_report({}, [FAT], tmp_path / "training.json")
     assert json.loads((tmp_path / "scoring.json").read_text())["claims"][0]["holds"] is True
-    reports = read_reports(tmp_path, ["training", "rollout", "scoring"])
+    reports = list(read_reports(tmp_path, ["training", "rollout", "scoring"]).values())
     rows = rows_of(reports, ["rollout"], {"plan: memory": "make proof-plan"})
     text = table(reports, rows)
     head, _, memory, speed, failed, unknown, *below = text.splitlines()
@@ -59,15 +60,12 @@ def test_reports_come_together_in_one_table_and_rows_tell_their_commit_and_day(t
     assert place.startswith("On ") and place.endswith(f"({reports[0]['commit']}, older).")
 
 
-def test_a_result_of_this_commit_counts_and_one_of_an_older_commit_only_when_asked(
-    tmp_path: Path, started: list[str]
-) -> None:
+def test_a_result_of_this_commit_counts_and_one_of_an_older_commit_does_not(tmp_path: Path, started: list[str]) -> None:
     planted(tmp_path / "scoring.json", "now")
     planted(tmp_path / "training.json", "older")
-    assert bench.run("scoring", [], tmp_path, keep_older=False)
-    assert bench.run("training", [], tmp_path, keep_older=True)
+    assert bench.run("scoring", [], tmp_path)
     assert started == []
-    assert not bench.run("training", [], tmp_path, keep_older=False)
+    assert not bench.run("training", [], tmp_path)
     assert started == ["training"] and not (tmp_path / "training.json").exists(), "old numbers are gone where it fails"
 
 
@@ -76,21 +74,21 @@ def test_a_result_of_changes_without_a_commit_does_not_count(
 ) -> None:
     monkeypatch.setattr(bench, "COMMIT", "now-dirty")
     planted(tmp_path / "scoring.json", "now-dirty")
-    assert not bench.run("scoring", [], tmp_path, keep_older=False)
+    assert not bench.run("scoring", [], tmp_path)
 
 
 def test_a_result_that_left_something_out_is_tried_again(tmp_path: Path, started: list[str]) -> None:
     planted(tmp_path / "nash.json", "now", not_measured=CHART)
-    assert not bench.run("nash", [], tmp_path, keep_older=True)
+    assert not bench.run("nash", [], tmp_path)
     assert started == ["nash"]
 
 
 def test_what_other_commands_measure_is_a_row_or_told_as_not_measured(tmp_path: Path) -> None:
     planted(tmp_path / "proof-plan.json", "older")
     planted(tmp_path / "bench/nash.json", "now", not_measured=CHART)
-    found = not_measured(read_reports(tmp_path / "bench", ["nash"]), tmp_path)
+    found = not_measured(read_reports(tmp_path / "bench", ["nash"]) | read_reports(tmp_path, PROOFS), PROOFS)
     assert found == CHART | {what: how for name, (what, how) in PROOFS.items() if name != "proof-plan"}
-    assert not_measured([], None) == {}, "the short form has its own benchmarks only"
+    assert not_measured({}, {}) == {}, "the short form has its own benchmarks only"
 
 
 def test_every_proof_has_a_make_target_and_something_that_writes_its_report() -> None:
@@ -115,6 +113,7 @@ def test_the_whole_command_writes_the_page_and_ends_with_status_one_where_a_benc
 ) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"above\n{bench.BEGIN}old\n{bench.END}below\n")
+    page.with_suffix(".json").write_text("{}")
     planted(tmp_path / "full/training.json", "now")
     words = ["all", "--full", str(tmp_path / "full"), "--page", str(page), "--chart", "chart.json"]
     monkeypatch.setattr(sys, "argv", words)
@@ -125,3 +124,32 @@ def test_the_whole_command_writes_the_page_and_ends_with_status_one_where_a_benc
     assert "| ours / theirs | 3.2 |" in text and "not measured: `make cluster`" in text and text.endswith("below\n")
     rows = json.loads((tmp_path / "full/table.json").read_text())
     assert [row["what"] for row in rows if row.get("failed")] == [name for name in bench.FULL if name != "training"]
+
+
+def test_what_is_not_asked_for_stays_as_the_page_has_it_and_outlasts_its_reports(
+    tmp_path: Path, started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, full = tmp_path / "page.md", tmp_path / "runs/full"
+    page.write_text(f"{bench.BEGIN}{bench.END}")
+    page.with_suffix(".json").write_text("{}")
+    for report in (full / "scoring.json", full / "training.json", full.parent / "proof-plan.json"):
+        planted(report, "now")
+    words = ["all", "--full", str(full), "--page", str(page), "--only"]
+    monkeypatch.setattr(sys, "argv", [*words, "scoring", "training"])
+    bench.main()
+    assert started == [] and page.read_text().count("| now, ") == 3
+    shutil.rmtree(full.parent)
+    monkeypatch.setattr(sys, "argv", [*words, "training"])
+    with pytest.raises(SystemExit):
+        bench.main()
+    assert started == ["training"] and page.read_text().count("| now, ") == 2
+    assert "training: the benchmark failed" in page.read_text()
+    monkeypatch.setattr(sys, "argv", words)
+    bench.main()
+    assert list(json.loads(page.with_suffix(".json").read_text())) == ["scoring", "proof-plan"]
+
+
+def test_the_table_of_the_page_is_that_of_its_json() -> None:
+    page = REPOSITORY / "docs/performance.md"
+    reports = bench.kept(page)
+    assert table(reports.values(), rows_of(reports.values(), (), not_measured(reports, PROOFS))) in page.read_text()

@@ -50,11 +50,11 @@ def test_numbers_around_zero_have_no_spread() -> None:
 def test_the_table_is_put_between_the_marks_of_a_page(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"above\n{BEGIN}old\n{END}below\n")
-    put_on_page(page, "new")
+    put_on_page(page, "new", {})
     assert page.read_text() == f"above\n{BEGIN}\nnew\n{END}below\n"
     page.write_text("no marks\n")
     with pytest.raises(ValueError, match="expected the lines"):
-        put_on_page(page, "new")
+        put_on_page(page, "new", {})
 
 
 def test_performance_md_has_a_place_for_the_table() -> None:
