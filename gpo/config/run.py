@@ -95,6 +95,7 @@ PLACEMENT = (
     "rollout.engine",
     "train.activation_offload",
     "train.batch_tokens",
+    "train.gradient_checkpointing",
     "train.layout",
     "train.save_steps",
     "train.sharding",

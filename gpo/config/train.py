@@ -77,8 +77,9 @@ class TrainConfig(Settings):
     (placement)."""
     layout: Literal["auto", "padded", "packed", "shared"] = "auto"
     """How rows lie in memory. auto: a prompt once for all its answers where the model allows it (placement)."""
-    gradient_checkpointing: bool = False
-    """Trade a third of the speed for memory."""
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Compute layers again in the backward pass: less memory for a third of the speed. auto: where this machine's
+    memory would not hold the run otherwise (placement)."""
     activation_offload: bool = False
     """Keep activations in the host's memory until the backward pass; for GPUs (placement)."""
     reference: Literal["once", "live"] = "once"

@@ -158,8 +158,26 @@ def _activations(config: RunConfig) -> float:
     step = config.train.batch_prompts * config.rollout.samples * (config.rollout.max_tokens + 64)
     tokens = min(step, max(config.train.batch_tokens, config.rollout.max_tokens + config.prompts.max_tokens))
     scale = (parameter_count(Path(config.policy.model)) / 135e6) ** 0.5
-    share = 0.15 if config.train.gradient_checkpointing else 1.0
+    share = 0.15 if config.train.gradient_checkpointing is True else 1.0
     return tokens * 1.8 * share * scale / 1024
+
+
+def with_checkpointing(config: RunConfig, notes: list[str]) -> RunConfig:
+    """The config with `train.gradient_checkpointing` as it will be, and a note where `auto` makes it true.
+
+    Needed is it where this machine alone does the run and has too little memory otherwise.
+    """
+    if config.train.gradient_checkpointing != "auto":
+        return config
+    peak, available = make_plan(config).peak_gib, available_memory_gib()
+    needed = config.cluster.address is None and peak > available
+    if needed:
+        notes.append(
+            f"train.gradient_checkpointing = auto: true, because the run would need about {peak:.1f} GiB otherwise and "
+            f"{available:.1f} GiB are free"
+        )
+    train = config.train.model_copy(update={"gradient_checkpointing": needed})
+    return config.model_copy(update={"train": train})
 
 
 def check_fits(plan: Plan, run_directory: Path, *, alone: bool = True) -> None:
@@ -172,8 +190,8 @@ def check_fits(plan: Plan, run_directory: Path, *, alone: bool = True) -> None:
         parts = ", ".join(f"{name} {value:.1f}" for name, value in plan.memory_gib.items())
         raise UserError(
             f"the run needs about {plan.peak_gib:.1f} GiB of memory ({parts}), {available:.1f} GiB are free; lower "
-            "train.batch_tokens, rollout.max_tokens or rollout.engine.kv_cache_gib, or set "
-            "train.gradient_checkpointing=true"
+            "train.batch_tokens, rollout.max_tokens or rollout.engine.kv_cache_gib, or leave "
+            "train.gradient_checkpointing at auto"
         )
     existing = next(
         folder for folder in [run_directory.absolute(), *run_directory.absolute().parents] if folder.exists()

@@ -196,7 +196,7 @@ def _trainer_arguments(task: LearnerTask, config: RunConfig) -> Any:
         batch_tokens=train.batch_tokens,
         layout=train.layout,
         max_grad_norm=train.max_grad_norm,
-        gradient_checkpointing=train.gradient_checkpointing,
+        gradient_checkpointing=train.gradient_checkpointing is True,
         activation_offloading=train.activation_offload,
         # TRL's default sets every dropout to 0, an adapter's too.
         disable_dropout=train.lora is None or train.lora.dropout == 0,

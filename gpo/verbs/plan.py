@@ -48,11 +48,12 @@ def _plan(options: argparse.Namespace) -> int:
     from gpo.config import RunConfig
     from gpo.errors import UserError
     from gpo.modelfiles import with_compute_dtype
-    from gpo.planning.plan import make_plan
+    from gpo.planning.plan import make_plan, with_checkpointing
     from gpo.planning.rates import rates_from
     from gpo.settings import read_settings
 
     config = with_compute_dtype(read_settings(RunConfig, options.config, options.overrides), [])
+    config = with_checkpointing(config, [])
     rates = rates_from(options.rates, options.rate)
     prompts = options.prompts or config.prompts.per_iteration
     plan = make_plan(config)

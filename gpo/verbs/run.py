@@ -32,7 +32,7 @@ def _run(options: argparse.Namespace) -> int:
     from gpo.cluster.storage import storage_of
     from gpo.cluster.submit import check_secrets
     from gpo.journal import dtype_of_run, goes_on, is_finished
-    from gpo.planning.plan import check_fits, make_plan
+    from gpo.planning.plan import check_fits, make_plan, with_checkpointing
     from gpo.preflight import prepare, warn_of_slow_type
     from gpo.trackers import check_installed
 
@@ -44,6 +44,7 @@ def _run(options: argparse.Namespace) -> int:
         goes_on_in = dtype_of_run(root, storage_of(config.cluster, root))
     config = with_compute_dtype(config, prepared.notes, goes_on_in)
     warn_of_slow_type(config, prepared.notes)
+    config = with_checkpointing(config, prepared.notes)
     plan = make_plan(config)
     if options.fresh or not is_finished(root):  # One that is only says again what came out.
         check_fits(plan, root, alone=config.cluster.address is None)

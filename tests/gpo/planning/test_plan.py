@@ -15,7 +15,7 @@ from gpo.errors import UserError
 from gpo.modelfiles import parameter_count, read_model_config, tensor_shapes
 from gpo.planning.kv_cache import kv_bytes_a_token, kv_cache
 from gpo.planning.memory import GIB, _container_gib, available_memory_gib
-from gpo.planning.plan import Memory, Plan, check_fits, make_plan
+from gpo.planning.plan import Memory, Plan, check_fits, make_plan, with_checkpointing
 from tests.gpo.small_runs import run_config
 from tests.tiny import save_tiny_model
 
@@ -77,6 +77,21 @@ def test_gradient_checkpointing_needs_less_and_a_reward_model_needs_its_weights(
         judged = make_plan(config(folder, preference=preference, policy=policy))
         weights = judged.memory_gib["scorers"] - make_plan(config(folder, policy=policy)).memory_gib["scorers"]
         assert weights == pytest.approx(width * parameter_count(folder / "policy") / GIB, abs=0.011)
+
+
+def test_gradient_checkpointing_comes_by_need_and_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolved(notes: list[str], **more: Any) -> bool | str:
+        return with_checkpointing(config(folder, **more), notes).train.gradient_checkpointing
+
+    peak = make_plan(config(folder)).peak_gib
+    monkeypatch.setattr("gpo.planning.plan.available_memory_gib", lambda: peak + 0.1)
+    notes: list[str] = []
+    assert resolved(notes) is False and notes == []
+    monkeypatch.setattr("gpo.planning.plan.available_memory_gib", lambda: peak - 0.1)
+    assert resolved(notes) is True and f"{peak:.1f} GiB otherwise and {peak - 0.1:.1f} GiB are free" in notes[0]
+    assert resolved(notes, train={"gradient_checkpointing": False}) is False, "as asked"
+    assert resolved(notes, cluster={"address": "10.0.0.1:6379"}) is False, "the learner has another machine's memory"
+    assert len(notes) == 1
 
 
 def learner(folder: Path, dtype: str = "bfloat16", **train: Any) -> Memory:
