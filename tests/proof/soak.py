@@ -59,14 +59,27 @@ def kind_of(words: list[str]) -> str:
     return script or (names[0] if names else "?")
 
 
+def anonymous_mib(pid: int) -> float:
+    """What a process allocated and holds in memory; raises OSError where it is gone.
+
+    Pages of programs and libraries are left out: they are private only while no other process maps them, so that a
+    second Ray that ends beside this one would look like growth.
+    """
+    lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
+    kib = next((line.split()[1] for line in lines if line.startswith("RssAnon:")), None)
+    if kib is None:
+        raise ProcessLookupError(f"process {pid} has ended and has no memory any more")
+    return int(kib) / 1024
+
+
 def look(root: psutil.Process) -> Iterator[dict[str, Any]]:
-    """MiB of private memory, open files and sockets of a process and all below it."""
+    """MiB of allocated memory, open files and sockets of a process and all below it."""
     for process in [root, *root.children(recursive=True)]:
         try:
             kind = "driver" if process.pid == root.pid else kind_of(process.cmdline())
-            mib = process.memory_full_info().uss / 2**20
+            mib = anonymous_mib(process.pid)
             yield {"pid": process.pid, "kind": kind, "mib": round(mib, 3), "files": process.num_fds()}
-        except psutil.Error:
+        except (psutil.Error, OSError):
             continue
 
 

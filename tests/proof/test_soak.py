@@ -3,11 +3,15 @@
 Run: python -m pytest tests/proof/test_soak.py
 """
 
+import mmap
+import os
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.proof.soak import MUST_LAST, SHARED, judge, kind_of
+from tests.proof.soak import MUST_LAST, SHARED, anonymous_mib, judge, kind_of
 
 Lines = list[dict[str, Any]]
 
@@ -75,6 +79,24 @@ def test_a_learner_that_takes_more_each_time_is_a_fault() -> None:
         learner = {"pid": 50 + line["done"], "kind": "RayTrainWorker", "mib": 300 + 4 * line["done"], "files": 9}
         line["processes"].append(learner)
     assert judge(lines, 16) == 1
+
+
+def test_what_a_process_allocates_is_its_memory_and_files_that_it_maps_are_not(tmp_path: Path) -> None:
+    size = 64 << 20
+    (tmp_path / "library").write_bytes(b"x" * size)
+    before = anonymous_mib(os.getpid())
+    with (tmp_path / "library").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert sum(mapped[:: 4 << 10]) > 0
+        assert anonymous_mib(os.getpid()) - before < 16
+    held = bytearray(b"x") * size
+    assert anonymous_mib(os.getpid()) - before > 60 and held
+
+
+def test_a_process_that_ended_has_no_memory() -> None:
+    with subprocess.Popen(["true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(OSError):
+            anonymous_mib(process.pid)
 
 
 def test_an_actor_is_known_by_its_class_in_whatever_call_it_is() -> None:
