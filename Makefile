@@ -56,10 +56,19 @@ kill: setup ## SIGKILL of every process in every stage of a small run, half an h
 learners: setup ## runs with two learners: plain, ZeRO-1, ZeRO-2, ZeRO-3; about 7 minutes
 	GPO_PROOF=1 $(VENV)/bin/python -m pytest tests/e2e/test_several_learners.py -m long
 
-chaos: setup ## kills, damaged files, a full and a slow disk, clock jumps, signals: one moment each, about half an hour
-	rm -f runs/chaos.jsonl runs/damage.jsonl runs/surroundings.jsonl
+chaos: setup ## kills, damaged files, a full and a slow disk, clock jumps, signals: one moment each, two at a time
+	$(MAKE) -j 2 --output-sync=line chaos-kills chaos-surroundings chaos-damage
+
+chaos-kills: setup ## of make chaos, the kills alone
+	rm -f runs/chaos.jsonl
 	$(VENV)/bin/python -m tests.proof.chaos --moments 1 --log runs/chaos.jsonl
+
+chaos-damage: setup ## of make chaos, the damaged files alone
+	rm -f runs/damage.jsonl
 	$(VENV)/bin/python -m tests.proof.damage --cases 6 --log runs/damage.jsonl
+
+chaos-surroundings: setup ## of make chaos, signals, disks and clocks alone
+	rm -f runs/surroundings.jsonl
 	$(VENV)/bin/python -m tests.proof.surroundings --moments 1 --log runs/surroundings.jsonl
 
 # What .ci/run adds to the suite: proofs by a few of their cases; a soak of minutes cannot tell growth from noise.

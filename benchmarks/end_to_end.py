@@ -32,6 +32,7 @@ from typing import Any
 from benchmarks.end_to_end_ways import TRIED_STEPS, TRL_TRIES
 from benchmarks.frame import HERE, Claim, at_least, at_most, claim_lines, measured_dtype, spread, write_report
 from gpo.cpu import keeping_malloc
+from rollout.records import read_shard
 
 STAGES = {
     "gpo": ("run",),
@@ -154,9 +155,14 @@ def gpo_stages(work: Path) -> dict[str, float]:
     return {f"{event['stage']} {event['iteration']}": event["seconds"] for event in ended if "seconds" in event}
 
 
-def answer_tokens(work: Path) -> float:
-    """Mean over the answers that a way drew."""
-    return round(statistics.mean(map(len, json.loads((work / "answers.json").read_text("utf-8"))["ids"])), 1)
+def answer_tokens(way: str, work: Path) -> float:
+    """Mean over the answers that a way drew: each draws its own from the same policy, so lengths are told."""
+    if way == "gpo":
+        shards = work.glob("run/iterations/001/rollouts/*.parquet")
+        answers = [ids for shard in shards for row in read_shard(shard) for ids in row.completion_ids]
+    else:
+        answers = json.loads((work / "answers.json").read_text("utf-8"))["ids"]
+    return round(statistics.mean(map(len, answers)), 1)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -171,7 +177,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             for way in list(STAGES)[:: -1 if turn % 2 else 1]:
                 turns[way].append(one_turn(way, folder / f"{way}-{turn}", options, tried))
         inside = gpo_stages(folder / "gpo-0")
-        lengths = {f"mean_answer_tokens_{way}": answer_tokens(folder / f"{way}-0") for way in ("trl", "limit")}
+        lengths = {f"mean_answer_tokens_{way}": answer_tokens(way, folder / f"{way}-0") for way in STAGES}
     totals = {way: [sum(turn.values()) for turn in found] for way, found in turns.items()}
     return {
         "workload": {name: getattr(options, name) for name in WORKLOAD} | lengths,

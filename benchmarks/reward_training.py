@@ -48,6 +48,7 @@ from benchmarks.training_ways import StepClock  # noqa: E402
 from gpo.cpu import keeping_malloc  # noqa: E402
 
 PEERS = "reward training: ours / TRL's RewardTrainer"
+PLAIN = "reward training: ours / the plain step"
 WHY = "TRL's trainer is an eighth faster with the malloc of ours: [more](reward-training.md#measured)"
 WAYS = (("plain", "sdpa"), ("plain", "eager"), ("ours", "-"), ("trl", "sdpa"), ("trl", "eager"))
 
@@ -236,7 +237,7 @@ def claims_of(ratios: dict[str, dict[str, Any]]) -> list[Claim]:
     pairs, tokens, peak = ratios.values()
     return [
         at_least(f"{PEERS}, pairs a second", pairs["median"], 1.8, pairs["spread"], WHY),
-        at_least("reward training: ours / the plain step, tokens a second", tokens["median"], 0.9, tokens["spread"]),
+        at_least(f"{PLAIN}, tokens a second, prompts shared", tokens["median"], 1.0, tokens["spread"]),
         at_most(f"{PEERS}, peak memory", peak["median"], 1.0, peak["spread"]),
     ]
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from reward.checkpoint_files import METRICS_FILE
 
@@ -49,22 +50,30 @@ def trained(model: Path) -> bool:
     return metrics.is_file() and metrics.stat().st_mtime >= (PREFERENCES / "cycles.json").stat().st_mtime
 
 
-def reward_table() -> str:
-    """GPM against its Bradley-Terry twin on the same pairs, with the paired interval."""
+def compared(folder: Path) -> dict[str, Any]:
+    """What GPM and its Bradley-Terry twin under `folder` learned from the same pairs.
+
+    `gpm` and `bt`: metrics; `pairs`: held-out pairs; `difference`: GPM minus twin, with the paired interval.
+    """
     from gpo.evaluation.winrate import accuracy_difference_ci
 
-    gpm, bt = (json.loads((folder / METRICS_FILE).read_text()) for folder in (GPM, BT))
+    gpm, bt = (json.loads((folder / model / METRICS_FILE).read_text()) for model in (GPM, BT))
     groups = [entry["group"] for entry in gpm["heldout_correct"]]
     correct = [[entry["correct"] for entry in model["heldout_correct"]] for model in (gpm, bt)]
-    difference = accuracy_difference_ci(*correct, groups)
-    low, high = difference.ci95
+    return {"gpm": gpm, "bt": bt, "pairs": len(groups), "difference": accuracy_difference_ci(*correct, groups)}
+
+
+def reward_table() -> str:
+    """GPM against its twin, for people."""
+    found = compared(Path())
+    low, high = found["difference"].ci95
     rows = [f"{'reward model':<14}{'held-out pairs':>16}{'cyclic triples, in sample':>28}"]
     rows += [
-        f"{name:<14}{model['heldout']['accuracy']:>16.1%}{model['train']['cyclic_accuracy']:>28.1%}"
-        for name, model in (("GPM", gpm), ("Bradley-Terry", bt))
+        f"{name:<14}{found[model]['heldout']['accuracy']:>16.1%}{found[model]['train']['cyclic_accuracy']:>28.1%}"
+        for name, model in (("GPM", "gpm"), ("Bradley-Terry", "bt"))
     ]
     rows.append(
-        f"GPM minus Bradley-Terry on {len(groups)} held-out pairs: {difference.difference:+.1%} "
+        f"GPM minus Bradley-Terry on {found['pairs']} held-out pairs: {found['difference'].difference:+.1%} "
         f"[{low:+.1%}, {high:+.1%}]; no scalar reward can exceed 66.7% on cyclic triples"
     )
     return "\n".join(rows)

@@ -36,7 +36,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     tries = [{"pairs_a_pass": pairs, "attention": "sdpa", "seconds": 8 / pairs} for pairs in (4, 8)]
     monkeypatch.setattr(end_to_end, "try_settings", lambda work, options: tries)
     monkeypatch.setattr(end_to_end, "gpo_stages", lambda work: {"generate 1": 30.0, "train 1": 80.0})
-    monkeypatch.setattr(end_to_end, "answer_tokens", lambda work: 60.0)
+    monkeypatch.setattr(end_to_end, "answer_tokens", lambda way, work: 60.0)
     return found
 
 
