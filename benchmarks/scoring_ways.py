@@ -180,7 +180,7 @@ def growth(checkpoint: Path, dtype: str, group: Group, repeats: int) -> list[dic
     scorer.table(prompt, answers)
     sweeps = [
         [timed(lambda size=size: scorer.table(prompt, answers[:size]))[0] for size in sizes]  # type: ignore[misc]
-        for _ in range(2 * repeats + 1)
+        for _ in range(4 * repeats + 1)
     ]
     rows: list[dict[str, Any]] = []
     for size, seconds in zip(sizes, zip(*sweeps, strict=True), strict=True):
