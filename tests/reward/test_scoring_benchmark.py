@@ -55,7 +55,7 @@ def test_tables_are_swept_over_in_all_sizes(tmp_path: Path) -> None:
     prepare(save_tiny_model(tmp_path / "base"), tmp_path / "checkpoint", "float32")
     group = [[GROUPS[0][0][0], {"role": "assistant", "content": f"answer {place}"}] for place in range(8)]
     rows = growth(tmp_path / "checkpoint", "float32", group, repeats=1)
-    assert [row["k"] for row in rows] == [2, 4, 8] and {len(row["rounds"]) for row in rows} == {3}
+    assert [row["k"] for row in rows] == [2, 4, 8] and {len(row["rounds"]) for row in rows} == {5}
 
 
 def test_the_report_says_the_type_and_that_it_was_emulated() -> None:
