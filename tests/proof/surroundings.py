@@ -2,11 +2,11 @@
 
 Each case must end in a finished run with what an undisturbed one leaves, after at most one more start of the same
 command: signals end the first start with 130 or 143, a full disk with status 1 and its name; a slow disk and a jump of
-the wall clock, by a preloaded library, end nothing. Moments are drawn from the whole run by the case's number. One that
-did not disturb the run is a miss, which the log keeps with its reason, and another is drawn: the run was over; a full
-disk left what an undisturbed run leaves. A run that ends well in spite of a signal has lost it, which is a fault unless
-its last stage was done before. The library leaves marks: it must be in driver, sampler, scorer and learner, and what it
-does must have happened in them; a jump that comes too late for that is a miss.
+the wall clock, by a preloaded library, end nothing. Moments are drawn from the whole run by the case's number, and so
+is how slow a disk is. A moment that did not disturb the run is a miss, which the log keeps with its reason, and another
+is drawn: the run was over; a full disk left what an undisturbed run leaves. A run that ends well in spite of a signal
+has lost it, which is a fault unless its last stage was done before. The library leaves marks: it must be in driver,
+sampler, scorer and learner, and what it does must have happened in them; a jump that comes too late for that is a miss.
 Each case is a line of the log; a start with the same log goes on behind it. Needs gcc, and root for the full disk
 (a tmpfs); without them nothing is run and the status is 1.
 
@@ -22,90 +22,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.e2e.tiny_run import command, descendants, environment, journal, make_workplace
+from tests.e2e.tiny_run import make_workplace
 from tests.proof.case_log import keep, not_yet, told
-from tests.proof.outcome import SECONDS, TRACEBACK, differences, results, status_of, written_twice
-from tests.proof.workload import LAST_STAGE, SETTINGS, TITLES, times_of
+from tests.proof.disturbed import MOMENTS, RUN_WAS_OVER, Disturbed, Run, Workplace, told_end
+from tests.proof.outcome import TRACEBACK, differences, results, written_twice
+from tests.proof.preloaded import SOURCE, jumping_clock, slow_disk
 
 KEYS = ("case", "number")
 """Fields of a line that name its case."""
-SOURCE = Path(__file__).with_suffix(".c")
 DISK_MIB = 3072
 """Ample for the run; what is free at the moment is taken away by one file."""
 JUMPS = {"clock-forward": 86_400, "clock-back": -86_400}
-WRITE_MICROSECONDS = 20_000
-ROLES = {role: TITLES[role] for role in ("sampler", "scorer", "learner")}
-"""What must have the library beside the driver -> how its process is called."""
 MOST_MISSES = 5
-
-
-class Run:
-    """A start of the command."""
-
-    def __init__(self, config: Path, out: Path, **variables: str) -> None:
-        self.out, self._said = out, out.with_suffix(".said")
-        with self._said.open("w") as said:
-            self.process = subprocess.Popen(
-                command(config, out, *SETTINGS),
-                env={**environment(), **variables},
-                cwd=config.parent,
-                stdout=subprocess.DEVNULL,
-                stderr=said,
-            )
-
-    def let_run(self, seconds: float, watch: Callable[[], None] = lambda: None) -> bool:
-        """Wait for the moment, or the end; whether it still runs."""
-        end = time.monotonic() + seconds
-        while self.process.poll() is None and time.monotonic() < end:
-            watch()
-            time.sleep(0.05)
-        return self.process.poll() is None
-
-    def has_begun(self) -> bool:
-        """Whether its journal has a line, so that its handlers are in place."""
-        return bool(journal(self.out))
-
-    def was_over_at(self, moment: float) -> bool:
-        """Whether its last stage was done at a wall time: behind it the process only says so and ends."""
-        return times_of(self.out, "stage").get(LAST_STAGE, float("inf")) <= moment
-
-    def end(self) -> tuple[int | None, str]:
-        """Status, None when it had to be ended, and what it printed."""
-        status = status_of(self.process)
-        return status, self._said.read_text("utf-8", errors="replace")
-
-
-@dataclass(frozen=True, slots=True)
-class Workplace:
-    """Where the cases run."""
-
-    config: Path
-    library: Path
-    seconds: float
-    """Of an undisturbed run."""
-    expected: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Disturbed:
-    """How a disturbed start went: what is wrong with its end, and why it was not disturbed, where it was not."""
-
-    fault: str | None = None
-    missed: str | None = None
-
-
-RUN_WAS_OVER = Disturbed(missed="the run was over")
-
-
-def told_end(status: int | None, printed: str) -> str:
-    """For the log."""
-    return f"status {status}: {printed[-1500:]}"
 
 
 def signalled(place: Workplace, out: Path, moment: float, number: int) -> Disturbed:
@@ -154,68 +87,6 @@ def judged_on_full_disk(place: Workplace, out: Path, status: int | None, printed
     return Disturbed(told_end(status, printed) if wrong else None)
 
 
-class Marks:
-    """Which processes of a run were seen, and what the library did in them."""
-
-    def __init__(self, out: Path) -> None:
-        self.folder = out.with_suffix(".marks")
-        self.folder.mkdir()
-        self._seen: dict[str, set[int]] = {role: set() for role in ROLES}
-
-    def variables(self, place: Workplace) -> dict[str, str]:
-        """Environment of a run with the library."""
-        library = {"LD_PRELOAD": str(place.library), "RAY_LD_PRELOAD_ON_WORKERS": "1"}
-        return {**library, "GPO_PROOF_MARKS": str(self.folder)}
-
-    def look(self, run: Run) -> None:
-        """Who is there now."""
-        for role, title in ROLES.items():
-            self._seen[role] |= {found.pid for found in descendants(run.process, title)}
-
-    def bare(self, run: Run) -> str | None:
-        """Roles of which a process has not the library."""
-        here = self._pids("here")
-        roles = [role for role, pids in self._all(run).items() if not pids or pids - here]
-        return f"without the library: {', '.join(roles)}" if roles else None
-
-    def spared(self, run: Run, what: str) -> str | None:
-        """Roles in no process of which it did `what`."""
-        did = self._pids(what)
-        roles = [role for role, pids in self._all(run).items() if not pids & did]
-        return f"not {what}: {', '.join(roles)}" if roles else None
-
-    def _all(self, run: Run) -> dict[str, set[int]]:
-        return {"driver": {run.process.pid}, **self._seen}
-
-    def _pids(self, what: str) -> set[int]:
-        return {int(path.stem) for path in self.folder.glob(f"*.{what}")}
-
-
-def slow_disk(place: Workplace, out: Path, _moment: float) -> Disturbed:
-    """Every write of a file sleeps first."""
-    marks = Marks(out)
-    run = Run(place.config, out, **marks.variables(place), GPO_PROOF_WRITE_US=str(WRITE_MICROSECONDS))
-    run.let_run(SECONDS, partial(marks.look, run))
-    status, printed = run.end()
-    return Disturbed(marks.bare(run) or marks.spared(run, "slept") if status == 0 else told_end(status, printed))
-
-
-def jumping_clock(place: Workplace, out: Path, moment: float, seconds: int) -> Disturbed:
-    """The wall clock of all processes of the run jumps."""
-    clock, marks = out.with_suffix(".clock"), Marks(out)
-    run = Run(place.config, out, **marks.variables(place), GPO_PROOF_CLOCK=str(clock))
-    running = run.let_run(moment, partial(marks.look, run))
-    clock.write_text(str(seconds))
-    run.let_run(SECONDS, partial(marks.look, run))
-    status, printed = run.end()
-    if status != 0:
-        return Disturbed(told_end(status, printed))
-    times = [line["time"] for line in journal(out)]
-    jumped = any(abs(later - earlier - seconds) < SECONDS for earlier, later in zip(times, times[1:], strict=False))
-    late = marks.spared(run, "jumped") if jumped else "no line of the journal has the jump"
-    return Disturbed(marks.bare(run), late if running else RUN_WAS_OVER.missed)
-
-
 CASES: dict[str, Callable[[Workplace, Path, float], Disturbed]] = {
     "sigterm": partial(signalled, number=signal.SIGTERM),
     "sigint": partial(signalled, number=signal.SIGINT),
@@ -230,7 +101,7 @@ def one_case(place: Workplace, name: str, number: int, folder: Path) -> dict[str
     started, misses = time.monotonic(), list[str]()
     for tries in range(MOST_MISSES):
         out = folder / f"{name}-{number}-{tries}"
-        moment = Random(f"{name}/{number}/{tries}").uniform(0.05, 0.95) * place.seconds
+        moment = Random(f"{name}/{number}/{tries}").uniform(*MOMENTS) * place.seconds
         try:
             found = CASES[name](place, out, moment)
             fault = found.fault
@@ -248,6 +119,7 @@ def one_case(place: Workplace, name: str, number: int, folder: Path) -> dict[str
         "number": number,
         "misses": misses,
         "moment_seconds": round(moment, 1),
+        "done": found.done,
         "fault": fault or (found.missed and "never met"),
         "seconds": round(time.monotonic() - started, 1),
     }

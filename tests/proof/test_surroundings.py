@@ -7,15 +7,18 @@ import signal
 import sys
 import time
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from rollout.records import write_shard
 from tests.e2e.tiny_run import journal
-from tests.proof import surroundings
+from tests.proof import disturbed, surroundings
+from tests.proof.disturbed import MOMENTS, Disturbed, Run, Workplace
 from tests.proof.outcome import TRACEBACK, results
-from tests.proof.surroundings import Disturbed, Run, Workplace, judged_on_full_disk, one_case, signalled
+from tests.proof.preloaded import WRITE_MICROSECONDS, slow_disk, write_microseconds
+from tests.proof.surroundings import judged_on_full_disk, one_case, signalled
 from tests.rollout.test_records import make_row
 
 RUN = """
@@ -52,9 +55,14 @@ def place(tmp_path: Path) -> Workplace:
     return Workplace(tmp_path / "none.yaml", tmp_path / "none.so", 1.0, {})
 
 
+def stand_in(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """What the command of a run does; its first argument is the run directory."""
+    monkeypatch.setattr(disturbed, "command", lambda _, out, *__: [sys.executable, "-c", code, str(out)])
+
+
 def sent(place: Workplace, how: str, monkeypatch: pytest.MonkeyPatch) -> Disturbed:
     """SIGTERM to a run that takes it in one way."""
-    monkeypatch.setattr(surroundings, "command", lambda _, out, *__: [sys.executable, "-c", RUN + ENDS[how], str(out)])
+    stand_in(monkeypatch, RUN + ENDS[how])
     monkeypatch.setattr(Run, "let_run", until_its_journal_has_a_line)
     return signalled(place, place.config.parent / how, 0.0, signal.SIGTERM)
 
@@ -99,3 +107,13 @@ def test_a_case_that_is_never_met_is_a_fault(place: Workplace, tmp_path: Path, m
     monkeypatch.setitem(surroundings.CASES, "sigterm", lambda *_: Disturbed(missed="the run was over"))
     line = one_case(place, "sigterm", 0, tmp_path)
     assert line["fault"] == "never met" and len(line["misses"]) == surroundings.MOST_MISSES
+
+
+def test_each_case_of_a_slow_disk_has_another_one(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = [Random(f"slow-disk/{number}/0").uniform(*MOMENTS) for number in range(7)]
+    delays = {write_microseconds(place, moment) for moment in moments}
+    assert len(delays) == 7 and max(delays) > 3 * min(delays)
+    assert tuple(write_microseconds(place, moment) for moment in MOMENTS) == WRITE_MICROSECONDS
+    stand_in(monkeypatch, "import os, sys; sys.exit(os.environ['GPO_PROOF_WRITE_US'] + ' a write')")
+    found = slow_disk(place, place.config.parent / "run", MOMENTS[1])
+    assert "40000 a write" in (found.fault or "") and found.done == "each write took 40.0 ms"

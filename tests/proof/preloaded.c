@@ -1,4 +1,4 @@
-/* Preloaded by tests/proof/surroundings.py: a wall clock that jumps when a file appears, and writes that take long.
+/* Preloaded by tests/proof/preloaded.py: a wall clock that jumps when a file appears, and writes that take long.
 
    GPO_PROOF_CLOCK names the file; it holds the seconds to add. GPO_PROOF_WRITE_US is how long a write or fsync of a
    file sleeps before. The monotonic clock is left alone, as a real jump leaves it. Every process that has the library
