@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.e2e.tiny_run import descendants, journal
 from tests.proof.disturbed import MOMENTS, RUN_WAS_OVER, Disturbed, Run, Workplace, told_end
-from tests.proof.outcome import SECONDS
+from tests.proof.outcome import SECONDS, TRACEBACK
 from tests.proof.workload import TITLES
 
 SOURCE = Path(__file__).with_suffix(".c")
@@ -55,6 +55,11 @@ class Marks:
         return {int(path.stem) for path in self.folder.glob(f"*.{what}")}
 
 
+def went_wrong(status: int | None, printed: str) -> str | None:
+    """What is wrong with the end of a start that nothing of this should have ended, or made print a traceback."""
+    return told_end(status, printed) if status != 0 or TRACEBACK in printed else None
+
+
 def write_microseconds(place: Workplace, moment: float) -> int:
     """How long each write takes in the case of a moment: no two cases are alike."""
     first, last = MOMENTS
@@ -68,7 +73,7 @@ def slow_disk(place: Workplace, out: Path, moment: float) -> Disturbed:
     run = Run(place.config, out, **marks.variables(place), GPO_PROOF_WRITE_US=str(microseconds))
     run.let_run(SECONDS, partial(marks.look, run))
     status, printed = run.end()
-    fault = marks.bare(run) or marks.spared(run, "slept") if status == 0 else told_end(status, printed)
+    fault = went_wrong(status, printed) or marks.bare(run) or marks.spared(run, "slept")
     return Disturbed(fault, done=f"each write took {microseconds / 1000:.1f} ms")
 
 
@@ -80,8 +85,8 @@ def jumping_clock(place: Workplace, out: Path, moment: float, seconds: int) -> D
     clock.write_text(str(seconds))
     run.let_run(SECONDS, partial(marks.look, run))
     status, printed = run.end()
-    if status != 0:
-        return Disturbed(told_end(status, printed))
+    if fault := went_wrong(status, printed):
+        return Disturbed(fault)
     times = [line["time"] for line in journal(out)]
     jumped = any(abs(later - earlier - seconds) < SECONDS for earlier, later in zip(times, times[1:], strict=False))
     late = marks.spared(run, "jumped") if jumped else "no line of the journal has the jump"

@@ -6,6 +6,7 @@ Run: python -m pytest tests/proof/test_surroundings.py
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,7 +18,7 @@ from tests.e2e.tiny_run import journal
 from tests.proof import disturbed, surroundings
 from tests.proof.disturbed import MOMENTS, Disturbed, Run, Workplace
 from tests.proof.outcome import TRACEBACK, results
-from tests.proof.preloaded import WRITE_MICROSECONDS, slow_disk, write_microseconds
+from tests.proof.preloaded import WRITE_MICROSECONDS, jumping_clock, slow_disk, write_microseconds
 from tests.proof.surroundings import judged_on_full_disk, one_case, signalled
 from tests.rollout.test_records import make_row
 
@@ -117,3 +118,12 @@ def test_each_case_of_a_slow_disk_has_another_one(place: Workplace, monkeypatch:
     stand_in(monkeypatch, "import os, sys; sys.exit(os.environ['GPO_PROOF_WRITE_US'] + ' a write')")
     found = slow_disk(place, place.config.parent / "run", MOMENTS[1])
     assert "40000 a write" in (found.fault or "") and found.done == "each write took 40.0 ms"
+
+
+@pytest.mark.parametrize("disturb", [slow_disk, partial(jumping_clock, seconds=86_400)], ids=["slow disk", "clock"])
+def test_a_traceback_is_a_fault_although_the_run_ends_well(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, disturb: Any
+) -> None:
+    stand_in(monkeypatch, f"import sys; print({TRACEBACK!r}, file=sys.stderr)")
+    fault = disturb(place, place.config.parent / "run", MOMENTS[0]).fault
+    assert fault.startswith("status 0: ") and TRACEBACK in fault
