@@ -5,13 +5,19 @@ that had a fault is due again at another commit, which may have mended it: of se
 """
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.frame import COMMIT
 from gpo.files import append_json_line, read_json_lines
+
+LAST_NUMBERS = re.compile(r"(.*?)(\d(?:[\d/-]*\d)?|)", re.DOTALL)
+"""What a seed ends with, behind the kind of its case."""
+SeedOf = Callable[[dict[str, Any]], str | None]
+"""Of a case's line, the text that its random numbers came from."""
 
 
 def _lines_of_cases(log: Path, keys: tuple[str, str]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
@@ -67,10 +73,23 @@ def mended(log: Path, keys: tuple[str, str], wanted: Iterable[tuple[Any, Any]]) 
     return f"; {len(names)} mended: {', '.join(names)}" if names else ""
 
 
-def told(log: Path, keys: tuple[str, str], wanted: Iterable[tuple[Any, Any]]) -> int:
-    """Say how many of the wanted cases have a fault; the exit status."""
+def seeds(names: Iterable[str | None]) -> str:
+    """What cases were drawn from, those that differ in their last numbers together; None: an old line tells none."""
+    listed = list(names)
+    found: dict[str, list[str]] = {}
+    for name in filter(None, listed):
+        kind, numbers = LAST_NUMBERS.fullmatch(name).groups()  # type: ignore[union-attr]
+        found.setdefault(kind, []).append(numbers)
+    parts = [f"{kind}{{{','.join(numbers)}}}" for kind, numbers in found.items()]
+    untold = listed.count(None)
+    return f"seeds: {' '.join(parts) or 'none'}" + (f"; {untold} older cases do not tell theirs" if untold else "")
+
+
+def told(log: Path, keys: tuple[str, str], wanted: Iterable[tuple[Any, Any]], seed: SeedOf) -> int:
+    """Say how many of the wanted cases have a fault, and their seeds; the exit status."""
     wanted = list(wanted)
     lines = last_lines(log, keys, wanted)
     faults = [line for line in lines if line.get("fault")]
     print(f"{len(lines)} cases, {len(faults)} with a fault; {commits(lines)}{mended(log, keys, wanted)}")
+    print(seeds(map(seed, lines)))
     return 1 if faults else 0

@@ -9,7 +9,8 @@ another moment is drawn.
 A dead sampler, scorer, learner or forward costs no new start: the run must end with status 0. Behind a dead driver, and
 a dead node where the start ends with status 1 and says what was lost, the same command must. The run then has what an
 undisturbed one leaves, no shard reported twice, no traceback, and names the victim in its journal where its work was
-still wanted. Each case is a line in the log; a matrix that was stopped goes on behind the last one.
+still wanted. Each case is a line in the log, with the seed of its moment; a matrix that was stopped goes on behind the
+last one, and the end tells the seeds of all kills.
 
     python -m tests.proof.chaos --moments 10 --log runs/chaos-full.jsonl
 
@@ -33,7 +34,7 @@ from benchmarks.frame import COMMIT
 from gpo.files import read_json_lines
 from tests.cluster.namespaces import namespaces_can_be_made
 from tests.e2e.tiny_run import journal, make_workplace
-from tests.proof.case_log import commits, keep
+from tests.proof.case_log import commits, keep, seeds
 from tests.proof.kill_place import Place, place_for
 from tests.proof.outcome import SECONDS, TRACEBACK, differences, results, status_of, written_twice
 from tests.proof.workload import (
@@ -82,7 +83,7 @@ def one_case(place: Place, case: Case, misses: int, window: Window, expected: di
     name = f"{case.victim}-{case.stage.replace(' ', '-')}-{case.number}-{misses}"
     moment = Random(name).uniform(window.first, window.last)
     out, said = place.folder / name, place.folder / f"{name}.said"
-    line = {**case._asdict(), "moment_seconds": round(moment, 2)}
+    line = {**case._asdict(), "seed": name, "moment_seconds": round(moment, 2)}
     before = time.monotonic()
     process = place.start(out, said)
     held: list[str] = []
@@ -198,6 +199,7 @@ def told(cases: list[dict[str, Any]], wanted: list[Case]) -> int:
     spared = [f"{case.victim} in {case.stage} {case.number}" for case in wanted if case not in last]
     misses = sum(not line["hit"] for line in cases)
     print(f"{len(hits)} kills, {len(bad)} with a fault, {misses} misses; {commits(hits)}")
+    print(seeds(line.get("seed") for line in hits))
     if spared:
         print(f"never hit, so nothing is proved of them: {', '.join(spared)}")
     return 1 if bad or spared else 0

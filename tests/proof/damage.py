@@ -69,10 +69,15 @@ def damage(run: Path, draw: Random) -> tuple[Path, str]:
     return path, mutated.done
 
 
+def seed_of(moment: str, number: int) -> str:
+    """What a case is drawn from."""
+    return f"{moment}/{number}"
+
+
 def one_case(config: Path, source: Path, out: Path, seed: int, expected: dict[str, Any]) -> dict[str, Any]:
     """Damage a copy, go on with it, and judge how it ends."""
     shutil.copytree(source, out)
-    path, done = damage(out, Random(f"{source.name}/{seed}"))
+    path, done = damage(out, Random(seed_of(source.name, seed)))
     started = time.monotonic()
     status, printed = run_again(config, out, EQUAL_TOKENS)
     fault = None
@@ -118,7 +123,7 @@ def main() -> int:
         for moment, seed in left:
             line = one_case(config, folder / moment, folder / "case", seed, expected)
             keep(options.log, line)
-    return told(options.log, KEYS, wanted)
+    return told(options.log, KEYS, wanted, lambda line: seed_of(line["moment"], line["seed"]))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ is how slow a disk is. A moment that did not disturb the run is a miss, which th
 is drawn: the run was over; a full disk left what an undisturbed run leaves. A run that ends well in spite of a signal
 has lost it, which is a fault unless its last stage was done before. The library leaves marks: it must be in driver,
 sampler, scorer and learner, and what it does must have happened in them; a jump that comes too late for that is a miss.
-Each case is a line of the log; a start with the same log goes on behind it. Needs gcc, and root for the full disk
-(a tmpfs); without them nothing is run and the status is 1.
+Each case is a line of the log, with the seed of its last moment; a start with the same log goes on behind it, and the
+end tells all seeds. Needs gcc, and root for the full disk (a tmpfs); without them nothing is run and the status is 1.
 
     python -m tests.proof.surroundings --moments 1 --log runs/surroundings.jsonl     (one to three minutes a case)
 """
@@ -101,7 +101,8 @@ def one_case(place: Workplace, name: str, number: int, folder: Path) -> dict[str
     started, misses = time.monotonic(), list[str]()
     for tries in range(MOST_MISSES):
         out = folder / f"{name}-{number}-{tries}"
-        moment = Random(f"{name}/{number}/{tries}").uniform(*MOMENTS) * place.seconds
+        seed = f"{name}/{number}/{tries}"
+        moment = Random(seed).uniform(*MOMENTS) * place.seconds
         try:
             found = CASES[name](place, out, moment)
             fault = found.fault
@@ -117,6 +118,7 @@ def one_case(place: Workplace, name: str, number: int, folder: Path) -> dict[str
     return {
         "case": name,
         "number": number,
+        "seed": seed,
         "misses": misses,
         "moment_seconds": round(moment, 1),
         "done": found.done,
@@ -158,7 +160,7 @@ def main() -> int:
             place = Workplace(config, library, time.monotonic() - before, results(folder / "undisturbed"))
         for name, number in left:
             keep(options.log, one_case(place, name, number, folder))
-    return told(options.log, KEYS, wanted)
+    return told(options.log, KEYS, wanted, lambda line: line.get("seed"))
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ Run: python -m pytest tests/proof/test_chaos.py
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.proof import kill_place
-from tests.proof.chaos import COMMIT, Case, cases_of, measured, told, was_hit, wrong_end
+from tests.proof.chaos import COMMIT, Case, cases_of, measured, one_case, told, was_hit, wrong_end
 from tests.proof.kill_place import Place
 from tests.proof.outcome import TRACEBACK
 from tests.proof.workload import TITLES, Window, Windows, over
@@ -45,6 +46,12 @@ class PlaceOfStandIns:
 
     def there(self, _process: "subprocess.Popen[Any]", stage: str) -> set[str]:
         return set() if stage == "start" else {"sampler"}
+
+    def kill(self, *_: object) -> list[str]:
+        return []
+
+    def mend(self) -> None:
+        return None
 
 
 def test_windows_are_those_of_an_undisturbed_run_and_the_log_has_them(tmp_path: Path) -> None:
@@ -155,3 +162,17 @@ def test_a_fault_counts_and_a_number_is_due_by_its_stage_whatever_windows_a_late
     kill = {**old._asdict(), "hit": True, "fault": None, "commit": COMMIT}
     assert not was_hit([kill], new)
     assert told([kill | {"fault": "hangs"}, kill | new._asdict()], [new]) == 1
+
+
+def test_a_line_has_the_seed_of_its_moment_and_the_end_tells_it_where_there_is_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place: Any = PlaceOfStandIns(tmp_path, 0.0)
+    case, window = Case("sampler", "canary 0", 1), Window("canary 0", 0.0, 0.3)
+    line = one_case(place, case, 2, window, {})
+    assert line["seed"] == "sampler-canary-0-1-2" and not line["hit"]
+    assert line["moment_seconds"] == round(Random(line["seed"]).uniform(window.first, window.last), 2)
+    hit = line | {"hit": True, "fault": None, "commit": COMMIT}
+    old = {name: value for name, value in hit.items() if name != "seed"} | {"number": 2}
+    assert told([hit, old], [case, case._replace(number=2)]) == 0
+    assert "seeds: sampler-canary-{0-1-2}; 1 older cases do not tell theirs\n" in capsys.readouterr().out

@@ -101,6 +101,9 @@ def test_the_log_has_the_reason_of_a_miss(place: Workplace, tmp_path: Path, monk
     ends: Any = iter([Disturbed(missed="the run was over"), Disturbed(missed="the run was over"), Disturbed("hangs")])
     monkeypatch.setitem(surroundings.CASES, "sigterm", lambda *_: next(ends))
     line = one_case(place, "sigterm", 0, tmp_path)
+    assert line["seed"] == "sigterm/0/2", "that of the last try"
+    moment = Random(line["seed"]).uniform(*MOMENTS) * place.seconds
+    assert line["moment_seconds"] == round(moment, 1)
     assert line["fault"] == "hangs" and [why.partition(": ")[2] for why in line["misses"]] == 2 * ["the run was over"]
 
 
