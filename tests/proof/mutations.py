@@ -22,7 +22,14 @@ class Mutated:
 
 
 def mutate_bytes(content: bytes, draw: Random) -> Mutated:
-    """Cut, flip, double, insert or empty."""
+    """Cut, flip, double, insert or empty, and never what it was: a part that is 0 already is emptied in vain."""
+    while True:
+        changed = _changed_bytes(content, draw)
+        if changed.content != content:
+            return changed
+
+
+def _changed_bytes(content: bytes, draw: Random) -> Mutated:
     data = bytearray(content)
     kind = draw.choice(("cut", "flip", "double", "insert", "zero"))
     place = draw.randrange(len(data) + 1)
@@ -63,7 +70,14 @@ def replaced(value: Any, path: tuple[Any, ...], change: Callable[[Any, Any], Non
 
 
 def mutate_value(value: Any, draw: Random) -> tuple[Any, str]:
-    """Remove something, or put something odd in its place."""
+    """Remove something, or put something odd in its place, other than what was there."""
+    while True:
+        changed, done = _changed_value(value, draw)
+        if ascii(changed) != ascii(value):  # To Python, True is 1.
+            return changed, done
+
+
+def _changed_value(value: Any, draw: Random) -> tuple[Any, str]:
     path = draw.choice(places(value))
     where = ".".join(map(str, path))
     if draw.random() < 0.3:
