@@ -239,7 +239,7 @@ def _check_identity(root: Path, state: dict[str, Any], config: RunConfig, data: 
     if changes:
         listed = "\n".join(f"  - {change}" for change in changes)
         raise UserError(
-            f"{root}: holds a run with other settings:\n{listed}\n"
+            f"{root}: holds a run with other settings, by its run.json:\n{listed}\n"
             "Put them back to go on with it, use --run-dir for a second run, or --fresh to throw the first one away."
         )
 

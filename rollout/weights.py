@@ -103,13 +103,13 @@ def verify_published(directory: Path) -> WeightMarker:
     """The marker of a directory whose content agrees with it; raises ValueError otherwise."""
     marker = read_marker(directory)
     if marker is None:
-        raise ValueError(f"{directory}: no valid {MARKER}; these weights were never published in full")
+        raise ValueError(f"{directory / MARKER}: no valid marker; these weights were never published in full")
     found = content_hash(directory)
     if found != marker.sha256:
-        names = ", ".join(path.name for path in _hashed_files(directory))
+        files = ", ".join(map(str, _hashed_files(directory)))
         raise ValueError(
-            f"{directory}: content hash {found[:12]} (of {names}) is not the published {marker.sha256[:12]} "
-            f"(in {MARKER})"
+            f"content hash {found[:12]} (of {files}) is not the published {marker.sha256[:12]} (in "
+            f"{directory / MARKER})"
         )
     return marker
 

@@ -55,7 +55,7 @@ def test_what_is_whole_passes_and_what_is_not_finished_is_not_looked_at(run: Run
 def test_damaged_weights_of_an_earlier_iteration_are_named(run: RunDirectory, name: str) -> None:
     damage(run.checkpoint(1) / name)
     said = refusal(run)
-    assert str(run.checkpoint(1)) in said and name in said and "put a copy in its place" in said
+    assert str(run.checkpoint(1) / name) in said and "put a copy in its place" in said
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_damaged_weights_of_an_earlier_iteration_are_named(run: RunDirectory, na
 )
 def test_a_marker_that_is_none_is_named(run: RunDirectory, content: bytes) -> None:
     (run.checkpoint(1) / "gpo_weights.json").write_bytes(content)
-    assert "gpo_weights.json" in refusal(run)
+    assert str(run.checkpoint(1) / "gpo_weights.json") in refusal(run)
 
 
 @pytest.mark.parametrize("stage, iteration", [("canary", 0), ("answer", 0), ("train", 2), ("evaluate", 1)])

@@ -1,9 +1,9 @@
 """Damaged files in a run directory: each is planted in an interrupted run, which is then gone on with.
 
 The run must finish with the token ids and the weights of an undisturbed one, or end with status 1 or 2 and a message
-that names the file; never a traceback, never other samples. Files are drawn from all that an interrupted run holds,
-once while its first iteration is sampled and once while its second is trained, and are cut, flipped, emptied or doubled
-by the seed. Each case is a line of the log; a start with the same log goes on behind it.
+that names the file by its path in the run; never a traceback, never other samples. Files are drawn from all that an
+interrupted run holds, once while its first iteration is sampled and once while its second is trained, and are cut,
+flipped, emptied or doubled by the seed. Each case is a line of the log; a start with the same log goes on behind it.
 
     python -m tests.proof.damage --cases 8 --log runs/damage.jsonl     (half a minute to two minutes a case)
 """
@@ -80,19 +80,14 @@ def one_case(config: Path, source: Path, out: Path, seed: int, expected: dict[st
     path, done = damage(out, Random(seed_of(source.name, seed)))
     started = time.monotonic()
     status, printed = run_again(config, out, EQUAL_TOKENS)
-    fault = None
-    if TRACEBACK in printed:
-        fault = "a traceback"
-    elif status == 0:
-        fault = differences(out, expected)
-    elif status in (1, 2) and path.name not in printed:
-        fault = f"status {status} does not name the file"
-    elif status not in (1, 2):
-        fault = f"no end within {SECONDS} s" if status is None else f"status {status}"
+    file = str(path.relative_to(out))
+    fault = wrong_end(status, printed, file)
+    if status == 0:
+        fault = fault or differences(out, expected)
     line = {
         "moment": source.name,
         "seed": seed,
-        "file": str(path.relative_to(out)),
+        "file": file,
         "done": done,
         "status": status,
         "fault": fault,
@@ -100,6 +95,18 @@ def one_case(config: Path, source: Path, out: Path, seed: int, expected: dict[st
     }
     shutil.rmtree(out)
     return line | ({"printed": printed[-2000:]} if status != 0 or fault else {})
+
+
+def wrong_end(status: int | None, printed: str, file: str) -> str | None:
+    """What is wrong with how a start ended in whose run directory a file is damaged, named by its path there.
+
+    Its last name alone tells nothing: every iteration has a config.json and a shard-00000.parquet.
+    """
+    if TRACEBACK in printed:
+        return "a traceback"
+    if status not in (0, 1, 2):
+        return f"no end within {SECONDS} s" if status is None else f"status {status}"
+    return f"status {status} does not name the file" if status != 0 and file not in printed else None
 
 
 def main() -> int:

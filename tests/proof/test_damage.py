@@ -10,7 +10,8 @@ import pytest
 
 from rollout.records import SAMPLED_FIELDS, BaselineRow, write_baseline, write_shard
 from rollout.weights import mark_published
-from tests.proof.outcome import differences, results, written_twice
+from tests.proof.damage import wrong_end
+from tests.proof.outcome import TRACEBACK, differences, results, written_twice
 from tests.rollout.test_records import make_row
 
 
@@ -78,3 +79,16 @@ def test_a_shard_that_is_reported_twice_is_told(run: Path) -> None:
     assert written_twice(run) is None
     (run / "journal.jsonl").write_text(2 * line)
     assert written_twice(run) == "reported twice as done: shards 1/0"
+
+
+def test_a_message_names_the_file_by_its_path_in_the_run() -> None:
+    file, place = "iterations/001/checkpoint/config.json", "/tmp/a/run/"
+    assert wrong_end(1, f"gpo: {place}{file} is damaged", file) is None
+    for said in ("gpo: config.json is damaged", f"gpo: {place}iterations/002/checkpoint/config.json is damaged"):
+        assert wrong_end(2, said, file) == "status 2 does not name the file"
+
+
+def test_a_traceback_and_an_end_by_something_else_are_faults_whatever_is_named() -> None:
+    assert wrong_end(1, f"run.json\n{TRACEBACK}", "run.json") == wrong_end(0, TRACEBACK, "run.json") == "a traceback"
+    assert wrong_end(None, "run.json", "run.json") == "no end within 900 s"
+    assert wrong_end(-9, "run.json", "run.json") == "status -9" and wrong_end(0, "", "run.json") is None
