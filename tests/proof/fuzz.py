@@ -4,9 +4,10 @@ Run: python -m tests.proof.fuzz --cases 400 --log runs/fuzz.jsonl     (make fuzz
 
 A case is (target, seed). It must end with status 0, 1 or 2 within its time and memory, without a traceback, with a
 message of gpo's where it is not 0, and not with 0 where the input is certainly wrong. No two cases of a log are alike.
-Cases run in a worker process; every hundredth also as a command of its own, which must end with the same status. A case
-that ends the worker, or makes it stand still in foreign code, is a fault, and another worker goes on with the rest. The
-log has a line a case, and a start with the same log goes on behind it.
+Cases run in a worker process; every hundredth seed, and the third, also as a command of its own, which must end with
+the same status, as good a message, and bounded memory. A case that ends the worker, or makes it stand still in foreign
+code, is a fault, and another worker goes on with the rest. The log has a line a case, and a start with the same log
+goes on behind it.
 """
 
 import argparse
@@ -19,8 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.proof.by_command import REPOSITORY
 from tests.proof.case_log import commits, keep, last_lines, mended, not_yet
-from tests.proof.fuzz_case import MOST_GROWTH_MIB, REPOSITORY, SECONDS_IN_ALL
+from tests.proof.fuzz_case import MOST_GROWTH_MIB, SECONDS_IN_ALL
 from tests.proof.fuzz_targets import TARGETS
 
 KEYS = ("target", "seed")

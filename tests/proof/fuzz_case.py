@@ -14,7 +14,6 @@ import os
 import re
 import resource
 import signal
-import subprocess
 import sys
 import time
 import traceback
@@ -28,8 +27,10 @@ from gpo.cli import INTERRUPTED, TERMINATED
 from gpo.cli import main as gpo_main
 from gpo.files import read_json_lines
 from gpo.logs import OURS
+from tests.proof.by_command import mib_of, run_command
 from tests.proof.case_log import keep
 from tests.proof.fuzz_targets import TARGETS, Prepared, make_workplace
+from tests.proof.outcome import TRACEBACK
 
 SECONDS_A_CASE = 60
 SECONDS_BY_COMMAND = 4 * SECONDS_A_CASE
@@ -40,10 +41,12 @@ MOST_MIB_A_CASE = 1024
 MOST_GROWTH_MIB = 1024
 """Memory of this process may grow by so much over all cases, from the end of the warm-up."""
 WARM_UP = 2 * len(TARGETS)
-BY_COMMAND_EVERY = 100
+MOST_MIB_BY_COMMAND = 2048
+"""All that a command may hold; its imports take up to 600 MiB."""
+BY_COMMAND_EVERY, BY_COMMAND_TOO = 100, 3
+"""Seeds: short forms have a command a target that is not its first case."""
 MOST_DRAWS = 50
 """So often is a case drawn that is the same as an earlier one."""
-REPOSITORY = Path(__file__).parents[2]
 MESSAGE = re.compile(r"^gpo( [a-z]+)*: .*\S", re.MULTILINE)
 """gpo's own, and argparse's, which has the verb too: at the start of a line."""
 
@@ -78,11 +81,6 @@ def watched(seconds: int) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def own_mib(field: str) -> int:
-    """A field of /proc/self/status: VmRSS is what is held now, VmHWM the most since it was reset, VmSize addresses."""
-    return int(re.findall(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) >> 10
-
-
 class Peak:
     """The most that this process held inside, above what it held before."""
 
@@ -91,15 +89,15 @@ class Peak:
     @contextlib.contextmanager
     def measured(self) -> Iterator[None]:
         """Addresses far beyond the bound are refused: that ends a case with an error, not this process."""
-        before = own_mib("VmRSS")
+        before = mib_of("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
         limits = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, ((own_mib("VmSize") + 4 * MOST_MIB_A_CASE) << 20, limits[1]))
+        resource.setrlimit(resource.RLIMIT_AS, ((mib_of("VmSize") + 4 * MOST_MIB_A_CASE) << 20, limits[1]))
         try:
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_AS, limits)
-            self.mib = own_mib("VmHWM") - before
+            self.mib = mib_of("VmHWM") - before
 
 
 def in_process(words: list[str]) -> tuple[int, str]:
@@ -126,17 +124,6 @@ def in_process(words: list[str]) -> tuple[int, str]:
     return status, printed.getvalue().decode("utf-8")
 
 
-def by_command(words: list[str], seconds: float = SECONDS_BY_COMMAND) -> int | None:
-    """Status of the same words in a process of their own; None when that did not end."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    try:
-        command = [sys.executable, "-m", "gpo", *words]
-        return subprocess.run(command, env=environment, timeout=seconds, **quiet).returncode
-    except subprocess.TimeoutExpired:
-        return None
-
-
 def fault_of(case: Prepared, status: int, printed: str, grown_mib: int) -> str | None:
     """What is wrong with how a case ended."""
     if grown_mib > MOST_MIB_A_CASE:
@@ -145,21 +132,36 @@ def fault_of(case: Prepared, status: int, printed: str, grown_mib: int) -> str |
         return f"no end within {SECONDS_A_CASE} s"
     if status not in (0, 1, 2):
         return f"status {status}"
-    if "Traceback (most recent call last)" in printed:
-        return "a traceback"
-    if status != 0 and not MESSAGE.search(printed):
-        return f"status {status} without a message of gpo"
+    if fault := fault_in_words(status, printed):
+        return fault
     if case.wrong and status == 0:
         return "status 0 for input that is certainly wrong"
     return None
 
 
+def fault_in_words(status: int, printed: str) -> str | None:
+    """What is wrong with what a case said."""
+    if TRACEBACK in printed:
+        return "a traceback"
+    return f"status {status} without a message of gpo" if status != 0 and not MESSAGE.search(printed) else None
+
+
 def fault_by_command(case: Prepared, status: int) -> str | None:
     """What is wrong with the same case as a command of its own."""
-    alone = by_command(case.words)
+    alone = run_command(case.words, SECONDS_BY_COMMAND, MOST_MIB_BY_COMMAND)
     if alone is None:
         return f"no end by command within {SECONDS_BY_COMMAND} s"
-    return f"status {status} in process, {alone} by command" if alone != status else None
+    if alone.mib > MOST_MIB_BY_COMMAND:
+        return f"held {alone.mib} MiB by command"
+    if alone.status != status:
+        return f"status {status} in process, {alone.status} by command: {alone.said[-500:]}"
+    fault = fault_in_words(status, alone.said)
+    return f"{fault} by command: {alone.said[-500:]}" if fault else None
+
+
+def is_sampled(seed: int) -> bool:
+    """Whether a case runs as a command too."""
+    return seed % BY_COMMAND_EVERY == 0 or seed == BY_COMMAND_TOO
 
 
 def digest(case: Prepared, workplace: Path, folder: Path) -> str:
@@ -203,7 +205,7 @@ class Cases:
         if status in (INTERRUPTED, TERMINATED):
             raise KeyboardInterrupt
         fault = fault or fault_of(case, status, printed, peak.mib)
-        if fault is None and seed % BY_COMMAND_EVERY == 0:
+        if fault is None and is_sampled(seed):
             fault = fault_by_command(self.prepared(name, seed, turn), status)
         line = {"target": name, "seed": seed, "draw": turn, "input": key, "done": case.done, "wrong": case.wrong}
         line |= {"status": status, "fault": fault}
@@ -233,8 +235,8 @@ def main() -> int:
         with watched(SECONDS_IN_ALL):
             line = cases.run(name, seed)
         if number == WARM_UP:
-            start_mib = own_mib("VmRSS")
-        held = 0 if start_mib is None else own_mib("VmRSS") - start_mib
+            start_mib = mib_of("VmRSS")
+        held = 0 if start_mib is None else mib_of("VmRSS") - start_mib
         keep(options.log, line | {"held_mib": held}, shown=False)
         if held > MOST_GROWTH_MIB:
             return 0

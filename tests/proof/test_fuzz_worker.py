@@ -12,8 +12,10 @@ import pytest
 from gpo.files import read_json_lines
 from tests.e2e.tiny_run import REPOSITORY, environment
 from tests.proof import fuzz_case
+from tests.proof.by_command import Ended, run_command
 from tests.proof.fuzz import KEYS, run_all
-from tests.proof.fuzz_targets import Prepared
+from tests.proof.fuzz_targets import TARGETS, Prepared
+from tests.proof.outcome import TRACEBACK
 
 STANDS_STILL = """
 import ctypes
@@ -68,11 +70,38 @@ def test_a_worker_that_cannot_begin_ends_the_fuzz_without_a_word_about_cases(
     assert read_json_lines(log) == [] and "no room" in capsys.readouterr().err
 
 
-def test_a_command_that_does_not_end_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert fuzz_case.by_command(["--help"]) == 0 and fuzz_case.by_command(["--help"], seconds=0.01) is None
-    monkeypatch.setattr(fuzz_case, "by_command", lambda _words: None)
-    case = Prepared(["run"], "cut", True, b"")
-    assert fuzz_case.fault_by_command(case, 2) == f"no end by command within {fuzz_case.SECONDS_BY_COMMAND} s"
+def test_a_command_tells_its_status_its_words_and_its_memory_and_is_bounded_in_time_and_memory() -> None:
+    ended = run_command(["run", "none.yaml"], 200, 2048)
+    assert ended is not None and ended.status == 2 and ended.said.startswith("gpo: none.yaml") and 9 < ended.mib < 500
+    assert run_command(["--help"], 0.01, 2048) is None
+    greedy = run_command(["--help"], 200, 1)
+    assert greedy is not None and greedy.status == -9 and greedy.mib > 1
+
+
+GOOD = Ended(2, "gpo: no", 1)
+
+
+@pytest.mark.parametrize(
+    ("ended", "fault"),
+    [
+        (GOOD, None),
+        (None, f"no end by command within {fuzz_case.SECONDS_BY_COMMAND} s"),
+        (Ended(1, "gpo: no", 1), "status 2 in process, 1 by command: gpo: no"),
+        (Ended(2, "", 1), "status 2 without a message of gpo by command: "),
+        (Ended(2, f"{TRACEBACK}:\ngpo: no", 1), f"a traceback by command: {TRACEBACK}:\ngpo: no"),
+        (Ended(-9, "", 5000), "held 5000 MiB by command"),
+    ],
+)
+def test_what_a_command_says_and_holds_is_judged_beside_its_status(
+    monkeypatch: pytest.MonkeyPatch, ended: Ended | None, fault: str | None
+) -> None:
+    monkeypatch.setattr(fuzz_case, "run_command", lambda *_: ended)
+    assert fuzz_case.fault_by_command(Prepared(["run"], "cut", True, b""), 2) == fault
+
+
+def test_a_short_form_has_a_command_of_each_target_beyond_its_first_case() -> None:
+    a_target = 90 // len(TARGETS)
+    assert [seed for seed in range(a_target) if fuzz_case.is_sampled(seed)] == [0, 3]
 
 
 @pytest.mark.parametrize("printed", ["gpo: no", "a warning\ngpo: /gpo/a: no", "usage: gpo run\ngpo run: error: no"])
