@@ -86,13 +86,14 @@ def bad_output(row: Any) -> bool:
     return not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("instruction", "output"))
 
 
-def bad_settings(content: bytes) -> bool:
-    """No UTF-8, no YAML, or no settings in it."""
+def bad_settings(content: bytes, refused: Callable[[Any], bool]) -> bool:
+    """No UTF-8, no YAML, no settings in it, or values that are `refused`."""
     text = _text(content)
     try:
-        return text is None or not isinstance(yaml.safe_load(text), dict)
+        values = None if text is None else yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         return True
+    return not isinstance(values, dict) or refused(values)
 
 
 def short_weights(content: bytes) -> bool:

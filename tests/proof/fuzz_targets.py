@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import yaml
 
 from tests.proof import certain
 from tests.proof.mutations import Mutated, mutate_bytes, mutate_json_lines, mutate_value
-from tests.proof.odd_settings import all_settings, odd_override, odd_value, set_at, unknown_key
+from tests.proof.odd_settings import all_settings, odd_override, odd_value, refused_whole, set_at, unknown_key
 from tests.proof.odd_values import VALUES, drawn
 
 
@@ -60,40 +61,44 @@ def _dry_run(config: Path, folder: Path) -> list[str]:
 
 
 def config_values(workplace: Path, folder: Path, draw: Random) -> Prepared:
-    """A setting of the config has an odd value, is removed or unknown; a misspelt or missing one is certainly wrong."""
-    values = yaml.safe_load((workplace / "tiny.yaml").read_text())
+    """A setting of the config has an odd value, is removed or unknown, and never is as it was."""
+    good = (workplace / "tiny.yaml").read_bytes()
+    while True:
+        values, done = _odd_config(yaml.safe_load(good), draw)
+        content = yaml.safe_dump(values).encode()
+        if content != good:
+            return _config(folder, content, done)
+
+
+def _odd_config(values: dict[str, Any], draw: Random) -> tuple[dict[str, Any], str]:
     setting = draw.choice(all_settings())
     odd = odd_value(setting, draw)
-    wrong = setting.refuses(odd)
     kind = draw.random()
     if kind < 0.15:
         section = draw.choice([values, *(value for value in values.values() if isinstance(value, dict))])
         key = unknown_key(draw)
         section[key] = drawn(VALUES, draw)
-        wrong, done = True, f"an unknown key {key!r:.40}"
-    elif kind < 0.3:
-        set_at(values, setting.path, odd)
+        return values, f"an unknown key {key!r:.40}"
+    if kind < 0.25:
+        return mutate_value(values, draw)
+    set_at(values, setting.path, odd)
+    if kind < 0.4:
         key = draw.choice(["name", "policy", "prompts", "preference", "target"])
         values.pop(key)
-        wrong, done = True, f"{setting.key} = {odd!r:.40}, and without {key}"
-    elif kind < 0.4:
-        values, done = mutate_value(values, draw)
-        wrong = False
-    else:
-        set_at(values, setting.path, odd)
-        done = f"{setting.key} = {odd!r:.40}"
-    content = yaml.safe_dump(values).encode()
-    config = _fresh(folder) / "case.yaml"
-    config.write_bytes(content)
-    return Prepared(_dry_run(config, folder), done, wrong, content)
+        return values, f"{setting.key} = {odd!r:.40}, and without {key}"
+    return values, f"{setting.key} = {odd!r:.40}"
 
 
 def config_bytes(workplace: Path, folder: Path, draw: Random) -> Prepared:
     """The config's bytes are damaged."""
     mutated = mutate_bytes((workplace / "tiny.yaml").read_bytes(), draw)
+    return _config(folder, mutated.content, mutated.done)
+
+
+def _config(folder: Path, content: bytes, done: str) -> Prepared:
     config = _fresh(folder) / "case.yaml"
-    config.write_bytes(mutated.content)
-    return Prepared(_dry_run(config, folder), mutated.done, certain.bad_settings(mutated.content), mutated.content)
+    config.write_bytes(content)
+    return Prepared(_dry_run(config, folder), done, certain.bad_settings(content, refused_whole), content)
 
 
 def overrides(workplace: Path, folder: Path, draw: Random) -> Prepared:

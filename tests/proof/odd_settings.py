@@ -1,11 +1,11 @@
-"""Every setting of a run with the kinds of values that its reference promises, and odd values for it.
+"""Every setting of a config with the values that its reference promises, and odd values for it.
 
-The kinds come from the declared schema, not from what the reader does with a value.
+Kinds, bounds and choices come from the declared schema, not from what the reader does with a value.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from random import Random
 from typing import Any
@@ -14,12 +14,13 @@ import yaml
 from hypothesis import strategies as st
 
 from gpo.config import RunConfig
+from gpo.settings import Settings
 from tests.proof.odd_values import INTEGERS, NUMBERS, TEXTS, VALUES, WORDS, as_typed, drawn, near
+from tests.proof.promised import BOUNDS, Schema, choices_of, parts_of, refused
 
 ODD_UNKNOWN = ["a.b.c", "x.policy", "train.x.y", "rollout.engine.x", "policy.x", "POLICY", "x policy", "x\udcff"]
-
-
 KINDS = {"integer": INTEGERS, "number": NUMBERS, "string": TEXTS, "boolean": st.booleans(), "null": st.none()}
+MOST_OF_A_LIST = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +28,8 @@ class Setting:
     """A setting or a section."""
 
     path: tuple[str, ...]
-    kinds: frozenset[str]
-    """JSON schema's names; a section is an object."""
-    choices: tuple[Any, ...]
-    """Empty where not a list of values is promised."""
+    schema: Schema = field(hash=False)
+    defs: Schema = field(hash=False)
 
     @property
     def key(self) -> str:
@@ -38,60 +37,69 @@ class Setting:
         return ".".join(self.path)
 
     def refuses(self, value: Any) -> bool:
-        """Certainly wrong here, by kind; what is only out of range or of no use is not for this check."""
-        if isinstance(value, dict):
-            return "object" not in self.kinds
-        if isinstance(value, list):
-            return "array" not in self.kinds
-        if value is None:
-            return not self.kinds & {"null", "object"}  # A section may be left empty.
-        if isinstance(value, bool):
-            return "boolean" not in self.kinds
-        if isinstance(value, str) and self.choices:
-            return value not in self.choices
-        if isinstance(value, str):
-            numbers = self.kinds & {"integer", "number"} and _is_number(value)
-            return not (self.kinds & {"string", "boolean"} or numbers)
-        if isinstance(value, int | float):
-            odd = isinstance(value, float) and not math.isfinite(value)
-            part = isinstance(value, float) and not odd and not value.is_integer() and "number" not in self.kinds
-            return odd or part or not self.kinds & {"integer", "number", "boolean"}
-        return False
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+        """Certainly wrong here, by kind, bounds or choices."""
+        return refused(value, self.schema, self.defs)
 
 
 @cache
-def all_settings() -> tuple[Setting, ...]:
-    """Of a run, in the order of the reference."""
-    schema = RunConfig.model_json_schema()
+def schema_of(config: type[Settings]) -> Schema:
+    """Of a config class, whose values a whole file holds."""
+    return config.model_json_schema()
+
+
+def refused_whole(values: Any, config: type[Settings] = RunConfig) -> bool:
+    """Whether a file's values are certainly wrong somewhere."""
+    schema = schema_of(config)
+    return refused(values, schema, schema["$defs"])
+
+
+@cache
+def all_settings(config: type[Settings] = RunConfig) -> tuple[Setting, ...]:
+    """Of a config, in the order of the reference."""
+    schema = schema_of(config)
     return tuple(_below(schema, schema["$defs"], ()))
 
 
-def _below(schema: dict[str, Any], defs: dict[str, Any], path: tuple[str, ...]) -> Iterator[Setting]:
+def _below(schema: Schema, defs: Schema, path: tuple[str, ...]) -> Iterator[Setting]:
     for name, part in schema.get("properties", {}).items():
         here = (*path, name)
-        parts = [defs[one["$ref"].rpartition("/")[2]] if "$ref" in one else one for one in part.get("anyOf", [part])]
-        choices = [value for one in parts for value in one.get("enum", [one["const"]] if "const" in one else [])]
-        kinds = frozenset(one["type"] for one in parts)
-        yield Setting(here, kinds, tuple(choices))
-        for one in parts:
+        yield Setting(here, part, defs)
+        for one in parts_of(part, defs):
             yield from _below(one, defs, here)
 
 
 def odd_value(setting: Setting, draw: Random) -> Any:
     """Of a kind that the setting takes, so that what looks at it next is reached; almost a choice; or anything."""
-    texts = [choice for choice in setting.choices if isinstance(choice, str)]
-    near_choices = [st.builds(near, st.just(texts), st.randoms())] if texts else []
-    likely = [KINDS[kind] for kind in sorted(setting.kinds & KINDS.keys())] if not setting.choices else []
-    fitting = [*near_choices, *likely, *([st.sampled_from(setting.choices)] if setting.choices else [])]
-    return drawn(st.one_of(fitting) if fitting and draw.random() < 0.7 else VALUES, draw)
+    return drawn(_fitting(setting.schema, setting.defs) if draw.random() < 0.7 else VALUES, draw)
+
+
+def _fitting(schema: Schema, defs: Schema) -> st.SearchStrategy[Any]:
+    return st.one_of([_of_part(part, defs) for part in parts_of(schema, defs)])
+
+
+def _of_part(part: Schema, defs: Schema) -> st.SearchStrategy[Any]:
+    choices = choices_of(part)
+    texts = [choice for choice in choices if isinstance(choice, str)]
+    if texts:
+        return st.builds(near, st.just(texts), st.randoms()) | st.sampled_from(choices)
+    if choices:
+        return st.sampled_from(choices)
+    if part["type"] == "array":
+        return st.lists(_fitting(part["items"], defs), max_size=MOST_OF_A_LIST)
+    if part["type"] == "object":
+        known, must = part.get("properties", {}), part.get("required", ())
+        inner = {name: _fitting(one, defs) for name, one in known.items()}
+        needed = {name: inner.pop(name) for name in must}
+        return st.fixed_dictionaries(needed, optional=inner) if known else st.dictionaries(TEXTS, VALUES, max_size=2)
+    edges = [edge for name in BOUNDS if name in part for edge in _about(part[name], part["type"])]
+    return KINDS[part["type"]] | st.sampled_from(edges) if edges else KINDS[part["type"]]
+
+
+def _about(bound: float, kind: str) -> list[float]:
+    """A bound and its neighbours."""
+    if kind == "integer":
+        return [int(bound) + step for step in (-1, 0, 1)]
+    return [math.nextafter(bound, -math.inf), bound, math.nextafter(bound, math.inf)]
 
 
 def set_at(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:

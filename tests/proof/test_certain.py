@@ -9,12 +9,15 @@ from random import Random
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.gpo.evaluation.small_evaluation import answers
+from tests.gpo.small_runs import run_values
 from tests.proof import certain
 from tests.proof.fuzz_case import fault_of
 from tests.proof.fuzz_targets import Prepared
 from tests.proof.mutations import mutate_json_lines
+from tests.proof.odd_settings import refused_whole
 from tests.reward.batch_files import group, mixed, pair, write
 from tests.tiny import save_tiny_model
 
@@ -27,7 +30,7 @@ def test_good_files_are_never_called_wrong(tmp_path: Path) -> None:
     assert not certain.bad_lines(write(tmp_path / "pairs.jsonl", mixed(9)).read_bytes(), certain.bad_comparison)
     assert not certain.bad_lines(lines([{"prompt": "a"}, {"prompt": ""}]) + b"\n \r\n", certain.bad_prompt)
     assert not certain.bad_list(json.dumps(answers("new")).encode(), certain.bad_output)
-    assert not certain.bad_settings(b"name: a\n")
+    assert not certain.bad_settings(yaml.safe_dump(run_values()).encode(), refused_whole)
     for path in save_tiny_model(tmp_path / "model", layers=1).iterdir():
         assert not certain.bad_model_file(path.name, path.read_bytes()), path
 
@@ -54,6 +57,11 @@ def test_a_row_without_what_a_comparison_needs_is_wrong(row: Any) -> None:
 )
 def test_lines_that_are_no_json_in_utf8_are_wrong(content: bytes) -> None:
     assert certain.bad_lines(content, certain.bad_prompt)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"- 1", b"a: [", b"name: tiny\n", b"seed: -1\n"])
+def test_settings_that_are_none_or_that_the_reference_refuses_are_wrong(content: bytes) -> None:
+    assert certain.bad_settings(content, refused_whole)
 
 
 def test_weights_that_were_cut_are_wrong(tmp_path: Path) -> None:
