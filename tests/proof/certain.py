@@ -35,13 +35,16 @@ def no_json(content: bytes) -> bool:
 
 def bad_lines(content: bytes, bad_row: RowCheck) -> bool:
     """JSON Lines of which one is no JSON in UTF-8 or a row that is wrong, blank ones left out; or no rows at all."""
-    lines = [line for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip(b" \t\r")]
-    for line in lines:
+    rows = 0
+    for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
         text = _text(line)
+        if text is not None and not text.strip():
+            continue
         good, row = _parsed(text) if text is not None else (False, None)
         if not good or bad_row(row):
             return True
-    return not lines
+        rows += 1
+    return not rows
 
 
 def bad_list(content: bytes, bad_row: RowCheck) -> bool:
@@ -57,9 +60,19 @@ def bad_prompt(row: Any) -> bool:
     """No object, or nothing that could be a prompt in it; empty text is only counted."""
     if not isinstance(row, dict):
         return True
-    if row.get("messages") is not None or row.get("instruction") is not None:
-        return False
-    return not isinstance(row.get("prompt"), str | list)
+    for name in ("messages", "prompt"):
+        if row.get(name) is not None:
+            return _bad_talk_or_text(row[name], ("system", "user", "assistant", "tool"))
+    return not isinstance(row.get("instruction"), str) or not isinstance(row.get("input") or "", str)
+
+
+def _bad_talk_or_text(value: Any, roles: tuple[str, ...] = ()) -> bool:
+    """Neither text nor messages; `roles` are those that a message may have, where not all are allowed."""
+    return not isinstance(value, str) and (_bad_talk(value) or any(roles and one["role"] not in roles for one in value))
+
+
+def _bad_talk(value: Any) -> bool:
+    return not isinstance(value, list) or not value or any(map(_bad_message, value))
 
 
 def _bad_message(message: Any) -> bool:
@@ -67,18 +80,25 @@ def _bad_message(message: Any) -> bool:
 
 
 def bad_comparison(row: Any) -> bool:
-    """Neither a pair of message lists nor a group of texts."""
+    """To be scored: neither a pair, of message lists or of texts to an instruction, nor a group of texts."""
     if not isinstance(row, dict):
         return True
-    if "instruction" in row:
-        return False
-    if "responses" in row and row["responses"] is not None:
-        responses, prompt = row["responses"], row.get("prompt")
-        if not isinstance(responses, list) or not isinstance(prompt, str | list) or not responses:
-            return True
-        return any(not isinstance(text, str) for text in responses)
-    sides = [row.get("chosen"), row.get("rejected")]
-    return any(not isinstance(side, list) or not side or any(map(_bad_message, side)) for side in sides)
+    if row.get("responses") is not None:
+        responses = row["responses"]
+        texts = isinstance(responses, list) and responses and all(isinstance(text, str) for text in responses)
+        return not texts or _bad_talk_or_text(row.get("prompt"))
+    return bad_pair(row)
+
+
+def bad_pair(row: Any) -> bool:
+    """Neither two message lists nor an instruction with two texts; the second answer may be called `reject`."""
+    if not isinstance(row, dict):
+        return True
+    first, second = row.get("chosen"), row.get("reject") if row.get("rejected") is None else row["rejected"]
+    if isinstance(first, list):
+        return any(_bad_talk(side) or len(side) < 2 for side in (first, second))
+    texts = [answer.get("response") if isinstance(answer, dict) else answer for answer in (first, second)]
+    return not all(isinstance(text, str) for text in (row.get("instruction"), *texts))
 
 
 def bad_output(row: Any) -> bool:

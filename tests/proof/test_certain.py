@@ -35,10 +35,58 @@ def test_good_files_are_never_called_wrong(tmp_path: Path) -> None:
         assert not certain.bad_model_file(path.name, path.read_bytes()), path
 
 
+TURN = {"role": "user", "content": "a"}
+TOLD = {"instruction": "a", "chosen": "b", "rejected": "c"}
+
+
 @pytest.mark.parametrize(
     "row",
     [
         7,
+        {},
+        {"messages": 7},
+        {"messages": [], "prompt": "a"},
+        {"messages": [{**TURN, "role": "narrator"}]},
+        {"prompt": [{"role": "user"}]},
+        {"instruction": ["a"]},
+        {"instruction": "a", "input": 7},
+    ],
+)
+def test_a_row_without_what_a_prompt_needs_is_wrong(row: Any) -> None:
+    assert certain.bad_prompt(row)
+
+
+@pytest.mark.parametrize(
+    "row", [{"messages": "a"}, {"messages": None, "prompt": [TURN]}, {"instruction": "", "input": None}, {"prompt": ""}]
+)
+def test_a_prompt_of_any_form_is_none_to_complain_of(row: Any) -> None:
+    assert not certain.bad_prompt(row)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        TOLD,
+        {**TOLD, "rejected": None, "reject": {"response": "c"}},
+        {**pair(0), "instruction": 7},
+        {**group(0), "instruction": 7, "prompt": [TURN]},
+    ],
+)
+def test_a_comparison_of_any_form_is_none_to_complain_of(row: Any) -> None:
+    assert not certain.bad_comparison(row)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        7,
+        {**TOLD, "instruction": 7},
+        {**TOLD, "chosen": 7},
+        {**TOLD, "rejected": {"answer": "c"}},
+        {"instruction": "a"},
+        {**pair(0), "chosen": [TURN]},
+        {**group(0), "responses": []},
+        {**group(0), "prompt": [{"role": "user"}]},
         {**pair(0), "chosen": None},
         {"chosen": pair(0)["chosen"]},
         {**pair(0), "rejected": [{"role": "user"}, {"role": "assistant", "content": "a"}]},
