@@ -45,8 +45,8 @@ class TrainConfig(Settings):
     """Answers at each end, for top-and-bottom."""
     standardise: Positive | None = None
     """Targets of an iteration are scaled to this root mean square in nats. None: as they are."""
-    length_power: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """LN-GPO: the log-ratio is divided by length to this power."""
+    length_power: Annotated[float, Field(ge=0)] = 0.0
+    """LN-GPO: the log-ratio is divided by length to this power; 1 is the paper's."""
     pair_beta: Positive = 0.1
     """beta of dpo and ipo."""
     pull: Annotated[float, Field(ge=0, le=1)] = 0.0

@@ -41,8 +41,8 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "at least 1, whole",
         lambda value: value >= 1 and value % 1 == 0,
     ),
-    "length_power pull": ("0..1", lambda value: 0 <= value <= 1),
-    "sft": ("a finite number of at least 0", lambda value: 0 <= value < math.inf),
+    "pull": ("0..1", lambda value: 0 <= value <= 1),
+    "length_power sft": ("a finite number of at least 0", lambda value: 0 <= value < math.inf),
 }
 """What numbers may be, in words and as a test: as in a run (`gpo.config`). None only where it is the default."""
 

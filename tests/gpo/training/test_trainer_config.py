@@ -102,6 +102,12 @@ def test_a_number_is_refused_where_a_run_refuses_it(name: str, tmp_path: Path) -
     assert refused
 
 
+@pytest.mark.parametrize("power", [0.0, 0.5, 1, 1.5, 20.0])
+def test_lengths_may_be_taken_to_any_finite_power_that_is_not_negative(power: float, tmp_path: Path) -> None:
+    args = GPOConfig(output_dir=str(tmp_path), use_cpu=True, length_power=power)
+    assert args.length_power == TrainConfig(length_power=power).length_power == power
+
+
 @pytest.mark.parametrize("parser", [TrlParser, HfArgumentParser])
 def test_a_command_line_gives_the_arguments(
     parser: type[HfArgumentParser], tmp_path: Path, capsys: pytest.CaptureFixture[str]
