@@ -65,16 +65,21 @@ class Steps(Dataset[dict[str, Any]]):
         return -(-len(self._groups) // self._plan.step_prompts) * self._plan.passes
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        step, number = divmod(key[1], self._plan.passes)
-        chosen = self._groups_of(key[0], step)
-        batches = [self._batches(share) for share in self._shares(chosen, number)]
+        batches = self.batches(*key)
         own = batches[self._plan.rank]
         parts = [self._part(rows) for rows in own]
         idle = max(len(batch) for batch in batches) - len(own)
         parts += [idle_part(self._plan.layout, self._columns) for _ in range(idle or not parts)]
         everywhere = torch.tensor([row for batch in batches for rows in batch for row in rows])
-        rows = sum(len(group) for group in chosen) if self._plan.shuffle else self.rows / len(self)
+        rows = self.rows / len(self)
+        if self._plan.shuffle:
+            rows = sum(len(group) for group in self._groups_of(key[0], key[1] // self._plan.passes))
         return {"row": everywhere, "rows": rows, "parts": parts}
+
+    def batches(self, epoch: int, place: int) -> list[list[list[int]]]:
+        """Row numbers of each micro-batch of each worker in one accumulation pass."""
+        step, number = divmod(place, self._plan.passes)
+        return [self._batches(share) for share in self._shares(self._groups_of(epoch, step), number)]
 
     def _groups_of(self, epoch: int, step: int) -> list[list[int]]:
         if epoch not in self._orders:

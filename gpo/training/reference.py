@@ -1,7 +1,7 @@
 """Log-probabilities of the answers under a policy that does not move, once before training, kept beside the shards.
 
-A file is keyed by the weights, the rows and the batch plan: it is used again only where the very same numbers would
-come out, and then saves a forward pass over all rows.
+A file is keyed by the weights, the rows and the batches of the first epoch: it is used again only where the very same
+numbers would come out, and then saves a forward pass over all rows.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
 from torch import Tensor
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
@@ -73,11 +73,11 @@ def reference_logps(trainer: Any, dataset: Dataset, plan: StepPlan) -> Tensor:
     """log p [rows] of a data set's answers under the reference: read from `reference_folder`, or computed and kept."""
     folder = Path(trainer.args.reference_folder) if trainer.args.reference_folder else None
     key, kept = "", None
+    weights = hash_of_weights(trainer) if folder else ""
     if folder and trainer.accelerator.is_main_process:
-        weights = hash_of_pieces(trainer.ref_model or trainer.model) or str(trainer._precompute_model_hash)
         key = reference_key(dataset, plan, weights, f"{trainer._compute_type}, {trainer._attention}")
         kept = read_reference(folder, key, len(dataset))
-    # The first worker decides for all: others may see another disk, or hash only their piece of the weights.
+    # The first worker decides for all: others may see another disk.
     (logps,) = broadcast_object_list([kept], from_process=0)
     if logps is None:
         with _as_at_the_start(trainer):
@@ -179,9 +179,10 @@ def first_epoch(steps: Steps) -> Iterator[dict[str, Any]]:
 
 
 def reference_key(dataset: Dataset, plan: StepPlan, weights: str, arithmetic: str) -> str:
-    """Names the numbers: hash of the weights' own hash, the rows, the batch plan (not the worker) and the arithmetic.
+    """Names the numbers: hash of the weights' own hash, the rows, the first epoch's batches and the arithmetic.
 
-    `arithmetic` is whatever else moves a digit: the type that is computed in, and the attention.
+    The batches are those of all workers, and say what `prompt_id` groups. `arithmetic` is whatever else moves a digit:
+    the type that is computed in, and the attention.
     """
     digest = hashlib.sha256()
     shared = {name: value for name, value in asdict(plan).items() if name != "rank"}
@@ -189,7 +190,16 @@ def reference_key(dataset: Dataset, plan: StepPlan, weights: str, arithmetic: st
     for prompt, completion in zip(dataset["prompt_ids"], dataset["completion_ids"], strict=True):
         for ids in (prompt, completion):
             digest.update(np.asarray([len(ids), *ids], dtype=np.int64).tobytes())
+    steps = Steps(dataset, plan)
+    for place in range(len(steps)):
+        digest.update(json.dumps(steps.batches(0, place)).encode())
     return digest.hexdigest()[:32]
+
+
+def hash_of_weights(trainer: Any) -> str:
+    """Names the reference's weights, those on other workers too; all workers call this."""
+    pieces: list[str] = gather_object([hash_of_pieces(trainer.ref_model or trainer.model)])
+    return " ".join(pieces) if any(pieces) else str(trainer._precompute_model_hash)
 
 
 def hash_of_pieces(model: Any) -> str:

@@ -156,7 +156,7 @@ def test_a_model_that_was_trained_before_has_a_live_reference_that_stays_behind(
         assert ratios[0] == 0.0 and all(ratio > 0.0 for ratio in ratios[1:])
 
 
-def test_kept_reference_log_probabilities_are_used_for_the_same_weights_rows_and_plan_only(tmp_path: Path) -> None:
+def test_kept_reference_log_probabilities_are_used_for_the_same_weights_rows_and_batches_only(tmp_path: Path) -> None:
     folder = tmp_path / "kept"
 
     def files() -> set[str]:
@@ -168,7 +168,13 @@ def test_kept_reference_log_probabilities_are_used_for_the_same_weights_rows_and
     write_reference(folder, key, torch.tensor([-1e3, *first.train_dataset["ref_logps"][1:]]))
     again = make_trainer(tmp_path, reference_folder=str(folder))
     assert again.train_dataset["ref_logps"][0] == -1e3 != first.train_dataset["ref_logps"][0]
+    renamed = [{**row, "prompt_id": f"prompt {row['prompt_id']}"} for row in make_rows()]
+    assert make_trainer(tmp_path, renamed, reference_folder=str(folder)).train_dataset["ref_logps"][0] == -1e3
     assert files() == {kept}
+    alone = [{**row, "prompt_id": str(number)} for number, row in enumerate(make_rows())]
+    regrouped = make_trainer(tmp_path, alone, reference_folder=str(folder))
+    regrouped.train()
+    assert steps_of(regrouped)[0]["log_ratio_max_abs"] == 0.0, "other batches have other last digits"
     make_trainer(tmp_path, reference_folder=str(folder), model=make_tiny_model(seed=1))
     make_trainer(tmp_path, make_rows(seed=5), reference_folder=str(folder))
     make_trainer(tmp_path, reference_folder=str(folder), batch_tokens=99)
@@ -176,7 +182,7 @@ def test_kept_reference_log_probabilities_are_used_for_the_same_weights_rows_and
     other = make_tiny_model()
     other.set_attn_implementation("eager")
     make_trainer(tmp_path, reference_folder=str(folder), model=other)
-    assert len(files()) == 6
+    assert len(files()) == 7
 
 
 @pytest.mark.parametrize("once", [True, False])

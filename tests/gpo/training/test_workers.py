@@ -212,6 +212,15 @@ def test_zero_trains_the_same_model_in_pieces(alone: dict[str, Any], two: dict[s
             assert 0 < held["parameters"] <= 0.6 * whole["parameters"]
 
 
+@needs_deepspeed
+@pytest.mark.parametrize("way", ["zero3", "zero3-loaded-live"])
+def test_a_weight_in_another_workers_piece_is_in_the_name_that_reference_log_probabilities_are_kept_by(
+    two: dict[str, dict[str, Any]], way: str
+) -> None:
+    before, moved, again = two[way]["hashes"]
+    assert before == again != moved
+
+
 @pytest.mark.parametrize("way", ["padded-1", "fsdp", *(pytest.param(way, marks=needs_deepspeed) for way in ZERO)])
 def test_whatever_the_sharding_a_learner_publishes_one_whole_plain_model(
     alone: dict[str, Any], two: dict[str, dict[str, Any]], way: str

@@ -3,10 +3,10 @@
     RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=… python -m tests.gpo.training.worker_main FOLDER '{"a": {}}'
 
 The names are those of one training after the other with its settings; what came out of each lies in FOLDER/NAME.
-DeepSpeed treats autocast in it as on a GPU. The first worker writes outcome.pt: losses, first gradients (plain workers)
-and the trained model's loss on the same rows (plain workers, kept reference), and publishes into the directory of a
-run, `run`. Every worker writes held-RANK.json: elements of parameters, optimizer states and a live reference that it
-holds itself.
+DeepSpeed treats autocast in it as on a GPU. The first worker writes outcome.pt: what each step logged, first gradients
+(but of FSDP) and the trained model's loss on the same rows (plain workers, kept reference), names of weights (ZeRO-3),
+and publishes into the directory of a run, `run`. Every worker writes held-RANK.json: elements of parameters, optimizer
+states and a live reference that it holds itself.
 """
 
 import json
@@ -27,6 +27,7 @@ from trl.models.utils import prepare_fsdp
 from gpo.training.layout import lay_out
 from gpo.training.learner import publish
 from gpo.training.log_probs import add_log_prob_head, answer_logps
+from gpo.training.reference import hash_of_weights
 from gpo.training.segment_attention import segment_attention, segments_of
 from gpo.training.stage import make_task
 from gpo.training.trainer import GPOTrainer
@@ -75,6 +76,18 @@ def held_by_reference(trainer: Any) -> int:
     return sum(piece.numel() for piece in pieces)
 
 
+def hashes_of_weights(trainer: Any, rank: int) -> list[str]:
+    """Names of the weights: as they are, with one moved in the second worker's piece, and as they are again."""
+    weights = (trainer.ref_model or trainer.model).parameters()
+    piece = next(weight.ds_tensor for weight in weights if hasattr(weight, "ds_tensor"))
+    found, before = [hash_of_weights(trainer)], piece.clone()
+    with torch.no_grad():
+        piece += rank
+        found.append(hash_of_weights(trainer))
+        piece.copy_(before)
+    return [*found, hash_of_weights(trainer)]
+
+
 def reference_in_pieces() -> Any:
     """A reference as TRL prepares it for FSDP2, which on a CPU accelerate leaves out, so that TRL does not."""
     model = make_tiny_model()
@@ -115,11 +128,13 @@ def train(folder: Path, settings: dict[str, Any], rank: int) -> None:
     (folder / f"held-{rank}.json").write_text(json.dumps(held))
     kept = way == "none" and "ref_logps" in trainer.train_dataset.column_names
     evaluated = trainer.evaluate(trainer.train_dataset)["eval_loss"] if kept else None
+    hashes = hashes_of_weights(trainer, rank) if way == "zero3" else []
     if rank == 0:
         steps = steps_of(trainer)
-        found: dict[str, Any] = {name: [step[name] for step in steps] for name in ("loss", "grad_norm")}
-        found |= {"first_ratio": steps[0]["log_ratio_max_abs"], "made": made.number, "gradients": gradients.first}
-        found["evaluated"] = evaluated
+        found: dict[str, Any] = {"steps": steps, "made": made.number, "gradients": gradients.first}
+        found |= {name: [step[name] for step in steps] for name in ("loss", "grad_norm")}
+        found |= {"first_ratio": steps[0]["log_ratio_max_abs"]}
+        found |= {"evaluated": evaluated, "hashes": hashes}
         torch.save(found, folder / "outcome.pt")
     train_settings = {"workers": trainer.accelerator.num_processes, "sharding": way}
     run = make_run(folder, policy={"dtype": settings.get("compute_dtype", "float32")}, train=train_settings)
