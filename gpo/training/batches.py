@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gpo.training.layout import Layout, computed_tokens, lay_out, micro_batches
 
-FLOAT_COLUMNS = ("target", "ref_logps", "anchor_logps", "best")
+FLOAT_COLUMNS = ("target", "score", "ref_logps", "anchor_logps", "best")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,9 @@ One row a completion, or one row a prompt with lists of K:
     tools, chat_template_kwargs   what the chat template is given beside messages, as in TRL
 
 `prompt_id` keeps the answers of a prompt together; without it the prompt itself does. `ref_logps` and `anchor_logps`
-are used when they are there. None in a row is the same as no such column. What comes out has ids, target, `best` (1 for
-a prompt's best answer) and `row`.
+are used when they are there. None in a row is the same as no such column. What comes out has ids, target, `score` (what
+answers are ranked by: the given one, else the target before clamp and standardisation), `best` (1 for a prompt's best
+answer) and `row`.
 """
 
 import json
@@ -26,7 +27,7 @@ from gpo.targets import preference_targets, standardising_factor
 from gpo.training.selection import best_and_worst, top_and_bottom
 from gpo.training.trainer_config import GPOConfig
 
-READY = ("prompt_id", "prompt_ids", "completion_ids", "target", "best", "row")
+READY = ("prompt_id", "prompt_ids", "completion_ids", "target", "score", "best", "row")
 KEPT = ("ref_logps", "anchor_logps")
 
 
@@ -250,7 +251,7 @@ def _with_targets(answers: list[dict[str, Any]], scores: list[list[float]], args
 
 
 def _selected(group: list[dict[str, Any]], args: GPOConfig) -> list[dict[str, Any]]:
-    """The answers of a prompt that are trained on, in pairs the better one first; what ranked them is gone."""
+    """The answers of a prompt that are trained on, in pairs the better one first; what ranked them is their `score`."""
     if "rank" not in group[0]:
         group = _with_targets(group, [[answer["score"]] for answer in group], args)
     rank_K = torch.tensor([answer["rank"] for answer in group], dtype=torch.float64)
@@ -266,4 +267,5 @@ def _selected(group: list[dict[str, Any]], args: GPOConfig) -> list[dict[str, An
         pairs = zip(*top_and_bottom(rank_K, min(args.select_n, len(group) // 2)), strict=True)
         picked = [k for pair in pairs for k in pair]
     kept = ("prompt_id", "prompt_ids", "completion_ids", "target", *KEPT)
-    return [{**{name: group[k][name] for name in kept if name in group[k]}, "best": float(k == best)} for k in picked]
+    rows = [{name: group[k][name] for name in kept if name in group[k]} for k in picked]
+    return [{**row, "score": group[k]["rank"], "best": float(k == best)} for row, k in zip(rows, picked, strict=True)]

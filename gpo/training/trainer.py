@@ -200,7 +200,7 @@ class GPOTrainer(KTOTrainer):
         lengths = torch.tensor(part["lengths"], device=policy.device)
         wanted = wanted_ratio(reference, part, lengths, self.args)
         loss = objective_loss(policy, reference, wanted, lengths, part, self.args)
-        self._step_rows.add(policy - reference, wanted, lengths, part["target"])
+        self._step_rows.add(policy - reference, wanted, lengths, part["target"], part["score"])
         return loss * (len(policy) / rows * self.accelerator.num_processes)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:

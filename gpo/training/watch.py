@@ -16,8 +16,10 @@ LARGEST_EXPONENT = 30.0
 """Log-ratios beyond it do not overflow the importance weights."""
 
 
-def step_numbers(ratio_N: Tensor, target_N: Tensor, length_N: Tensor, length_power: float = 0.0) -> dict[str, float]:
-    """Metrics of a step from log-ratios and targets in nats and lengths in tokens.
+def step_numbers(
+    ratio_N: Tensor, target_N: Tensor, length_N: Tensor, score_N: Tensor, length_power: float = 0.0
+) -> dict[str, float]:
+    """Metrics of a step from log-ratios and targets in nats, lengths in tokens and scores in any unit.
 
     log_ratio_mean, log_ratio_max_abs
     target_correlation, target_slope   of log-ratio / length^length_power, as the loss has it, on its target; a slope of
@@ -25,11 +27,11 @@ def step_numbers(ratio_N: Tensor, target_N: Tensor, length_N: Tensor, length_pow
     kl                       mean ratio^2 / 2, which agrees with KL(pi | pi_ref) and KL(pi_ref | pi) to second order
     length                   mean of the rows
     length_expected          the same under the moved policy: weighted by exp(ratio), normalised by the weights
-    length_target_correlation
+    length_score_correlation of what answers were judged by, whatever clamp, scale and pull make of it in the targets
 
     Correlations are left out where one side does not vary.
     """
-    ratio, target, length = ratio_N.double(), target_N.double(), length_N.double()
+    ratio, target, length, score = ratio_N.double(), target_N.double(), length_N.double(), score_N.double()
     weight = ratio.clamp(max=LARGEST_EXPONENT).exp()
     numbers = {
         "log_ratio_mean": ratio.mean().item(),
@@ -43,8 +45,8 @@ def step_numbers(ratio_N: Tensor, target_N: Tensor, length_N: Tensor, length_pow
         numbers["target_correlation"] = correlation(regressed, target)
         centred = target - target.mean()
         numbers["target_slope"] = ((regressed * centred).sum() / centred.square().sum()).item()
-    if varies(length) and varies(target):
-        numbers["length_target_correlation"] = correlation(length, target)
+    if varies(length) and varies(score):
+        numbers["length_score_correlation"] = correlation(length, score)
     return numbers
 
 
@@ -64,7 +66,7 @@ def correlation(one: Tensor, other: Tensor) -> float:
 
 
 class StepRows:
-    """Log-ratio, wanted ratio, length and given target of the answers of each step, kept until they are asked for.
+    """Log-ratio, wanted ratio, length, target and score of the answers of each step, kept until they are asked for.
 
     Workers exchange them then, all steps at once: a step that is neither logged nor judged by a stop rule costs no
     message and no wait for the GPU.
@@ -73,16 +75,20 @@ class StepRows:
     def __init__(self, accelerator: Any) -> None:
         self._accelerator = accelerator
         self._open: list[Tensor] = []
-        """[N, 4] of each part of the step at work."""
+        """[N, 5] of each part of the step at work."""
         self._closed: dict[str, list[Tensor]] = {"train": [], "eval": []}
 
-    def add(self, ratio_N: Tensor, wanted_N: Tensor, length_N: Tensor, given_N: Tensor) -> None:
-        """Answers of a part of the step; lengths in tokens, the others in nats."""
-        self._open.append(torch.stack([ratio_N.detach(), wanted_N, length_N.to(ratio_N), given_N.to(ratio_N)], -1))
+    def add(self, ratio_N: Tensor, wanted_N: Tensor, length_N: Tensor, target_N: Tensor, score_N: Tensor) -> None:
+        """Answers of a part of the step: lengths in tokens, scores in any unit, the others in nats.
+
+        `wanted_N` is what the loss compares with, `target_N` the same before a pull.
+        """
+        columns = (ratio_N.detach(), wanted_N, length_N, target_N, score_N)
+        self._open.append(torch.stack([column.to(ratio_N) for column in columns], -1))
 
     def end_step(self, mode: str) -> None:
         """What was added is a whole step of `mode` (train, eval); nothing, where this worker was idle in it."""
-        nothing = torch.zeros(0, 4, device=self._accelerator.device)
+        nothing = torch.zeros(0, 5, device=self._accelerator.device)
         self._closed[mode].append(torch.cat(self._open) if self._open else nothing)
         self._open = []
 
@@ -101,10 +107,10 @@ class StepRows:
         everyone = everyone[everyone[:, 2] > 0]
         found = []
         for at in range(len(steps)):
-            ratio_N, wanted_N, length_N, given_N, _ = everyone[everyone[:, 4] == at].unbind(-1)
-            numbers = step_numbers(ratio_N, wanted_N, length_N, length_power=length_power)
+            ratio_N, wanted_N, length_N, target_N, score_N, _ = everyone[everyone[:, 5] == at].unbind(-1)
+            numbers = step_numbers(ratio_N, wanted_N, length_N, score_N, length_power=length_power)
             if clamp is not None:
-                numbers["clamped"] = clamped_share(given_N, clamp)
+                numbers["clamped"] = clamped_share(target_N, clamp)
             found.append(numbers)
         return found
 

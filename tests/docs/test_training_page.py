@@ -34,6 +34,6 @@ def test_the_example_runs_and_leaves_a_model_with_a_card(tmp_path: Path, monkeyp
 
 def test_the_page_names_every_option_of_its_own_and_every_metric() -> None:
     own = {field.name for field in fields(GPOConfig)} - {field.name for field in fields(KTOConfig)}
-    metrics = step_numbers(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]), torch.tensor([4.0, 5.0]))
+    metrics = step_numbers(*torch.tensor([[1.0, 2.0], [1.0, 3.0], [4.0, 5.0], [0.1, 0.2]]))
     wanted = [*own - {"stop_window", "compute_dtype"}, *metrics, "clamped", "prompt_id", "anchor_model"]
     assert [name for name in sorted(wanted) if f"`{name}" not in TEXT] == []

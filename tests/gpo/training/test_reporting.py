@@ -8,8 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from tests.gpo.training.small_training import make_trainer, steps_of
+from tests.gpo.training.small_training import make_rows, make_trainer, steps_of
 
 
 def test_tensorboard_has_the_metrics_of_every_step(tmp_path: Path) -> None:
@@ -25,6 +26,21 @@ def test_tensorboard_has_the_metrics_of_every_step(tmp_path: Path) -> None:
         expected = {step["step"]: pytest.approx(step[name], rel=1e-6) for step in steps_of(trainer) if name in step}
         assert {event.step: event.value for event in events.Scalars(f"train/{name}")} == expected
         assert len(expected) >= 5  # in the first step nothing has moved, so there is no slope
+
+
+@pytest.mark.parametrize("column", ["target", "score"])
+@pytest.mark.parametrize("option", [{}, {"clamp": 1e-3}, {"standardise": 0.5, "clamp": 0.1}, {"pull": 0.9}])
+def test_length_is_held_against_what_answers_were_judged_by_whatever_becomes_of_their_targets(
+    tmp_path: Path, column: str, option: dict[str, float]
+) -> None:
+    rows = [{**row, "anchor_logps": -100.0 * (number % 2)} for number, row in enumerate(make_rows())]
+    if column == "score":
+        rows = [{**row, "score": float(number % 5)} for number, row in enumerate(rows)]
+    trainer = make_trainer(tmp_path, rows, batch_prompts=6, num_train_epochs=2, **option)
+    trainer.train()
+    pairs = torch.tensor([[row[column], len(row["completion_ids"])] for row in rows])
+    expected = pytest.approx(torch.corrcoef(pairs.T)[0, 1].item(), abs=1e-5)
+    assert [step["length_score_correlation"] for step in steps_of(trainer)] == [expected] * 2
 
 
 class Hub:

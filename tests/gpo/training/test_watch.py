@@ -24,15 +24,15 @@ from gpo.training.watch import (
 
 def test_slope_and_correlation_follow_their_definitions() -> None:
     target = torch.tensor([-2.0, 0.0, 1.0, 3.0])
-    numbers = step_numbers(0.25 * target + 1.0, target, torch.tensor([5.0, 5.0, 5.0, 5.0]))
+    numbers = step_numbers(0.25 * target + 1.0, target, torch.tensor([5.0, 5.0, 5.0, 5.0]), target)
     assert numbers["target_correlation"] == pytest.approx(1.0)
     assert numbers["target_slope"] == pytest.approx(0.25)
-    assert "length_target_correlation" not in numbers
+    assert "length_score_correlation" not in numbers
 
 
 def test_slope_is_that_of_the_ratio_that_the_loss_has_when_it_is_divided_by_length() -> None:
     target, length = torch.tensor([-2.0, 0.0, 1.0, 3.0]), torch.tensor([4.0, 9.0, 16.0, 25.0])
-    numbers = step_numbers(target * length.sqrt(), target, length, length_power=0.5)
+    numbers = step_numbers(target * length.sqrt(), target, length, target, length_power=0.5)
     assert numbers["target_slope"] == pytest.approx(1.0) and numbers["target_correlation"] == pytest.approx(1.0)
     assert numbers["log_ratio_max_abs"] == pytest.approx(15.0)
 
@@ -42,17 +42,17 @@ def test_kl_is_half_the_mean_square_and_near_the_exact_kl_for_small_moves() -> N
     start = torch.full((4,), 0.25, dtype=torch.float64)
     ratio = (policy / start).log()
     exact = (policy * ratio).sum().item()
-    numbers = step_numbers(ratio, torch.zeros(4), torch.ones(4))
+    numbers = step_numbers(ratio, torch.zeros(4), torch.ones(4), torch.zeros(4))
     assert numbers["kl"] == pytest.approx(ratio.square().mean().item() / 2)
     assert numbers["kl"] == pytest.approx(exact, rel=0.1)
 
 
 def test_the_expected_length_weighs_answers_by_how_much_likelier_they_became() -> None:
     ratio, length = torch.tensor([math.log(3.0), 0.0]), torch.tensor([10.0, 2.0])
-    numbers = step_numbers(ratio, torch.tensor([1.0, 0.0]), length)
+    numbers = step_numbers(ratio, torch.tensor([1.0, 0.0]), length, torch.tensor([0.1, 0.3]))
     assert numbers["length"] == 6.0 and numbers["length_expected"] == pytest.approx(8.0)
-    assert numbers["length_target_correlation"] == pytest.approx(1.0)
-    assert math.isfinite(step_numbers(1e4 * ratio, ratio, length)["length_expected"])
+    assert numbers["length_score_correlation"] == pytest.approx(-1.0), "whatever the loss compares with"
+    assert math.isfinite(step_numbers(1e4 * ratio, ratio, length, ratio)["length_expected"])
 
 
 def test_targets_at_the_clamp_are_counted() -> None:
@@ -137,25 +137,26 @@ class Workers:
 
 def test_rows_of_each_step_become_its_numbers_when_they_are_asked_for() -> None:
     rows, target, length = StepRows(Workers()), torch.tensor([1.0, -2.0]), torch.tensor([3, 4])
+    score = torch.tensor([0.2, 0.7])
     for shifts in ([0.0, 1.0], [2.0]):
         for shift in shifts:
-            rows.add(target + shift, target, length, target)
+            rows.add(target + shift, target, length, target, score)
         rows.end_step("train")
-    rows.add(target, target, length, target)
+    rows.add(target, target, length, target, score)
     rows.end_step("eval")
-    assert rows.numbers("eval", 0.0, None) == [step_numbers(target, target, length)]
-    two_parts = step_numbers(torch.cat([target, target + 1.0]), target.repeat(2), length.repeat(2))
-    assert rows.numbers("train", 0.0, None) == [two_parts, step_numbers(target + 2.0, target, length)]
+    assert rows.numbers("eval", 0.0, None) == [step_numbers(target, target, length, score)]
+    two_parts = step_numbers(torch.cat([target, target + 1.0]), target.repeat(2), length.repeat(2), score.repeat(2))
+    assert rows.numbers("train", 0.0, None) == [two_parts, step_numbers(target + 2.0, target, length, score)]
     assert rows.numbers("train", 0.0, None) == rows.numbers("eval", 0.0, None) == []
 
 
 def test_steps_of_an_evaluation_are_one_however_many_rows_the_last_has() -> None:
     rows, target, length = StepRows(Workers()), torch.tensor([1.0, -2.0]), torch.tensor([3, 4])
     for part in (slice(0, 2), slice(0, 1)):
-        rows.add(target[part] + 0.5, target[part], length[part], target[part])
+        rows.add(target[part] + 0.5, target[part], length[part], target[part], target[part])
         rows.end_step("eval")
     every = torch.tensor([1.0, -2.0, 1.0])
-    assert rows.numbers("eval", 0.0, None) == [step_numbers(every + 0.5, every, torch.tensor([3, 4, 3]))]
+    assert rows.numbers("eval", 0.0, None) == [step_numbers(every + 0.5, every, torch.tensor([3, 4, 3]), every)]
 
 
 def test_the_numbers_of_an_evaluation_are_named_as_its_loss_and_its_steps_are_those_that_were_made() -> None:
@@ -167,16 +168,16 @@ def test_the_numbers_of_an_evaluation_are_named_as_its_loss_and_its_steps_are_th
 
 def test_a_worker_that_was_idle_in_a_step_has_no_row_of_it() -> None:
     rows, target, length = StepRows(Workers()), torch.tensor([1.0, -2.0]), torch.tensor([3, 4])
-    rows.add(target, target, length, target)
+    rows.add(target, target, length, target, target)
     rows.end_step("train")
     rows.end_step("train")
     own = torch.cat([step for step in rows._closed["train"]])
-    assert own.shape == (2, 4)
+    assert own.shape == (2, 5)
 
 
 def test_a_row_that_is_no_number_is_told_and_not_taken_for_padding() -> None:
     rows, target, length = StepRows(Workers()), torch.tensor([1.0, -2.0]), torch.tensor([3, 4])
-    rows.add(torch.tensor([math.nan, 1.0]), target, length, target)
+    rows.add(torch.tensor([math.nan, 1.0]), target, length, target, target)
     rows.end_step("train")
     (numbers,) = rows.numbers("train", 0.0, 2.0)
     assert math.isnan(numbers["kl"]) and math.isnan(numbers["log_ratio_mean"])
