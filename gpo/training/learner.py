@@ -74,16 +74,14 @@ def train_worker(values: dict[str, Any]) -> None:
             "stopped": trainer.stopped,
         }
         write_json(Path(task.training) / "report.json", report | timings)
-        _clean(Path(task.training))
+        _drop_steps(Path(task.training) / "steps")
 
 
-def _clean(training: Path) -> None:
+def _drop_steps(steps: Path) -> None:
     """What only a resume of this iteration needs goes last: a learner killed until here repeats no step."""
-    for checkpoint in (training / "steps").glob(f"{PREFIX}*"):
+    for checkpoint in steps.glob(f"{PREFIX}*"):
         remove(checkpoint)
-    shutil.rmtree(training / "steps", ignore_errors=True)
-    for file in training.glob("reference-*.json"):
-        file.unlink()
+    shutil.rmtree(steps, ignore_errors=True)
 
 
 def training_rows(shards: list[str]) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gpo.files import read_json
 from gpo.training import learner
 from gpo.training.stage import make_task
 from tests.gpo.training.small_iterations import (
@@ -19,6 +20,7 @@ from tests.gpo.training.small_iterations import (
     iterate,
     largest_gap,
     learn,
+    logps_of,
     make_rollouts,
     make_run,
     published,
@@ -137,7 +139,23 @@ def test_a_learner_that_is_started_again_makes_no_step_and_no_reference_twice(
     task = learn(run, 1, make_rollouts())
     assert [line["step"] for line in steps_of_iteration(run, 1)] == [1, 2, 3, 4]
     assert all(torch.equal(value, plain[name]) for name, value in published(task).items())
-    assert not reference.exists() and not (training / "steps").exists(), "only a resume needs them"
+    assert not (training / "steps").exists(), "only a resume needs them"
+    # As when the driver dies before the journal has the stage: all is made again, but for the reference.
+    task = learn(run, 1, make_rollouts())
+    assert [line["step"] for line in steps_of_iteration(run, 1)] == [1, 2, 3, 4] * 2
+    assert all(torch.equal(value, plain[name]) for name, value in published(task).items())
+    assert list(training.glob("reference-*.json")) == [reference]
+
+
+def test_each_iteration_leaves_its_reference_log_probabilities_beside_its_masters(tmp_path: Path, policy: Path) -> None:
+    run, _ = iterate(tmp_path, policy, 2)
+    rows = make_rollouts()
+    given = [(row.prompt_ids, answer) for row in rows for answer in row.completion_ids]
+    for iteration, before in ((1, policy), (2, run.directory.checkpoint(1))):
+        (file,) = run.directory.training(iteration).glob("reference-*.json")
+        kept = torch.tensor(read_json(file)["logps"])
+        assert len(kept) == len(given)
+        torch.testing.assert_close(kept, logps_of(before, rows), rtol=1e-5, atol=1e-4)
 
 
 # The anchor of each iteration

@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import Trainer
 
 from gpo.training import step_checkpoints
-from gpo.training.learner import _clean
+from gpo.training.learner import _drop_steps
 from gpo.training.step_checkpoints import drop_older, drop_torn, last_whole, mark_whole
 from tests.gpo.training.small_training import make_rows, make_trainer
 
@@ -130,7 +130,7 @@ def test_a_kill_while_a_learner_cleans_up_leaves_nothing_to_resume_from(
     whole_checkpoint(tmp_path / "steps", 4)
     kill_inside(monkeypatch, "checkpoint-4", "steps")
     with pytest.raises(InterruptedError):
-        _clean(tmp_path)
+        _drop_steps(tmp_path / "steps")
     assert last_whole(tmp_path / "steps") is None
 
 
