@@ -22,6 +22,7 @@ FIXTURE = Path(__file__).parents[3] / "shared" / "fixtures" / "gpo_loss.json"
 DATA: dict[str, Any] = json.loads(FIXTURE.read_text()) if FIXTURE.exists() else {}
 needs_fixture = pytest.mark.skipif(not DATA, reason=f"{FIXTURE} is absent")
 PRECISIONS = [(torch.float64, 1e-6), (torch.float32, 1e-5)]
+"""With what their README says to hold results to, relatively."""
 precisions = pytest.mark.parametrize(("dtype", "relative"), PRECISIONS)
 
 seeds = st.integers(0, 2**31)
@@ -217,7 +218,7 @@ def test_pair_losses_of_the_published_trainer_and_their_gradients_match(
     assert loss.item() == pytest.approx(expected["loss"], rel=relative)
     assert policy_N.grad is not None
     gradient = expected["grad_policy_chosen"] + expected["grad_policy_rejected"]
-    assert policy_N.grad.tolist() == pytest.approx(gradient, rel=10 * relative)
+    assert policy_N.grad.tolist() == pytest.approx(gradient, rel=relative, abs=0.0)
     for b in range(count):
         rows = torch.tensor([b, count + b])
         pair = gpo_loss(policy_N[rows], ref_N[rows], target_N[rows], lengths_N=lengths_N[rows], length_power=power)
@@ -225,7 +226,7 @@ def test_pair_losses_of_the_published_trainer_and_their_gradients_match(
     if "reward_chosen" not in expected:  # ln_gpo was never published as code and so has no logged rewards
         return
     reward = expected["reward_chosen"] + expected["reward_rejected"]
-    assert (case["beta"] * (policy_N - ref_N)).tolist() == pytest.approx(reward, rel=10 * relative)
+    assert (case["beta"] * (policy_N - ref_N)).tolist() == pytest.approx(reward, rel=relative, abs=0.0)
 
 
 @needs_fixture
@@ -237,7 +238,7 @@ def test_the_objective_of_the_paper_over_all_answers_matches(index: int, dtype: 
     for group, expected in zip(case["groups"], case["expected"]["target"], strict=True):
         score_KK = torch.tensor(group["raw"], dtype=dtype)
         target_K = preference_targets(score_KK, method="gpo", tau=case["tau"], beta=case["beta"])
-        assert target_K.tolist() == pytest.approx(expected, rel=10 * relative)
+        assert target_K.tolist() == pytest.approx(expected, rel=relative, abs=0.0)
         targets.append(target_K)
         rows += group["rows"]
     policy_N, ref_N, lengths_N = row_tensors(rows, dtype)
@@ -245,5 +246,7 @@ def test_the_objective_of_the_paper_over_all_answers_matches(index: int, dtype: 
     loss.backward()
     assert loss.item() == pytest.approx(case["expected"]["loss"], rel=relative)
     gradient = [value for group in case["expected"]["grad_policy"] for value in group]
-    assert policy_N.grad is not None
-    assert policy_N.grad.tolist() == pytest.approx(gradient, rel=20 * relative, abs=relative)
+    # Where a log-ratio nearly is its target, what is left of it has the rounding of the two sums that it came from.
+    rounding = 2 / len(policy_N) * torch.finfo(dtype).eps * policy_N.abs().max().item()
+    assert policy_N.grad is not None and rounding < 1e-6
+    assert policy_N.grad.tolist() == pytest.approx(gradient, rel=relative, abs=rounding)
