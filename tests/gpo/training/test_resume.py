@@ -13,12 +13,12 @@ from transformers.trainer_utils import get_last_checkpoint
 from tests.gpo.training.small_training import StopAt, make_rows, make_trainer, steps_of, weights_of
 
 
-@pytest.mark.parametrize("stop", [2, 4, 6, 7])
+@pytest.mark.parametrize("stop", [2, 4, 6, 7, 8])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_a_run_resumed_at_any_step_ends_with_the_bits_of_an_undisturbed_one(
     tmp_path: Path, stop: int, bf16: bool
 ) -> None:
-    """Four steps an epoch, two epochs: stops within the first, at its end, and within the second."""
+    """Four steps an epoch, two epochs: stops within the first, at its end, within the second, and at the last step."""
     settings: dict[str, Any] = {
         "num_train_epochs": 2,
         "bf16": bf16,
