@@ -142,8 +142,35 @@ def test_the_arguments_whose_defaults_gpo_changes_are_still_fields_of_kto() -> N
 
 
 def test_names_shown_on_model_cards_are_ours() -> None:
-    assert {"_name", "_tag_names"} <= set(vars(KTOTrainer)), LOOK
+    assert {"_name", "_tag_names", "_paper"} <= set(vars(KTOTrainer)), LOOK
     assert GPOTrainer._name == "GPO" and "gpo" in GPOTrainer._tag_names
+    card = squeezed("create_model_card")
+    assert "trainer_name=self._name," in card, LOOK
+    assert 'paper_title=self._paper.get("title"),paper_id=self._paper.get("id"),' in card, LOOK
+    assert set(GPOTrainer._paper) == {"title", "id"}
+
+
+def test_the_data_set_that_is_trained_on_is_called_train_and_no_other_is_by_itself() -> None:
+    """`GPOTrainer._precompute_ref_logps` takes the shuffled batches of the first epoch by that name."""
+    start = squeezed("__init__")
+    assert 'self.train_dataset=self._precompute_ref_logps(self.train_dataset,"train",' in start, LOOK
+    assert 'self.eval_dataset=self._precompute_ref_logps(self.eval_dataset,"eval",' in start, LOOK
+    assert start.count('"train",') == 1 and '_precompute_ref_logps(eval_dataset,"eval",' in squeezed("evaluate"), LOOK
+
+
+def test_the_columns_that_gpo_names_are_those_that_transformers_would_keep() -> None:
+    """When this fails, `GPOTrainer._set_signature_columns_if_needed` may name them under another attribute, or go."""
+    assert "ifself._signature_columnsisNone:" in squeezed("_set_signature_columns_if_needed"), LOOK
+    removes = squeezed("_remove_unused_columns", Trainer)
+    assert "self._set_signature_columns_if_needed()signature_columns=self._signature_columns" in removes
+
+
+def test_kto_keeps_an_adapter_as_it_was_under_the_name_ref() -> None:
+    """When this fails, look at `starting_adapter` in reference.py and `load_trained_adapter` in step_checkpoints.py."""
+    start = squeezed("__init__")
+    assert 'model.add_adapter("ref",default_config)' in start and 'name.replace(".default.",".ref.")' in start, LOOK
+    asked = 'adapter_name="ref"if"ref"inunwrapped_model.peft_configelseNone'
+    assert asked in squeezed("compute_ref_log_probs"), LOOK
 
 
 def test_the_installed_transformers_is_the_one_the_training_step_was_read_in() -> None:
