@@ -226,7 +226,7 @@ def test_the_sft_term_is_the_likelihood_of_the_best_answers_a_token(tmp_path: Pa
 
 @pytest.mark.parametrize("rate", [1e-7, 1e-6, 1e-5])
 @pytest.mark.parametrize("optim", ["rmsprop", "adamw_torch"])
-def test_no_update_of_the_papers_learning_rates_is_lost_in_float32_masters(
+def test_no_update_of_the_papers_learning_rates_is_lost_in_float32_masters_and_states(
     tmp_path: Path, optim: str, rate: float
 ) -> None:
     """The first step moves a weight by rate (Adam) or ten times that (RMSProp), to a few roundings of the weight."""
@@ -235,6 +235,8 @@ def test_no_update_of_the_papers_learning_rates_is_lost_in_float32_masters(
     trainer = make_trainer(tmp_path, callbacks=[gradients], **settings)
     before = weights_of(trainer)
     trainer.train()
+    states = [value for state in trainer.optimizer.state.values() for value in state.values() if value.dim()]
+    assert len(states) >= len(before) and {value.dtype for value in states} == {torch.float32}
     length = {"rmsprop": 10 * rate, "adamw_torch": rate}[optim]
     for name, value in weights_of(trainer).items():
         assert value.dtype == torch.float32, name

@@ -241,11 +241,12 @@ def test_whatever_the_sharding_a_learner_publishes_one_whole_plain_model(
 
 
 @needs_deepspeed
-def test_zero_computes_in_the_compute_type_and_keeps_master_weights_in_float32(
+def test_zero_computes_in_the_compute_type_and_keeps_master_weights_and_optimizer_states_in_float32(
     alone: dict[str, Any], two: dict[str, dict[str, Any]]
 ) -> None:
     found = two["precise"]
     assert [held["computed"] for held in found["held"]] == [["torch.bfloat16"]] * 2
+    assert [held["state_types"] for held in found["held"]] == [["torch.float32"]] * 2
     assert found["first_ratio"] == 0.0 and found["loss"] == pytest.approx(alone["loss"], rel=1e-1)
     assert {weight.dtype for weight in master_of(found).values()} == {torch.float32}
     published = load_file(found["published"].checkpoint(1) / "model.safetensors")

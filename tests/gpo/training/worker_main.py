@@ -56,16 +56,17 @@ class StepsMade(TrainerCallback):
         self.number += 1
 
 
-def held_elements(trainer: Any) -> dict[str, int]:
-    """Elements of parameters and of optimizer states on this worker."""
-    states = 0
+def held_elements(trainer: Any) -> dict[str, Any]:
+    """Elements of parameters and of optimizer states on this worker, and the types of the states."""
+    states: list[torch.Tensor] = []
     optimizer = trainer.optimizer
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     for state in optimizer.state.values():
-        states += sum(value.numel() for value in state.values() if torch.is_tensor(value) and value.dim() > 0)
+        states += [value for value in state.values() if torch.is_tensor(value) and value.dim() > 0]
     pieces = [getattr(p, "ds_tensor", p) for p in trainer.model.parameters()]
-    return {"parameters": sum(piece.numel() for piece in pieces), "states": states}
+    elements = {"parameters": sum(piece.numel() for piece in pieces), "states": sum(map(torch.numel, states))}
+    return {**elements, "state_types": sorted({str(value.dtype) for value in states})}
 
 
 def held_by_reference(trainer: Any) -> int:
