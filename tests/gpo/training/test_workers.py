@@ -217,11 +217,11 @@ def test_asked_for_fsdp_on_a_cpu_the_workers_are_plain_ones_as_accelerate_leaves
 def test_zero_trains_the_same_model_in_pieces(alone: dict[str, Any], two: dict[str, dict[str, Any]], way: str) -> None:
     """Steps of three and of two prompts: an idle worker still takes its part when pieces are gathered."""
     found = two[way]
+    assert_same_steps(found, alone)
+    assert largest_difference(alone["gradients"], found["gradients"]) <= 1e-5
     assert found["first_ratio"] == 0.0
-    assert found["loss"] == pytest.approx(alone["loss"], rel=1e-3)
-    # Without a bound one worker tells the largest entry of its gradient, DeepSpeed the length always.
     length = torch.cat([gradient.flatten() for gradient in alone["gradients"].values()]).norm().item()
-    assert found["grad_norm"][0] == pytest.approx(length, rel=1e-4)
+    assert found["grad_norm"][0] == pytest.approx(length, rel=1e-5)
     whole = alone["held"][0]
     for held in found["held"]:
         assert 0 < held["states"] <= 0.6 * whole["states"]
@@ -249,7 +249,8 @@ def test_whatever_the_sharding_a_learner_publishes_one_whole_plain_model(
     expected, saved = master_of(alone), model.state_dict()
     assert saved.keys() == expected.keys() and len(expected) > 20
     for name, value in expected.items():
-        assert (saved[name] - value).abs().max() <= 1e-4, name
+        # RMSProp moves a weight by 1e-3 in the first step, by the sign of a gradient that is nearly 0 too.
+        assert (saved[name] - value).abs().max() <= 5e-5, name
         assert torch.equal(saved[name], master_of(two[way])[name]), name
     add_log_prob_head(model)
     canary = [row.tolist() for row in token_logps(model, canary_rows(tokenizer), "float32")]

@@ -56,6 +56,26 @@ class StepsMade(TrainerCallback):
         self.number += 1
 
 
+class GradientsInPieces(Gradients):
+    """Keeps the gradients of the first step, whole: all workers put them together before the optimizer steps."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        from deepspeed.utils import safe_get_full_grad
+
+        model, optimizer = kwargs["model"], kwargs["optimizer"].optimizer
+        step = optimizer.step
+
+        def keeping(*given: Any, **named: Any) -> Any:
+            if not self.first:
+                self.first = {name: safe_get_full_grad(p).clone() for name, p in model.named_parameters()}
+            return step(*given, **named)
+
+        optimizer.step = keeping
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Behind DeepSpeed's step, which leaves no gradient."""
+
+
 def held_elements(trainer: Any) -> dict[str, Any]:
     """Elements of parameters and of optimizer states on this worker, and the types of the states."""
     states: list[torch.Tensor] = []
@@ -118,8 +138,8 @@ def train(folder: Path, settings: dict[str, Any], rank: int) -> None:
         # It ends there; what follows is a new one that goes on from the checkpoint.
         settings |= {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
         make(folder, settings, way, StopAt(stop)).train()
-    gradients, made = Gradients(), StepsMade()
-    trainer = make(folder, settings, way, made, *([gradients] if way == "none" else []))
+    gradients, made = GradientsInPieces() if way.startswith("zero") else Gradients(), StepsMade()
+    trainer = make(folder, settings, way, made, *([gradients] if way != "fsdp" else []))
     types: set[str] = set()
     layer = trainer.accelerator.unwrap_model(trainer.model).get_decoder().layers[0].mlp
     hook = layer.register_forward_hook(lambda _module, _inputs, output: types.add(str(output.dtype)))
