@@ -3,6 +3,7 @@
 from typing import Any
 
 from gpo.config import ClusterConfig
+from gpo.cpu import give_back_memory
 
 OF_A_CLUSTER = frozenset({"PlacementGroupCleanerCallback", "DatasetsCallback"})
 """What Ray Train brings along that asks the dashboard of a cluster whether the controller lives, and that shares out
@@ -50,6 +51,7 @@ def torch_trainer(cluster: ClusterConfig) -> Any:
                 return super()._initialize_and_run_controller(**{**settings, "scaling_policy": policy})  # type: ignore[misc]
             finally:
                 _forget_classes()
+                give_back_memory()
 
     return LocalTorchTrainer
 

@@ -91,3 +91,23 @@ def test_a_prepared_process_stops_growing_under_half_precision_products_of_ever_
 @HALF_PRECISION
 def test_the_forwards_process_which_lasts_for_a_run_keeps_the_kernels_of_a_few_shapes_only() -> None:
     assert grown(2, 50, 300, **forward_environment()) < 8
+
+
+def test_scattered_memory_that_was_freed_is_given_back() -> None:
+    script = """
+from gpo.cpu import give_back_memory
+from pathlib import Path
+
+def held_mib():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1024
+
+pieces = [bytearray(b"x") * (64 << 10) for _ in range(4000)]
+del pieces[::2], pieces[:-1]  # the last one stays above them all
+freed = held_mib()
+give_back_memory()
+print(freed, held_mib())
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    freed, kept = map(float, run.stdout.split())
+    assert freed > 200 and kept < 60, run.stdout
