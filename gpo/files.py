@@ -8,10 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gpo.errors import StageError
+from gpo.errors import StageError, UserError
 
 PART = ".part-"
 """In the name of a file that is being written, before its writer; `rollout` and `reward` name theirs alike."""
+
+LONGEST_TOKEN = 16
+"""Characters of a number, name or escape that a crash may have cut; a fault further from a line's end is a real one."""
 
 
 def remove_parts(folder: Path) -> None:
@@ -72,7 +75,7 @@ def read_json(path: Path) -> Any:
     """The value of a JSON file that a run wrote; raises StageError naming the file where something damaged it."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StageError(
             f"{path} cannot be read ({error}), and the run wrote it whole: put a copy of the file in its place, or "
             "start anew with --fresh or another --run-dir"
@@ -96,18 +99,42 @@ def _ends_with_newline(stream: Any) -> bool:
 
 
 def json_lines(path: Path, start: int = 0) -> Iterator[dict[str, Any]]:
-    """Whole lines from a byte on, one at a time; what a crash left of a line is not one."""
+    """Whole lines from a byte on, one at a time; what a crash left of a line is not one.
+
+    Raises UserError for a line that is neither: nobody wrote it so.
+    """
     if not path.is_file():
         return
     with path.open("rb") as stream:
         stream.seek(start)
         for line in stream:
-            try:
-                value = json.loads(line.decode("utf-8", errors="replace"))
-            except json.JSONDecodeError:
+            if b"\0" in line:  # What a file system leaves in the place of what a crash lost.
                 continue
-            if isinstance(value, dict):
-                yield value
+            text = line.rstrip(b"\r\n").decode("utf-8", errors="replace")
+            try:
+                value = json.loads(text)
+            except json.JSONDecodeError as error:
+                if _is_torn(text, error):
+                    continue
+                raise _damaged(path, text, error.msg) from None
+            except (ValueError, RecursionError) as error:
+                raise _damaged(path, text, str(error)) from None
+            if not isinstance(value, dict):
+                raise _damaged(path, text, f"found {type(value).__name__}, expected an object")
+            yield value
+
+
+def _is_torn(text: str, error: json.JSONDecodeError) -> bool:
+    """Whether it may be the beginning of an object: only its end is wrong, or it ends within a text."""
+    begins = text.startswith("{") or not text
+    return begins and (error.msg.startswith("Unterminated") or len(text) - error.pos < LONGEST_TOKEN)
+
+
+def _damaged(path: Path, text: str, why: str) -> UserError:
+    return UserError(
+        f"{path}: damaged at {text:.120} ({why:.80}); put a copy of the file in its place, or take the line out: what "
+        "it tells of is done again"
+    )
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

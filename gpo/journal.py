@@ -29,6 +29,8 @@ FIELDS: dict[str, dict[str, Kind]] = {
     "poison": {"iteration": int, "prompt_id": str},
 }
 """What readers of the journal lean on, by event."""
+STATE: dict[str, Kind] = {"status": str, "config": dict, "data_sha256": dict}
+"""What readers of run.json lean on."""
 
 
 class RunDirectory:
@@ -199,10 +201,15 @@ def _read_state(path: Path) -> dict[str, Any] | None:
 def _state_in(text: str, path: Path) -> dict[str, Any]:
     try:
         state = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{path}: not valid JSON; restore it, or use --fresh or another --run-dir") from None
     if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{path}: expected format_version {FORMAT_VERSION}; use --fresh or another --run-dir")
+    for name, kind in STATE.items():
+        if not isinstance(state.get(name), kind):
+            raise UserError(
+                f"{path}: damaged at {name} ({state.get(name)!r:.40}); restore it, or use --fresh or another --run-dir"
+            )
     return state
 
 
@@ -234,8 +241,8 @@ def _placement(config: RunConfig) -> dict[str, Any]:
 
 
 def _check_identity(root: Path, state: dict[str, Any], config: RunConfig, data: dict[str, str]) -> None:
-    changes = changed_identity(state.get("config", {}), identity_values(config))
-    changes += [f"content of {line}" for line in changed_identity(state.get("data_sha256", {}), data)]
+    changes = changed_identity(state["config"], identity_values(config))
+    changes += [f"content of {line}" for line in changed_identity(state["data_sha256"], data)]
     if changes:
         listed = "\n".join(f"  - {change}" for change in changes)
         raise UserError(
@@ -259,8 +266,9 @@ def dtype_of_run(root: Path, storage: Storage | None) -> str | None:
     if state is None and storage is not None:
         text = storage.state()
         state = None if text is None else _state_in(text, root / "run.json")
-    dtype: str | None = (state or {}).get("config", {}).get("policy", {}).get("dtype")
-    return dtype
+    policy = {} if state is None else state["config"].get("policy")
+    dtype = policy.get("dtype") if isinstance(policy, dict) else None
+    return dtype if dtype in ("bfloat16", "float16", "float32") else None
 
 
 def read_config_of(root: Path) -> dict[str, Any]:

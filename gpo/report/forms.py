@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AllowInfNan, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, AllowInfNan, BaseModel, ConfigDict, Field, ValidationError
 
 from gpo.errors import UserError
 
@@ -51,7 +51,7 @@ class Rate(Form):
     """A win rate with its interval."""
 
     win_rate: Number
-    ci95: list[Number]
+    ci95: Annotated[list[Number], Field(min_length=2, max_length=2)]
     n_prompts: int
 
 
@@ -124,5 +124,5 @@ def read_json(path: Path) -> Any:
     """A JSON file of the run; raises UserError naming it where it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable ({error}); remove it and start the run again to have it anew") from None

@@ -99,6 +99,7 @@ def plant_start(root: Path, iterations: int, name: str) -> RunDirectory:
     train = {"select": "best-and-worst", "standardise": 2.0}
     config = {"iterations": iterations, "preference": {"train_on": "gpm"}, "train": train}
     state = {"name": name, "status": "finished", "seed": 5, "config": config, "versions": {"torch": "2.13.0"}}
+    state |= {"data_sha256": {}}
     write_json(root / "run.json", {"format_version": FORMAT_VERSION, "started": 1.7e9, "updated": 1.7e9, **state})
     write_text(root / "config.yaml", f"name: tiny\niterations: {iterations}\n")
     directory.record("start", placement={})

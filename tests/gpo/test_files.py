@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpo.errors import StageError
+from gpo.errors import StageError, UserError
 from gpo.evaluation.heldout_judge import read_answers
 from gpo.files import append_json_line, json_lines, last_written, read_json, write_json
 
@@ -51,3 +51,34 @@ def test_lines_are_read_from_a_byte_on_behind_a_torn_one_too(tmp_path: Path) -> 
     append_json_line(path, {"step": 3})
     assert list(json_lines(path)) == [{"step": 1}, {"step": 3}]
     assert list(json_lines(path, behind)) == [{"step": 3}] and list(json_lines(path, 10**6)) == []
+
+
+@pytest.mark.parametrize(
+    "torn", [b'{"step": 2', b'{"said": "half', b'{"a": tru', b"{", b'{"a": 1.', b'{"a\0\0\0', b"\0\0"]
+)
+def test_what_a_crash_leaves_of_a_line_is_none(tmp_path: Path, torn: bytes) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + torn)
+    assert list(json_lines(path)) == [{"step": 1}]
+    append_json_line(path, {"step": 3})
+    assert list(json_lines(path)) == [{"step": 1}, {"step": 3}]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"7",
+        b"[]",
+        b'"step": 2}',
+        b"gone",
+        b'{"step"; 2, "seconds": 12.5, "left": {}}',
+        b'{"step": ' + b"1" * 5000 + b"}",
+        b"{" + b'"a":{' * 100_000,
+    ],
+    ids=["number", "list", "no-beginning", "text", "in-the-middle", "endless-number", "without-bottom"],
+)
+def test_a_line_that_no_crash_leaves_is_named_with_the_way_on(tmp_path: Path, damaged: bytes) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + damaged + b'\n{"step": 3}\n')
+    with pytest.raises(UserError, match=r"lines\.jsonl: damaged at .* put a copy of the file in its place"):
+        list(json_lines(path))

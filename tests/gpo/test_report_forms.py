@@ -26,6 +26,10 @@ def no_judges(values: Any) -> None:
     del values["judges"]
 
 
+def half_an_interval(values: Any) -> None:
+    values["judges"]["gpm"]["vs_start"]["ci95"].pop()
+
+
 def fewer_ends(values: Any) -> None:
     values["prompts"][1]["finish_reason"].pop()
 
@@ -39,6 +43,7 @@ def a_number_for_an_answer(values: Any) -> None:
     [
         ("evaluation", Evaluation, no_rate, "judges.gpm.vs_start"),
         ("evaluation", Evaluation, no_judges, "judges"),
+        ("evaluation", Evaluation, half_an_interval, "judges.gpm.vs_start.ci95"),
         ("heldout", Heldout, fewer_ends, "prompts.1"),
         ("heldout", Heldout, a_number_for_an_answer, "prompts.2.completion.1"),
     ],
