@@ -106,6 +106,34 @@ def bad_output(row: Any) -> bool:
     return not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("instruction", "output"))
 
 
+def bad_record(content: bytes) -> bool:
+    """A journal with a line that is neither an object nor what a crash leaves: its beginning, or zeros."""
+    for line in content.split(b"\n"):
+        text = line.decode("utf-8", "replace")
+        good, value = _parsed(text)
+        if text.strip() and "\0" not in text and not (isinstance(value, dict) if good else text.startswith("{")):
+            return True
+    return False
+
+
+READ_OF_A_RUN = {
+    "overview": ("run.json", "evaluation.json", "journal.jsonl", "metrics.jsonl", ".parquet"),
+    "prompts": ("heldout.json", ".parquet"),
+    "report": ("run.json", "evaluation.json", "heldout.json", "journal.jsonl", "metrics.jsonl", ".parquet"),
+    "again": ("run.json",),
+}
+"""How a finished run is looked at -> the ends of the names of files that must be read for it."""
+
+
+def bad_run_file(look: str, name: str, content: bytes, before: int) -> bool:
+    """Of a run: a file that a look must read and cannot; `before` is how long it was, as shards end with what tells."""
+    if not name.endswith(READ_OF_A_RUN[look]):
+        return False
+    if name.endswith(".jsonl"):
+        return bad_record(content)
+    return len(content) < before if name.endswith(".parquet") else no_json(content)
+
+
 def bad_settings(content: bytes, refused: Callable[[Any], bool]) -> bool:
     """No UTF-8, no YAML, no settings in it, or values that are `refused`."""
     text = _text(content)

@@ -170,28 +170,33 @@ def outputs(workplace: Path, folder: Path, draw: Random) -> Prepared:
 
 
 def run_directory(workplace: Path, folder: Path, draw: Random) -> Prepared:
-    """A file of a finished run is damaged, then the run is looked at; a shard that was cut is certainly wrong."""
+    """A file of a finished run is damaged, then the run is looked at, or a run of its directory checked."""
     run = _fresh(folder) / "run"
     shutil.copytree(workplace / "run", run)
-    path = draw.choice(sorted(path for path in run.rglob("*") if path.is_file()))
-    mutated = _mutate_json_or_bytes(path.read_bytes(), path.suffix, draw)
-    cut = path.suffix == ".parquet" and len(mutated.content) < path.stat().st_size
-    path.write_bytes(mutated.content)
-    look = draw.choice(("overview", "prompts", "report"))
-    words = {
+    looks = {
         "overview": ["show", str(run)],
         "prompts": ["show", str(run), "--search", "prompt"],
         "report": ["report", str(run), "--output", str(folder / "report.html")],
+        "again": _dry_run(workplace / "tiny.yaml", folder),
     }
+    look = draw.choice(list(looks))
+    # To check a run reads what it is, and no more.
+    files = [run / "run.json"] if look == "again" else sorted(path for path in run.rglob("*") if path.is_file())
+    path = draw.choice(files)
+    whole = path.read_bytes()
+    mutated = _mutate_json_or_bytes(whole, path.suffix, draw)
+    path.write_bytes(mutated.content)
     name = str(path.relative_to(run))
-    wrong = cut and look != "overview"
-    return Prepared(words[look], f"{name}: {mutated.done}", wrong, _named(name, mutated))
+    wrong = certain.bad_run_file(look, name, mutated.content, len(whole))
+    return Prepared(looks[look], f"{name}: {mutated.done}", wrong, _named(name, mutated))
 
 
 def _mutate_json_or_bytes(content: bytes, suffix: str, draw: Random) -> Mutated:
     if suffix == ".json" and draw.random() < 0.6:
         value, done = mutate_value(json.loads(content), draw)
         return Mutated(json.dumps(value).encode(), done)
+    if suffix == ".jsonl":
+        return mutate_json_lines(content, draw)
     return mutate_bytes(content, draw)
 
 

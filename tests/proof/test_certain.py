@@ -118,6 +118,35 @@ def test_weights_that_were_cut_are_wrong(tmp_path: Path) -> None:
         assert certain.short_weights(content[:length])
 
 
+@pytest.mark.parametrize("line", [b"7", b"[]", b'"seconds": 1}', b"gone", b"\xff", b"null"])
+def test_a_line_of_a_journal_that_no_crash_leaves_is_wrong(line: bytes) -> None:
+    content = b'{"event": "stage"}\n' + line + b'\n{"event": "stage"}\n'
+    assert certain.bad_record(content)
+    assert certain.bad_run_file("report", "journal.jsonl", content, 0)
+    assert not certain.bad_run_file("prompts", "journal.jsonl", content, 0), "it is not read for them"
+
+
+@pytest.mark.parametrize("line", [b"", b'{"event": "sta', b'{"event"\0\0', b"\0\0", b'{"event": "\xff"}'])
+def test_what_a_crash_may_leave_of_a_journal_is_none_to_complain_of(line: bytes) -> None:
+    assert not certain.bad_record(b'{"event": "stage"}\n' + line + b"\n")
+
+
+@pytest.mark.parametrize(
+    ("look", "name", "content", "wrong"),
+    [
+        ("overview", "iterations/001/rollouts/shard-00000.parquet", b"cut", True),
+        ("overview", "iterations/001/rollouts/shard-00000.parquet", b"as long", False),
+        ("overview", "iterations/001/evaluation.json", b"{", True),
+        ("prompts", "iterations/001/evaluation.json", b"{", False),
+        ("report", "iterations/000/heldout.json", b"\xff", True),
+        ("report", "config.yaml", b"[", False),
+        ("again", "run.json", b"", True),
+    ],
+)
+def test_a_file_of_a_run_is_wrong_where_a_look_must_read_it(look: str, name: str, content: bytes, wrong: bool) -> None:
+    assert certain.bad_run_file(look, name, content, len(b"as long")) is wrong
+
+
 def test_many_mutations_of_pairs_are_marked_as_certainly_wrong() -> None:
     good = lines(mixed(9))
     made = [mutate_json_lines(good, Random(seed)).content for seed in range(100)]
