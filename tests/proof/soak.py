@@ -43,6 +43,9 @@ LOOSER = {OF_ALL: 3.0, LEARNER: 3.0}
 OF_RAY = {"gcs_server", "log_monitor.py"}
 """Their files are not judged: Ray 2.60's GCS keeps a socket of each training's workers, so that a usual limit of 1,024
 is far; its log monitor keeps files of dead workers until they are 200 (RAY_LOG_MONITOR_MAX_OPEN_FILES)."""
+INTERNED_MIB = (6.0, 8.5)
+"""CPython's table of interned names, some 160,000 in a process with torch and vLLM, is built anew once it has taken so
+many, those that are gone included: one step of 7.3 MiB, at no certain time, and none behind it."""
 LEAST_ITERATIONS = 12
 """A start with fewer is too short to be judged: caches of the driver fill for eight."""
 MUST_LAST = ("driver", "LoggedSampler", "ShardScorer")
@@ -126,6 +129,15 @@ class Row:
         )
 
 
+def without_step(values: list[float]) -> list[float]:
+    """A series of MiB without the one step of the table of names: all is below it before, and above it from then on."""
+    for place in range(1, len(values)):
+        step = min(values[place:]) - max(values[:place])
+        if INTERNED_MIB[0] <= step <= INTERNED_MIB[1]:
+            return values[:place] + [value - step for value in values[place:]]
+    return values
+
+
 def rows_of_start(start: int, looks: list[dict[str, Any]]) -> list[Row]:
     """The lasting processes of one start of the command, and all of its processes together."""
     by_iteration: dict[int, list[dict[str, Any]]] = defaultdict(list)
@@ -138,7 +150,8 @@ def rows_of_start(start: int, looks: list[dict[str, Any]]) -> list[Row]:
         return []
 
     def row(kind: str, **series: list[float]) -> Row:
-        slopes = {what: float(np.polyfit(done, values, 1)[0]) for what, values in series.items()}
+        judged_on = series | {"mib": without_step(series["mib"])}
+        slopes = {what: float(np.polyfit(done, values, 1)[0]) for what, values in judged_on.items()}
         return Row(start, kind, series["mib"][-1], done[-1] - done[0], slopes)
 
     def least(of: Callable[[dict[str, Any]], float]) -> list[float]:

@@ -53,6 +53,18 @@ def test_a_process_that_was_never_watched_is_a_fault(missing: str, capsys: pytes
     assert f"not among the lasting processes: {missing}" in capsys.readouterr().out
 
 
+def test_one_step_of_the_table_of_names_is_no_growth_and_several_or_a_larger_one_are() -> None:
+    def stepped(*steps: tuple[int, float]) -> Lines:
+        lines = looks(100, {})
+        for line in lines:
+            line["processes"][2]["mib"] += sum(mib for place, mib in steps if line["done"] >= place)
+        return lines
+
+    assert judge(stepped((75, 7.4)), 100) == 0
+    assert judge(stepped((65, 7.4), (75, 7.4), (85, 7.4)), 100) == 1
+    assert judge(stepped((75, 12.0)), 100) == 1
+
+
 def test_starts_that_are_too_short_prove_nothing() -> None:
     assert judge(looks(11, {}), 11) == 1 and judge([], 16) == 1
 
