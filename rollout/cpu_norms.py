@@ -18,6 +18,8 @@ PROVIDER = "gpo_cpu"
 """Its name among vLLM's providers of an operation."""
 VECTOR = 16
 """Numbers that the norms take at once: they refuse a width that is no multiple of 8 or 16, by the build."""
+ROUNDS_HALVES = torch.cpu._is_avx512_bf16_supported()
+"""Whether vLLM has a build for this processor that rounds to bfloat16; others cut, and double the error of a norm."""
 
 
 def register() -> None:
@@ -57,6 +59,7 @@ def _norm(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: int |
 
 def _takes_norm(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None) -> bool:
     plain = variance_size is None and weight is not None and weight.dtype == x.dtype
+    plain = plain and (x.dtype == torch.float32 or ROUNDS_HALVES)
     return plain and x.is_contiguous() and x.shape[-1] % VECTOR == 0
 
 

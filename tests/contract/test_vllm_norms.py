@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from reward.backend_vllm import vllm_is_installed
 from tests.tiny import save_tiny_model
@@ -37,7 +38,9 @@ def norm(x, weight, epsilon):
     return x / (x.square().mean(-1, keepdim=True) + epsilon).sqrt() * weight.double()
 
 torch.manual_seed(0)
-for kind in (torch.float32, torch.bfloat16):
+takes = ir.ops.rms_norm.impls["gpo_cpu"].supports_args
+found["takes_half"] = takes(torch.ones(32, 16).bfloat16(), torch.ones(16).bfloat16(), 1e-5)
+for kind in (torch.float32, torch.bfloat16)[:1 + found["takes_half"]]:
     for rows, width in ((1, 16), (3, 64), (130, 576), (7, 112)):
         x, y, weight = (torch.randn(*shape).mul(3).to(kind) for shape in ((rows, width), (rows, width), (width,)))
         alone = ir.ops.rms_norm.impls["gpo_cpu"].impl_fn(x, weight, 1e-5)
@@ -50,7 +53,6 @@ for kind in (torch.float32, torch.bfloat16):
             "both": (both - norm(x.double() + y.double(), weight, 1e-5)).abs().max().item() / scale,
             "kept": (kept - total).abs().max().item(),
         })
-takes = ir.ops.rms_norm.impls["gpo_cpu"].supports_args
 x, weight = torch.ones(32, 16), torch.ones(16)
 found["takes"] = [takes(x, weight, 1e-5), takes(x.T, torch.ones(32), 1e-5), takes(x, weight.bfloat16(), 1e-5),
                   takes(x, None, 1e-5), takes(x, weight, 1e-5, 8),
@@ -86,3 +88,7 @@ def test_the_norms_are_those_of_the_formula(found: dict[str, Any]) -> None:
 
 def test_what_the_norms_cannot_take_goes_to_plain_torch(found: dict[str, Any]) -> None:
     assert found["takes"] == [True, *[False] * 5]
+
+
+def test_half_precision_is_for_builds_that_round_to_it(found: dict[str, Any]) -> None:
+    assert found["takes_half"] is torch.cpu._is_avx512_bf16_supported()
