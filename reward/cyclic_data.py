@@ -49,21 +49,24 @@ def read_cyclic(path: Path, rule: CycleRule) -> CyclicData:
     if path.suffix == ".json":
         try:
             value = json.loads(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RewardInputError(f"{path}: cannot be read ({error}); expected a win table or pairs as JSON") from None
         if isinstance(value, dict) and "wins" in value:
             return CyclicData(path.stem, _win_table(path, value))
-        if isinstance(value, dict) and all(_is_type(row) for row in value.values()):
-            return CyclicData(path.stem, wins_to_pairs(type_chart_wins(value), _TYPE_PROMPT))
+        if isinstance(value, dict) and any(_is_type(row) for row in value.values()):
+            return CyclicData(path.stem, _type_chart(path, value))
     ratings = cycles_of_ratings(path, rule)
     return CyclicData(path.stem, ratings if ratings is not None else read_pairs(path).pairs)
 
 
 def _win_table(path: Path, value: Mapping[str, Any]) -> tuple[PreferencePair, ...]:
     """{"prompt": text, "answers": {name: text}, "wins": [[winner, loser], …]}; answers and prompt may be left out."""
-    answers = value.get("answers") or {}
-    if isinstance(answers, list):
-        answers = {name: name for name in answers}
+    answers = _answers(path, value.get("answers"))
+    prompt = _PROMPT if value.get("prompt") in (None, "") else value["prompt"]
+    if not isinstance(prompt, str):
+        raise RewardInputError(f"{path}: prompt is {prompt!r:.60}, expected text")
+    if not isinstance(value["wins"], list):
+        raise RewardInputError(f"{path}: wins is {value['wins']!r:.60}, expected a list of [winner, loser]")
     wins = []
     for number, edge in enumerate(value["wins"], 1):
         named = isinstance(edge, list) and len(edge) == 2 and all(isinstance(name, str) for name in edge)
@@ -75,11 +78,36 @@ def _win_table(path: Path, value: Mapping[str, Any]) -> tuple[PreferencePair, ..
         wins.append((answers.get(edge[0], edge[0]), answers.get(edge[1], edge[1])))
     if not wins:
         raise RewardInputError(f"{path}: wins is empty, expected at least one [winner, loser]")
-    return wins_to_pairs(wins, str(value.get("prompt") or _PROMPT))
+    return wins_to_pairs(wins, prompt)
+
+
+def _answers(path: Path, given: Any) -> dict[str, str]:
+    """Name -> text; empty where names are the answers themselves."""
+    listed = dict(zip(given, given, strict=True)) if _texts(given) else {} if given is None else given
+    if not isinstance(listed, dict) or not _texts(list(listed.values())):
+        raise RewardInputError(f"{path}: answers is {given!r:.80}, expected texts by name, or a list of texts")
+    return listed
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def _is_type(row: Any) -> bool:
     return isinstance(row, dict) and isinstance(row.get("damageTaken"), dict)
+
+
+def _type_chart(path: Path, chart: Mapping[str, Any]) -> tuple[PreferencePair, ...]:
+    for name, row in chart.items():
+        if not _is_type(row):
+            raise RewardInputError(f"{path}: {name} is {row!r:.60}, expected a type with `damageTaken`, as the others")
+        for other, code in row["damageTaken"].items():
+            if isinstance(code, bool) or code not in (*_SHOWDOWN, *map(str, _SHOWDOWN)):
+                raise RewardInputError(f"{path}: {name}.damageTaken.{other} is {code!r:.60}, expected 0, 1, 2 or 3")
+    wins = type_chart_wins(chart)
+    if not wins:
+        raise RewardInputError(f"{path}: no type of the chart beats another, expected one at least")
+    return wins_to_pairs(wins, _TYPE_PROMPT)
 
 
 def type_chart_wins(chart: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reward.errors import RewardInputError
-from reward.pairs import PreferencePair
+from reward.pairs import PreferencePair, finite_number
 from reward.row_files import read_rows
 
 FORM = (
@@ -65,14 +65,20 @@ def cycles_of_ratings(path: Path, rule: CycleRule) -> tuple[PreferencePair, ...]
                 return None
             raise RewardInputError(f"{path}, row {row.number}: no ratings in it; expected {FORM}")
         where = f"{path}, row {row.number}"
-        answers = [_rated(one, where) for one in _responses(row.value)]
+        prompt, answers = _prompt(row.value, where), [_rated(one, where) for one in _responses(row.value)]
         found = list(find_cycles(answers, rule))
         for number, cycle in enumerate(draw.sample(found, min(len(found), rule.per_prompt))):
-            prompt = row.value.get("prompt", row.value.get("instruction", ""))
-            pairs += _pairs(str(prompt), cycle, f"{row.number}-{number}")
+            pairs += _pairs(prompt, cycle, f"{row.number}-{number}")
     if not pairs:
         raise RewardInputError(f"{path}: no cycle by criteria {', '.join(rule.criteria)}; try edges = any")
     return tuple(pairs)
+
+
+def _prompt(row: Mapping[str, Any], where: str) -> str:
+    found = row.get("prompt", row.get("instruction", ""))
+    if not isinstance(found, str):
+        raise RewardInputError(f"{where}: prompt is {found!r:.60}, expected text")
+    return found
 
 
 def _has_ratings(row: Mapping[str, Any]) -> bool:
@@ -102,12 +108,11 @@ def _rated(value: Any, where: str) -> _Rated:
     ratings = value.get("ratings") if isinstance(value, dict) else None
     if not isinstance(ratings, dict) or not isinstance(value.get("text"), str):
         raise RewardInputError(f"{where}: {value!r:.80} is no rated answer; expected {FORM}")
-    wrong = [
-        name for name, number in ratings.items() if isinstance(number, bool) or not isinstance(number, int | float)
-    ]
+    numbers = {name: finite_number(rating) for name, rating in ratings.items()}
+    wrong = [name for name, number in numbers.items() if number is None]
     if wrong:
-        raise RewardInputError(f"{where}: rating {wrong[0]} is {ratings[wrong[0]]!r}, expected a number")
-    return _Rated(value["text"], ratings)
+        raise RewardInputError(f"{where}: rating {wrong[0]} is {ratings[wrong[0]]!r:.60}, expected a finite number")
+    return _Rated(value["text"], {name: number for name, number in numbers.items() if number is not None})
 
 
 def find_cycles(answers: Sequence[_Rated], rule: CycleRule) -> Iterator[tuple[_Rated, ...]]:

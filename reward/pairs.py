@@ -174,9 +174,20 @@ def _number(row: Mapping[str, Any], field: str, where: str) -> float | None:
     value = row.get(field)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    number = finite_number(value)
+    if number is None:
         raise RewardInputError(f"{where}: {field} is {value!r:.60}, expected a finite number")
-    return float(value)
+    return number
+
+
+def finite_number(value: Any) -> float | None:
+    """The value where it is a number, and no whole one beyond every float; else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 def rows_of_file(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -77,7 +77,7 @@ def _parquet_rows(path: Path) -> Iterator[FileRow]:
                 for value in batch.to_pylist():
                     number += 1
                     yield _row(number, value)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise RewardInputError(f"{path}: not readable Parquet after row {number} ({error}); copy it again") from None
 
 

@@ -9,6 +9,7 @@ import random
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,6 +74,50 @@ def test_a_win_table_names_its_answers_and_its_mistakes(tmp_path: Path) -> None:
         path.write_text(json.dumps({"answers": ["r", "s"], "wins": wins}))
         with pytest.raises(RewardInputError, match=told):
             read_cyclic(path, RULE)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ({"wins": {"r": "s"}}, "wins is"),
+        ({"wins": [["r", "s"]], "answers": {"r": "rock", "s": ["scissors"]}}, "answers is"),
+        ({"wins": [["r", "s"]], "answers": ["r", 7]}, "answers is"),
+        ({"wins": [["r", "s"]], "answers": 0}, "answers is 0"),
+        ({"wins": [["r", "s"]], "prompt": 7}, "prompt is 7"),
+        ({"fire": {"damageTaken": {"Fire": []}}}, r"fire\.damageTaken\.Fire is \[\], expected 0, 1, 2 or 3"),
+        ({"fire": {"damageTaken": {"Fire": 4}}}, "is 4"),
+        ({"fire": {"damageTaken": {"Fire": 0}}, "water": {}}, "water is {}, expected a type"),
+        ({"fire": {"damageTaken": {"Fire": 0}}}, "no type of the chart beats another"),
+        ({}, "leave no pair|there is no"),
+    ],
+)
+def test_a_table_or_a_chart_of_another_form_is_told_at_its_place(tmp_path: Path, value: Any, told: str) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(value))
+    with pytest.raises(RewardInputError, match=told):
+        read_cyclic(path, RULE)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"wins": ' + "1" * 5000 + "}"], ids=["without bottom", "endless"])
+def test_json_that_python_does_not_take_is_told(tmp_path: Path, content: str) -> None:
+    (tmp_path / "data.json").write_text(content)
+    with pytest.raises(RewardInputError, match="cannot be read"):
+        read_cyclic(tmp_path / "data.json", RULE)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"prompt": 7}, "row 1: prompt is 7, expected text"),
+        ({"responses": [{"text": "a", "ratings": {"x": 10**400}}]}, "rating x is 1000"),
+        ({"responses": [{"text": "a", "ratings": {"x": float("nan")}}]}, "rating x is nan, expected a finite number"),
+    ],
+)
+def test_ratings_of_another_kind_are_told_with_their_row(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+    path = ratings_file(tmp_path, {"x": 1})
+    path.write_text(json.dumps(json.loads(path.read_text()) | change) + "\n")
+    with pytest.raises(RewardInputError, match=told):
+        read_cyclic(path, RULE)
 
 
 def ratings_file(folder: Path, *answers: dict[str, float]) -> Path:

@@ -92,6 +92,7 @@ GOOD = {"instruction": "q", "chosen": "a", "rejected": "b"}
         ({"chosen": [{"role": "user"}, 3], "rejected": talk("q", "a")}, "chosen, message 0"),
         ({**GOOD, "margin": "big"}, "margin is 'big'"),
         ({**GOOD, "margin": float("inf")}, "margin is inf"),
+        ({**GOOD, "margin": 10**400}, "margin is 1000"),
         ({**GOOD, "target_prob": 1.5}, "target_prob is 1.5"),
         ({**GOOD, "group": ""}, "group is ''"),
         ("text", "found str"),

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -93,6 +95,14 @@ def test_a_line_that_is_no_text_is_a_fault_of_its_row(tmp_path: Path) -> None:
     assert first.value is None and "not valid JSON" in first.fault
     assert second.value == {"a": 1}
     assert third.value is None and "not valid JSON" in third.fault
+
+
+def test_parquet_whose_text_is_no_text_is_told_with_its_row(tmp_path: Path) -> None:
+    letters = pa.array([b"a" * 9, b"\xff" * 9], pa.binary())
+    texts = pa.StringArray.from_buffers(2, letters.buffers()[1], letters.buffers()[2])
+    pq.write_table(pa.table({"instruction": texts}), tmp_path / "rows.parquet")
+    with pytest.raises(RewardInputError, match=r"rows\.parquet: not readable Parquet after row 0"):
+        list(read_rows(tmp_path / "rows.parquet"))
 
 
 def test_one_process_at_a_time_holds_a_part_file(tmp_path: Path) -> None:
