@@ -5,6 +5,7 @@ and the text under a field is its documentation. This module knows no field of a
 """
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from gpo.errors import UserError
+
+NO_TEXT = re.compile("[\ud800-\udfff\0]")
+"""Half a surrogate pair, and the character 0."""
 
 
 class Settings(BaseModel):
@@ -35,6 +39,20 @@ class Settings(BaseModel):
         """Pydantic would take `true` for 1."""
         if isinstance(value, bool) and not _takes_bool(cls.model_fields[str(info.field_name)].annotation):
             raise ValueError(f"found {str(value).lower()}; this setting is no switch")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _text_can_be_written(cls, value: Any, info: ValidationInfo) -> Any:
+        """Neither a file's name nor a file of JSON can hold half a surrogate pair, nor a name a character 0."""
+        texts = [value]
+        if isinstance(value, list | tuple):
+            texts = [*value]
+        elif isinstance(value, dict) and _settings_below(cls, str(info.field_name)) is None:
+            texts = [*value, *value.values()]
+        for text in texts:
+            if isinstance(text, str) and NO_TEXT.search(text):
+                raise ValueError(f"{text!r:.60} has half a surrogate pair or a character 0 in it; mend the text")
         return value
 
 

@@ -97,6 +97,8 @@ def plan_steps(
         sized = [[place] * len(sources[place[0]][place[1]]) for place in order]
         found = [[group[0] for group in step] for step in cut_steps(sized, batch_pairs)]
         steps += found[: math.ceil(min(1.0, epochs - epoch) * len(found))]
+        if max_steps is not None and len(steps) >= max_steps:
+            break
     return steps[:max_steps]
 
 

@@ -91,6 +91,11 @@ class TrainingSettings:
         for name in ("batch_pairs", "accumulation", "max_length", "keep_best"):
             if getattr(self, name) < 1:
                 raise RewardInputError(f"{name} is {getattr(self, name)!r}, expected at least 1")
+        if self.accumulation > self.batch_pairs:
+            raise RewardInputError(
+                f"gradient_accumulation_steps is {self.accumulation} and batch_pairs {self.batch_pairs}: a pair cannot "
+                "be cut; expected as many pairs as steps at least"
+            )
         for name in ("learning_rate", "epochs"):
             if not 0 < getattr(self, name) < math.inf:
                 raise RewardInputError(f"{name} is {getattr(self, name)!r}, expected a finite number above 0")

@@ -114,7 +114,7 @@ def bounds(parts: Iterable[Any]) -> Iterator[str]:
             for word, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤")):
                 limit = getattr(constraint, word, None)
                 if limit is not None:
-                    yield f"{sign} {limit:g}"
+                    yield f"{sign} {limit}" if isinstance(limit, int) else f"{sign} {limit:g}"
 
 
 NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}

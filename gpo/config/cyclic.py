@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gpo.config.types import Count, Positive
+from gpo.config.types import MOST_EPOCHS, Count, Positive, Seed, Width
 from gpo.settings import Settings
 
 
@@ -23,7 +23,7 @@ class RatingsConfig(Settings):
     """By how much the winner's rating must be higher."""
     per_prompt: Count = 1
     """Cycles of one prompt that are kept."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Which ones."""
 
 
@@ -36,7 +36,7 @@ class CyclicConfig(Settings):
     """Plain cycles of so many answers; --data takes their place."""
     tune: Literal["full", "heads"] = "full"
     """full: every weight; heads: the backbone stays as it is and reads each answer once."""
-    value_head_dim: Count = 4
+    value_head_dim: Width = 4
     """Width of the GPM's embedding. A plane could hold one cycle, but training in it often ends in ties."""
     gated: bool = False
     """A gate; with a single prompt it weighs the blocks the same way for all answers."""
@@ -46,7 +46,7 @@ class CyclicConfig(Settings):
     """Of the backbone, where it is trained."""
     head_learning_rate: Positive | None = 1e-3
     """Of the heads; None: learning_rate."""
-    epochs: Count = 50
+    epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS)] = 50
     """Passes over the pairs; the paper's."""
     batch_pairs: Count = 4
     """Pairs a step; the answers to one prompt stay together all the same."""
@@ -54,7 +54,7 @@ class CyclicConfig(Settings):
     """Compute type of a whole training."""
     max_length: Count = 2048
     """Longest conversation in tokens."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Start of the heads and order of the pairs."""
     ratings: RatingsConfig = RatingsConfig()
     """When --data holds ratings."""

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from gpo.config.cluster import ClusterConfig
 from gpo.config.tracking import HubConfig, Tracker
-from gpo.config.types import Count, Positive
+from gpo.config.types import MOST_EPOCHS, Count, Positive, Rank, Seed, Width
 from gpo.settings import Settings
 
 
@@ -28,7 +28,7 @@ class SourceConfig(Settings):
 class AdapterConfig(Settings):
     """LoRA or QLoRA."""
 
-    rank: Count = 16
+    rank: Rank = 16
     """Of the update of each adapted layer."""
     alpha: Positive = 32.0
     """The update is scaled by alpha / rank."""
@@ -58,7 +58,7 @@ class RewardTrainConfig(Settings):
     """heads: the backbone stays as it is and is read once; full: every weight; adapter: LoRA, and heads in full."""
     head: Literal["gpm", "bt"] = "gpm"
     """gpm: embedding and skew product, any preference; bt: one reward."""
-    value_head_dim: int | None = None
+    value_head_dim: Width | None = None
     """Embedding width, even; None: 8, or that of a continued model. Bradley-Terry has 1."""
     gated: bool | None = None
     """Weigh the blocks of the embedding by a gate that reads the prompt; None: no, or as a continued model has it."""
@@ -86,14 +86,14 @@ class RewardTrainConfig(Settings):
     """None: linear for heads, cosine otherwise."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
     """Share of the steps; none when only heads are trained."""
-    epochs: Positive | None = None
+    epochs: Annotated[float, Field(gt=0, le=MOST_EPOCHS)] | None = None
     """Passes over the pairs; None: 60 for heads, 2 otherwise."""
     max_steps: Count | None = None
     """Stop here; a stream needs it."""
-    batch_pairs: Count | None = None
+    batch_pairs: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Pairs a step, over all workers; None: 256 for heads, 32 otherwise."""
     gradient_accumulation_steps: Count = 1
-    """Forward passes that each worker's share of a step is cut into."""
+    """Forward passes that each worker's share of a step is cut into; no more than batch_pairs."""
     max_grad_norm: Positive = 1.0
     """Gradients are clipped to this length."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -101,7 +101,7 @@ class RewardTrainConfig(Settings):
     trains has instructions for it. heads: as the backbone is stored."""
     gradient_checkpointing: bool = False
     """Compute layers again in the backward pass, for memory."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Start of the heads and order of the pairs."""
     max_length: Count = 2048
     """Longest conversation in tokens."""
@@ -116,8 +116,8 @@ class RewardTrainConfig(Settings):
     """What the gate reads; all_but_last suits system prompts."""
     cut_pairs: Literal["drop", "keep", "refuse"] = "drop"
     """Pairs of which max_length leaves no difference or no answer."""
-    stream_buffer: Annotated[int, Field(ge=0)] = 0
-    """Groups in the shuffle buffer of a stream; 0: data are read at once."""
+    stream_buffer: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Groups in the shuffle buffer of a stream, which is filled before the first step; 0: data are read at once."""
     adapter: AdapterConfig = AdapterConfig()
     """With tune = adapter."""
     new_heads: bool = False

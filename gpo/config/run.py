@@ -4,9 +4,9 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from gpo.config.baseline import BaselineConfig
 from gpo.config.cluster import ClusterConfig
@@ -16,7 +16,7 @@ from gpo.config.preference import PreferenceConfig, TargetConfig
 from gpo.config.rollout import RolloutConfig
 from gpo.config.tracking import HubConfig, TrackingConfig
 from gpo.config.train import TrainConfig
-from gpo.config.types import Count
+from gpo.config.types import Count, Seed
 from gpo.settings import Settings
 
 
@@ -25,7 +25,7 @@ class RunConfig(Settings):
 
     name: str
     """Names the run directory: runs/NAME."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """All randomness follows from it."""
     iterations: Count = 3
     """Rounds of generate, score, train, publish, evaluate."""

@@ -4,14 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gpo.config.types import Count, Positive
+from gpo.config.types import Count, Positive, Rank
 from gpo.settings import Settings
 
 
 class LoraSettings(Settings):
     """A low-rank adapter is trained instead of all weights; what is published is merged."""
 
-    rank: Count = 16
+    rank: Rank = 16
     """Rank of the update."""
     alpha: Positive = 32.0
     """The update is scaled by alpha / rank."""

@@ -55,6 +55,10 @@ def _compare(config: CyclicConfig, data: Path | None, output: Path) -> list[Any]
     from reward.cyclic_ratings import CycleRule
 
     rule = CycleRule(**config.ratings.model_dump())
+    if data is None and not config.cycles:
+        raise UserError(
+            "cycles = []: there is nothing to train on; expected lengths of cycles, or preferences by --data"
+        )
     sets = [read_cyclic(data, rule)] if data is not None else [n_cycle(length) for length in config.cycles]
     from gpo.cpu import prepare_process
 

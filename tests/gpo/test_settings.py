@@ -3,7 +3,7 @@
 Run: python -m pytest tests/gpo/test_settings.py
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,29 @@ def test_the_judge_is_the_source_trained_on_unless_named(tmp_path: Path) -> None
 @pytest.mark.parametrize("override", ["iterations=true", "target.beta=yes", "rollout.samples=false"])
 def test_true_is_no_number(tmp_path: Path, override: str) -> None:
     assert "this setting is no switch" in refusal(tmp_path, override)
+
+
+@pytest.mark.parametrize("text", ["half \ud800", "zero \0"])
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("name", lambda text: {"name": text}),
+        ("prompts.train", lambda text: {"prompts": {"train": text}}),
+        ("preference.judges", lambda text: {"preference": {"judges": ["taste", text]}}),
+        ("preference.sources", lambda text: {"preference": {"sources": {"taste": text}}}),
+        ("preference.sources", lambda text: {"preference": {"sources": {text: "python:a.py:prefer"}}}),
+    ],
+)
+def test_text_that_no_file_can_hold_is_refused_wherever_it_stands(
+    tmp_path: Path, field: str, change: Callable[[str], dict[str, Any]], text: str
+) -> None:
+    message = refusal(tmp_path, **change(text))
+    assert f"- {field}" in message and f"{text!r} has half a surrogate pair or a character 0 in it" in message
+
+
+@pytest.mark.parametrize("seed", [2**31, -1])
+def test_a_seed_that_numpy_would_refuse_in_a_learner_is_refused_at_once(tmp_path: Path, seed: int) -> None:
+    assert f"seed = {seed}: " in refusal(tmp_path, seed=seed) and run_config(seed=2**31 - 1).seed == 2**31 - 1
 
 
 def test_settings_that_disagree_are_told_at_once(tmp_path: Path) -> None:

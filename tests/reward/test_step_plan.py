@@ -59,7 +59,10 @@ def test_a_fraction_of_an_epoch_takes_its_first_steps_and_max_steps_cuts() -> No
     whole = plan_steps([GROUPS], [None], seed=1, epochs=1, batch_pairs=6)
     half = plan_steps([GROUPS], [None], seed=1, epochs=0.5, batch_pairs=6)
     assert half == whole[: len(half)] and len(half) == -(-len(whole) // 2)
-    assert plan_steps([GROUPS], [None], seed=1, epochs=9, batch_pairs=6, max_steps=4)[:4] == whole[:4]
+    assert plan_steps([GROUPS], [None], seed=1, epochs=9, batch_pairs=6, max_steps=4) == whole[:4]
+    assert len(plan_steps([GROUPS], [None], seed=1, epochs=1e12, batch_pairs=6, max_steps=4)) == 4, (
+        "and no more is laid out"
+    )
     assert plan_steps([GROUPS], [None], seed=2, epochs=1, batch_pairs=6) != whole
 
 

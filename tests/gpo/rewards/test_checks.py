@@ -51,6 +51,14 @@ MISTAKES = [
     ("output=base", "it is the backbone itself"),
     ("sharding=zero3", "sharding is zero3 and deepspeed is missing"),
     ("train=bad.jsonl", "row 4"),
+    ("gradient_accumulation_steps=7", "a pair cannot be cut"),
+    ("value_head_dim=65538", "less than or equal to 65536"),
+    ("epochs=100001", "less than or equal to 100000"),
+    ("stream_buffer=100001", "less than or equal to 100000"),
+    ("batch_pairs=1000001", "less than or equal to 1000000"),
+    ("adapter.rank=16385", "less than or equal to 16384"),
+    ("seed=2147483648", "less than 2147483648"),
+    ('output="a\\0b"', "'a\\x00b' has half a surrogate pair or a character 0"),
 ]
 
 
@@ -115,6 +123,11 @@ def test_a_second_start_with_the_same_output_is_refused_while_the_first_is_at_wo
         with pytest.raises(SystemExit) as ended:
             under_torchrun(monkeypatch, "config.yaml")
     assert ended.value.code == 2 and "another training is at work" in capsys.readouterr().err
+
+
+def test_a_cyclic_experiment_without_cycles_or_data_is_told(folder: Path) -> None:
+    done = gpo(folder, "reward", "cyclic", "backbone=base", "cycles=[]", "--output", "cyclic")
+    assert done.status == 2 and "cycles = []: there is nothing to train on" in done.said
 
 
 def test_a_fresh_start_deletes_all_but_the_lock_that_it_holds(folder: Path) -> None:
