@@ -25,15 +25,15 @@ class Ended:
     """The most that it held at a look, as the kernel keeps count of it."""
 
 
-def run_command(words: Sequence[str], seconds: float, most_mib: int) -> Ended | None:
-    """`python -m gpo` with these words; None when it did not end in time.
+def run_command(module: str, words: Sequence[str], seconds: float, most_mib: int) -> Ended | None:
+    """`python -m MODULE` with these words; None when it did not end in time.
 
     One that holds more than `most_mib` is killed, before it takes the memory of others.
     """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
     with tempfile.TemporaryFile() as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gpo", *words], env=environment, stdout=subprocess.DEVNULL, stderr=stream
+            [sys.executable, "-m", module, *words], env=environment, stdout=subprocess.DEVNULL, stderr=stream
         )
         end, mib = time.monotonic() + seconds, 0
         while process.poll() is None and mib <= most_mib and time.monotonic() < end:

@@ -4,6 +4,7 @@ They say yes only where the verb that reads the file promises to refuse it; what
 """
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -99,6 +100,65 @@ def bad_pair(row: Any) -> bool:
         return any(_bad_talk(side) or len(side) < 2 for side in (first, second))
     texts = [answer.get("response") if isinstance(answer, dict) else answer for answer in (first, second)]
     return not all(isinstance(text, str) for text in (row.get("instruction"), *texts))
+
+
+def bad_training_pair(row: Any, *, hard: bool, alone: bool) -> bool:
+    """To be trained on: no pair, or labels of another kind or beyond their bounds.
+
+    `hard`: for a loss without soft labels. `alone`: without a template, so with one message before the answer.
+    """
+    if bad_pair(row):
+        return True
+    group, probability, margin = (row.get(name) for name in ("group", "target_prob", "margin"))
+    if group is not None and (isinstance(group, bool) or not isinstance(group, str | int) or group == ""):
+        return True
+    if probability is not None and (
+        not _finite(probability) or not 0 <= probability <= 1 or (hard and probability != 1)
+    ):
+        return True
+    long = alone and isinstance(row["chosen"], list) and len(row["chosen"]) != 2
+    return long or (margin is not None and not _finite(margin))
+
+
+def _finite(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
+
+
+def bad_rated(row: Any) -> bool:
+    """No prompt with answers that are rated by numbers."""
+    if not isinstance(row, dict) or not isinstance(row.get("prompt", ""), str):
+        return True
+    answers = row.get("responses")
+    return not isinstance(answers, list) or not answers or any(map(_bad_rating, answers))
+
+
+def _bad_rating(answer: Any) -> bool:
+    ratings = answer.get("ratings") if isinstance(answer, dict) else None
+    return (
+        not isinstance(ratings, dict)
+        or not isinstance(answer.get("text"), str)
+        or not all(map(_finite, ratings.values()))
+    )
+
+
+def bad_wins(value: Any) -> bool:
+    """A win table without two different names for each win, or with answers or a prompt that are no text."""
+    if not isinstance(value, dict) or "wins" not in value:
+        return not isinstance(value, dict | list)
+    wins, answers, prompt = value["wins"], value.get("answers"), value.get("prompt")
+    if not isinstance(wins, list) or not wins or any(map(_bad_win, wins)):
+        return True
+    texts = [*(answers.values() if isinstance(answers, dict) else answers if isinstance(answers, list) else ()), prompt]
+    kinds = answers is None or isinstance(answers, dict | list)
+    return not kinds or not all(text is None or isinstance(text, str) for text in texts)
+
+
+def _bad_win(edge: Any) -> bool:
+    names = isinstance(edge, list) and len(edge) == 2 and all(isinstance(name, str) for name in edge)
+    return not names or edge[0] == edge[1]
 
 
 def bad_output(row: Any) -> bool:

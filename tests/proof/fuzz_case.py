@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from types import FrameType
@@ -29,8 +29,10 @@ from gpo.files import read_json_lines
 from gpo.logs import OURS
 from tests.proof.by_command import mib_of, run_command
 from tests.proof.case_log import keep
-from tests.proof.fuzz_targets import TARGETS, Prepared, make_workplace
+from tests.proof.fuzz_targets import TARGETS, make_workplace
 from tests.proof.outcome import TRACEBACK
+from tests.proof.prepared import UNTIL_TRAINING, Prepared
+from tests.proof.until_training import main as main_until_training
 
 SECONDS_A_CASE = 60
 SECONDS_BY_COMMAND = 4 * SECONDS_A_CASE
@@ -47,6 +49,8 @@ BY_COMMAND_EVERY, BY_COMMAND_TOO = 100, 3
 """Seeds: short forms have a command a target that is not its first case."""
 MOST_DRAWS = 50
 """So often is a case drawn that is the same as an earlier one."""
+MAINS: dict[str, Callable[[list[str]], int]] = {"gpo": gpo_main, UNTIL_TRAINING: main_until_training}
+"""Command lines by their modules."""
 MESSAGE = re.compile(r"^gpo( [a-z]+)*: .*\S", re.MULTILINE)
 """gpo's own, and argparse's, which has the verb too: at the start of a line."""
 
@@ -100,7 +104,7 @@ class Peak:
             self.mib = mib_of("VmHWM") - before
 
 
-def in_process(words: list[str]) -> tuple[int, str]:
+def in_process(words: list[str], module: str = "gpo") -> tuple[int, str]:
     """Status and what was printed; an exception is status -1 with its traceback, a hang -2.
 
     Output is encoded as a terminal's would be: a character that it cannot hold is an error on standard output.
@@ -111,7 +115,7 @@ def in_process(words: list[str]) -> tuple[int, str]:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         try:
             with deadline(SECONDS_A_CASE):
-                status = gpo_main(words)
+                status = MAINS[module](words)
         except SystemExit as exit_:
             status = exit_.code if isinstance(exit_.code, int) else 1
         except TooLongError:
@@ -148,7 +152,7 @@ def fault_in_words(status: int, printed: str) -> str | None:
 
 def fault_by_command(case: Prepared, status: int) -> str | None:
     """What is wrong with the same case as a command of its own."""
-    alone = run_command(case.words, SECONDS_BY_COMMAND, MOST_MIB_BY_COMMAND)
+    alone = run_command(case.module, case.words, SECONDS_BY_COMMAND, MOST_MIB_BY_COMMAND)
     if alone is None:
         return f"no end by command within {SECONDS_BY_COMMAND} s"
     if alone.mib > MOST_MIB_BY_COMMAND:
@@ -201,7 +205,7 @@ class Cases:
         case, turn, key, fault = self.drawn(name, seed)
         started, peak = time.monotonic(), Peak()
         with peak.measured():
-            status, printed = in_process(case.words)
+            status, printed = in_process(case.words, case.module)
         if status in (INTERRUPTED, TERMINATED):
             raise KeyboardInterrupt
         fault = fault or fault_of(case, status, printed, peak.mib)

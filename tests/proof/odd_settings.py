@@ -3,8 +3,9 @@
 Kinds, bounds and choices come from the declared schema, not from what the reader does with a value.
 """
 
+import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from random import Random
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from gpo.config import RunConfig
 from gpo.settings import Settings
+from tests.proof.mutations import mutate_value
 from tests.proof.odd_values import INTEGERS, NUMBERS, TEXTS, VALUES, WORDS, as_typed, drawn, near
 from tests.proof.promised import BOUNDS, Schema, choices_of, parts_of, refused
 
@@ -112,6 +114,42 @@ def set_at(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
 def unknown_key(draw: Random) -> str:
     """Of no section."""
     return f"x_{drawn(TEXTS, draw)}"
+
+
+def odd_config(
+    values: dict[str, Any], draw: Random, config: type[Settings] = RunConfig, spared: Collection[str] = ()
+) -> tuple[dict[str, Any], str]:
+    """Values of a file, one setting odd, removed or unknown, and never as they were; what was done.
+
+    Settings that are `spared` are left as they are.
+    """
+    before = ascii(values)
+    while True:
+        changed, done = _odd_config(copy.deepcopy(values), draw, config, spared)
+        if ascii(changed) != before:
+            return changed, done
+
+
+def _odd_config(
+    values: dict[str, Any], draw: Random, config: type[Settings], spared: Collection[str]
+) -> tuple[dict[str, Any], str]:
+    setting = draw.choice([one for one in all_settings(config) if one.path[0] not in spared])
+    odd = odd_value(setting, draw)
+    kind = draw.random()
+    if kind < 0.15:
+        section = draw.choice([values, *(value for value in values.values() if isinstance(value, dict))])
+        key = unknown_key(draw)
+        section[key] = drawn(VALUES, draw)
+        return values, f"an unknown key {key!r:.40}"
+    if kind < 0.25:
+        return mutate_value(values, draw)
+    set_at(values, setting.path, odd)
+    required = [name for name in schema_of(config).get("required", ()) if name not in spared]
+    if kind < 0.4 and required:
+        key = draw.choice(required)
+        values.pop(key)
+        return values, f"{setting.key} = {odd!r:.40}, and without {key}"
+    return values, f"{setting.key} = {odd!r:.40}"
 
 
 def odd_override(draw: Random) -> tuple[str, str, bool]:

@@ -15,9 +15,9 @@ from tests.gpo.evaluation.small_evaluation import answers
 from tests.gpo.small_runs import run_values
 from tests.proof import certain
 from tests.proof.fuzz_case import fault_of
-from tests.proof.fuzz_targets import Prepared
 from tests.proof.mutations import mutate_json_lines
 from tests.proof.odd_settings import refused_whole
+from tests.proof.prepared import Prepared
 from tests.reward.batch_files import group, mixed, pair, write
 from tests.tiny import save_tiny_model
 

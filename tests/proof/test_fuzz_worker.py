@@ -14,8 +14,9 @@ from tests.e2e.tiny_run import REPOSITORY, environment
 from tests.proof import fuzz_case
 from tests.proof.by_command import Ended, run_command
 from tests.proof.fuzz import KEYS, run_all
-from tests.proof.fuzz_targets import TARGETS, Prepared
+from tests.proof.fuzz_targets import TARGETS
 from tests.proof.outcome import TRACEBACK
+from tests.proof.prepared import Prepared
 
 STANDS_STILL = """
 import ctypes
@@ -71,10 +72,10 @@ def test_a_worker_that_cannot_begin_ends_the_fuzz_without_a_word_about_cases(
 
 
 def test_a_command_tells_its_status_its_words_and_its_memory_and_is_bounded_in_time_and_memory() -> None:
-    ended = run_command(["run", "none.yaml"], 200, 2048)
+    ended = run_command("gpo", ["run", "none.yaml"], 200, 2048)
     assert ended is not None and ended.status == 2 and ended.said.startswith("gpo: none.yaml") and 9 < ended.mib < 500
-    assert run_command(["--help"], 0.01, 2048) is None
-    greedy = run_command(["--help"], 200, 1)
+    assert run_command("gpo", ["--help"], 0.01, 2048) is None
+    greedy = run_command("gpo", ["--help"], 200, 1)
     assert greedy is not None and greedy.status == -9 and greedy.mib > 1
 
 
@@ -116,7 +117,7 @@ def test_what_only_has_gpo_in_it_is_no_message(printed: str) -> None:
 
 
 def test_what_standard_output_cannot_hold_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuzz_case, "gpo_main", lambda _words: print("\udcff") or 0)
+    monkeypatch.setitem(fuzz_case.MAINS, "gpo", lambda _words: print("\udcff") or 0)
     status, printed = fuzz_case.in_process([])
     assert status == -1 and "UnicodeEncodeError" in printed
 
