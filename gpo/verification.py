@@ -1,8 +1,9 @@
 """What earlier starts finished and this one will not compute again: is it still what was written?
 
-Shards have checksums, checkpoints a marker; for the JSON files of a stage the journal's line of it has hashes. The
-newest iteration comes first. Hashing a checkpoint takes about a second a GiB, so after SECONDS no further one is begun;
-those that a stage uses are verified when it loads them in any case.
+Shards have checksums, checkpoints a marker, and so have the master weights that the next training starts from; for the
+JSON files of a stage the journal's line of it has hashes. The newest iteration comes first. Hashing a checkpoint takes
+about a second a GiB, so after SECONDS no further one is begun; those that a stage uses are verified when it loads them
+in any case.
 """
 
 import logging
@@ -43,7 +44,7 @@ def verify_finished(directory: RunDirectory, iterations: int) -> None:
     """Raises StageError naming the first file of a finished stage that is damaged or gone."""
     end, stages = time.monotonic() + SECONDS, directory.stages()
     for iteration in range(iterations, -1, -1):
-        for path, check, more in _to_check(directory, stages, iteration):
+        for path, check, more in _to_check(directory, stages, iteration, iterations):
             if time.monotonic() > end:
                 logger.warning(
                     "after %.0f s: files of finished stages of iteration %d%s are not verified, from %s on",
@@ -60,7 +61,7 @@ def verify_finished(directory: RunDirectory, iterations: int) -> None:
 
 
 def _to_check(
-    directory: RunDirectory, stages: dict[tuple[str, int], dict[str, Any]], iteration: int
+    directory: RunDirectory, stages: dict[tuple[str, int], dict[str, Any]], iteration: int, iterations: int
 ) -> Iterator[tuple[Path, Callable[[], object], str]]:
     """(path, what raises when it is damaged, another way on) of what lies there for good."""
     for stage in LEFT:
@@ -71,6 +72,9 @@ def _to_check(
         for place in (checkpoint, checkpoint / ADAPTER):
             if place.is_dir():
                 yield place, partial(verified_version, place), ""
+    if iteration < iterations and ("train", iteration) in stages and ("train", iteration + 1) not in stages:
+        master = directory.training(iteration) / "master"
+        yield master, partial(verified_version, master), ""
     if ("generate", iteration) not in stages:
         return
     if ("train", iteration) in stages:

@@ -259,6 +259,7 @@ def publish(trainer: Any, tokenizer: Any, task: LearnerTask, config: RunConfig) 
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
     _save_whole(training / "master", model, tokenizer, state)
+    mark_published(training / "master", f"{task.iteration:03d}")
     if sharded:
         asked, trust = config.policy.attention, config.policy.trust_remote_code
         # The device is full of this worker's piece, so the whole is looked at on the CPU.

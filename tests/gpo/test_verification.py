@@ -3,6 +3,7 @@
 Run: python -m pytest tests/gpo/test_verification.py
 """
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,11 +25,11 @@ def run(tmp_path: Path) -> RunDirectory:
         write_shard(directory.shard(iteration, 0), [make_row()])
         directory.record("shard", iteration=iteration, shard=0)
         directory.record("stage", stage="generate", iteration=iteration, seconds=1.0)
-    checkpoint = directory.checkpoint(1)
-    checkpoint.mkdir()
-    for name in ("model.safetensors", "config.json"):
-        (checkpoint / name).write_bytes(b"whole")
-    mark_published(checkpoint, "001")
+    for folder in (directory.checkpoint(1), directory.training(1) / "master"):
+        folder.mkdir(parents=True)
+        for name in ("model.safetensors", "config.json"):
+            (folder / name).write_bytes(b"whole")
+        mark_published(folder, "001")
     for stage in ("train", "publish"):
         directory.record("stage", stage=stage, iteration=1, seconds=1.0)
     return directory
@@ -56,6 +57,24 @@ def test_damaged_weights_of_an_earlier_iteration_are_named(run: RunDirectory, na
     damage(run.checkpoint(1) / name)
     said = refusal(run)
     assert str(run.checkpoint(1) / name) in said and "put a copy in its place" in said
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "gpo_weights.json"])
+def test_damaged_master_weights_are_named_as_long_as_a_training_is_to_start_from_them(
+    run: RunDirectory, name: str
+) -> None:
+    damage(run.training(1) / "master" / name)
+    said = refusal(run)
+    assert str(run.training(1) / "master" / name) in said and "put a copy in its place" in said
+    verify_finished(run, 1)
+    run.record("stage", stage="train", iteration=2, seconds=1.0)
+    verify_finished(run, 2)
+
+
+def test_master_weights_that_are_gone_are_missed(run: RunDirectory) -> None:
+    master = run.training(1) / "master"
+    shutil.rmtree(master)
+    assert str(master) in refusal(run)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from gpo.files import read_json
 from rollout.records import RolloutRow
+from rollout.weights import verify_published
 from tests.gpo.training.small_iterations import (
     ONE_STEP,
     PROMPTS,
@@ -68,6 +69,7 @@ def test_what_is_published_of_an_adapter_is_the_policy_with_the_adapter_in_it(tm
     for task in tasks:
         master = Path(task.training) / "master"
         assert {path.name for path in master.glob("*adapter*")} == {"adapter_config.json", "adapter_model.safetensors"}
+        verify_published(master)
         assert not (master / "ref").exists(), "the reference beside it is nobody's start"
         told = read_json(master / "adapter_config.json")
         assert (told["r"], told["lora_alpha"], told["lora_dropout"]) == (4, 8.0, 0.5)
@@ -88,6 +90,7 @@ def test_master_weights_keep_the_digits_that_a_checkpoint_in_bfloat16_loses(tmp_
     assert any(not torch.equal(value.bfloat16().float(), value) for value in master.values())
     assert all(torch.equal(value.bfloat16(), published(first)[name]) for name, value in master.items())
     assert second.start == str(Path(first.training) / "master")
+    assert verify_published(Path(second.start)).version.startswith("001-")
     assert steps_of_iteration(run, 2)[0]["log_ratio_max_abs"] == 0.0
 
 
