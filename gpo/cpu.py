@@ -76,15 +76,13 @@ def keep_from_collections() -> None:
     atexit.register(gc.unfreeze)  # Or libraries complain at the end of what seems to have leaked.
 
 
-def give_memory_back() -> None:
+def give_back_models() -> None:
     """Free models that are of no more use, whose parts hold each other in circles, and give it to the system.
 
     Cheap behind `keep_from_collections`.
     """
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    give_back_memory()
 
 
 def keep_freed_memory() -> bool:

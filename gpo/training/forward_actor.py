@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gpo.config import PolicyConfig
-from gpo.cpu import give_memory_back, keep_from_collections, leave_out_sklearn
+from gpo.cpu import give_back_models, keep_from_collections, leave_out_sklearn
 from gpo.logs import log_to_file
 
 
@@ -51,4 +51,4 @@ class ForwardActor:
             return [row.tolist() for row in token_logps(policy, rows, self._policy.dtype)]
         finally:
             policy = None
-            give_memory_back()  # Between two questions others need it.
+            give_back_models()  # Between two questions others need it.

@@ -222,4 +222,4 @@ def training_rows(loss: str, *, talks: bool) -> Rows:
     return rows
 
 
-TARGETS: tuple[Target, ...] = (*(pairs, reward_model, reward_config, cyclic_config, cyclic_data, training_pairs),)
+TARGETS: tuple[Target, ...] = (pairs, reward_model, reward_config, cyclic_config, cyclic_data, training_pairs)
