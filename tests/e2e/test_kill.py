@@ -162,27 +162,24 @@ class KilledRun:
         assert left_running(self.below, MINUTE_OF_RAY) == [], "agents of an earlier start are left running"
 
 
-def test_one_run_survives_the_death_of_each_of_its_processes_and_both_signals(finished, tmp_path):
+def test_one_run_survives_the_death_of_each_of_its_processes_and_a_signal(finished, tmp_path):
     config, undisturbed, _ = finished
     with closing(KilledRun(config, tmp_path / "out")) as run:
         run.kill(FORWARD, begun("canary", 0))
         run.kill(SAMPLER, after_a_shard)
         run.kill(SCORER, run.one_more_shard)
-        run.interrupt(signal.SIGTERM, run.one_more_shard)
+        run.interrupt(signal.SIGINT, run.one_more_shard)
         run.start()
         run.kill(LEARNER, learning)
-        run.interrupt(signal.SIGINT, lambda out: learning(out, starts=2))
-        run.start()
-        run.kill(None, begun("publish", 1))
+        run.kill(None, lambda out: learning(out, starts=2))
         run.start()
         run.finish()
         run.check_against(undisturbed)
     lines = journal(run.out)
     lost = {line["process"] for line in lines if line["event"] == "lost"}
     assert {"forward", "scorer", "learner"} <= lost, "the journal tells it; a sampler is missed when it is needed again"
-    assert [line["event"] for line in lines if line["event"] in ("interrupted", "restart")] == [
-        "interrupted", "restart", "interrupted", "restart", "restart",
-    ]  # fmt: skip
+    told = [line["event"] for line in lines if line["event"] in ("interrupted", "restart")]
+    assert told == ["interrupted", "restart", "restart"]
 
 
 @pytest.mark.long

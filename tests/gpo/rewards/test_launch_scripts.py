@@ -46,6 +46,7 @@ def alone(folder: Path) -> list[float]:
     return losses(folder / "alone")
 
 
+@pytest.mark.long  # `make cluster`
 def test_torchrun_trains_the_same_with_two_workers(folder: Path, alone: list[float]) -> None:
     launch(folder, "reward_torchrun.sh", "output=torchrun", NPROC="2")
     assert losses(folder / "torchrun") == pytest.approx(alone, abs=1e-5)
@@ -61,6 +62,7 @@ def test_a_ray_cluster_trains_the_same(folder: Path, alone: list[float]) -> None
     assert losses(folder / "cluster") == pytest.approx(alone, abs=1e-5)
 
 
+@pytest.mark.long  # `make cluster`
 def test_slurm_trains_the_same(folder: Path, alone: list[float], tmp_path: Path) -> None:
     for name, text in SLURM.items():
         (tmp_path / name).write_text(text)

@@ -178,6 +178,7 @@ def test_a_bad_row_is_told_before_anything_starts(folder: Path) -> None:
     assert time.monotonic() - started < 60 and not (folder / "bad").exists()
 
 
+@pytest.mark.long  # `make kill`
 def test_a_mistake_that_only_a_worker_sees_is_the_caller_s_and_is_not_tried_again(folder: Path, alone: Path) -> None:
     done = gpo(folder, "reward", "train", "config.yaml", "backbone=alone", "value_head_dim=6", "output=wider")
     assert done.returncode == 2 and "value_head_dim" in done.stderr and "Traceback" not in done.stderr, done.stderr
