@@ -2,7 +2,7 @@
 
 With every token vLLM tells how many tokens of the vocabulary were as likely, and counts them in a function of its own
 that torch.compile makes anew in each process: seconds before an engine's first token, ten where g++ has not seen this
-size of vocabulary yet, and no engine at all where there is no g++. numpy counts as fast.
+size of vocabulary yet, and no engine at all where there is no g++.
 Written for vLLM 0.32; `tests/contract/test_vllm_ranks.py` names what it leans on. Loaded once per process.
 """
 
