@@ -6,16 +6,13 @@ vllm/kernels/vllm_c.py; if the CPU platform prefers its own norms by then, delet
 All in one process of its own, because vLLM rearranges the process that it is imported in.
 """
 
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from reward.backend_vllm import vllm_is_installed
+from tests.contract.own_process import found_by
 from tests.tiny import save_tiny_model
 
 pytestmark = pytest.mark.skipif(not vllm_is_installed(), reason="vLLM is not installed")
@@ -64,12 +61,7 @@ print("FOUND " + json.dumps(found))
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     model = save_tiny_model(tmp_path_factory.mktemp("norms") / "model")
-    command = [sys.executable, "-c", WORKER, str(model)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2])
-    lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
-    assert lines, done.stderr[-3000:]
-    told: dict[str, Any] = json.loads(lines[0].removeprefix("FOUND "))
-    return told
+    return found_by(WORKER, str(model))
 
 
 def test_an_engine_that_compiles_nothing_has_compiled_norms(found: dict[str, Any]) -> None:

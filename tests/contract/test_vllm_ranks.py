@@ -5,15 +5,12 @@ When it fails after an upgrade, look at vllm/v1/sample/ops/logprobs.py; if the s
 the plugin. All in one process of its own, because vLLM rearranges the process that it is imported in.
 """
 
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reward.backend_vllm import vllm_is_installed
+from tests.contract.own_process import found_by
 
 pytestmark = pytest.mark.skipif(not vllm_is_installed(), reason="vLLM is not installed")
 
@@ -46,12 +43,7 @@ print("FOUND " + json.dumps(found))
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    command = [sys.executable, "-c", WORKER]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2])
-    lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
-    assert lines, done.stderr[-3000:]
-    told: dict[str, Any] = json.loads(lines[0].removeprefix("FOUND "))
-    return told
+    return found_by(WORKER)
 
 
 def test_the_sampler_counts_by_the_plugin_and_nothing_is_compiled(found: dict[str, Any]) -> None:
