@@ -36,8 +36,10 @@ def run_command(module: str, words: Sequence[str], seconds: float, most_mib: int
             [sys.executable, "-m", module, *words], env=environment, stdout=subprocess.DEVNULL, stderr=stream
         )
         end, mib = time.monotonic() + seconds, 0
-        while process.poll() is None and mib <= most_mib and time.monotonic() < end:
+        while process.poll() is None and time.monotonic() < end:
             mib = max(mib, mib_of("VmHWM", process.pid))
+            if mib > most_mib:
+                break
             time.sleep(LOOK_SECONDS)
         late = process.poll() is None and mib <= most_mib
         process.kill()
