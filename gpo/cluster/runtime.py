@@ -6,6 +6,7 @@ driver, however that ends.
 
 import logging
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -60,7 +61,7 @@ def ray_session(config: RunConfig, root: Path, owner: str) -> Iterator[None]:
 
 @contextmanager
 def ray_alone(cluster: ClusterConfig) -> Iterator[None]:
-    """Ray without places reserved, started here or joined; raises UserError when it cannot be reached."""
+    """Ray without places reserved, started here or joined; raises UserError when that cannot be."""
     prepare_environment(cluster)
     import ray
 
@@ -80,6 +81,7 @@ def _start_or_join(cluster: ClusterConfig) -> None:
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if cluster.address is None:
+        _check_shell()
         local: dict[str, Any] = {"_node_ip_address": "127.0.0.1"} if cluster.listen == "loopback" else {}
         ray.init(
             address="local",
@@ -99,6 +101,18 @@ def _start_or_join(cluster: ClusterConfig) -> None:
             f"cluster.address = {cluster.address}: Ray cannot join it ({error}); expected a running cluster of Ray "
             f"{ray.__version__} of which this machine is a node (`ray status` shows one); from elsewhere use gpo submit"
         ) from None
+
+
+def _check_shell() -> None:
+    """Ray has bash start its workers; without one it tries again for ever, and says so only in a log of its own.
+
+    Raises UserError.
+    """
+    if shutil.which("bash") is None:
+        raise UserError(
+            f"PATH = {os.environ.get('PATH', '')}: there is no bash, which Ray starts its processes with; expected the "
+            "folder of one (export PATH=/usr/bin:/bin)"
+        )
 
 
 def _check_reachable(address: str) -> None:

@@ -17,6 +17,7 @@ from gpo import interrupts
 from gpo.cluster import runtime
 from gpo.cluster.ray_environment import ALONE
 from gpo.config import ClusterConfig
+from gpo.errors import UserError
 from tests.e2e.tiny_run import environment
 
 
@@ -91,3 +92,12 @@ def test_an_interrupt_may_take_longer_than_the_three_seconds_of_rays_own_handler
     run = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, timeout=120)
     assert (run.returncode, run.stdout.splitlines()) == (0, ["within", "behind", "with an alarm"]), run.stderr
     assert "SIGTERM received" not in run.stderr
+
+
+def test_a_path_without_bash_is_told_before_ray_starts_whose_workers_would_never_come(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="there is no bash"), runtime.ray_alone(ClusterConfig()):
+        pytest.fail("Ray was started")
+    assert not ray.is_initialized()
