@@ -13,7 +13,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 """glibc's malloc.h."""
 TOP_PAD_BYTES = 1 << 28
 SLEEPING_THREADS = {"OMP_WAIT_POLICY": "passive"}
@@ -116,6 +116,17 @@ def give_back_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def share_one_arena() -> None:
+    """Have all threads take memory from one place, where malloc is glibc's; each takes an arena of its own by default.
+
+    For a process that lives as long as a run, before its first thread: Ray's are many, what each freed serves no other,
+    and small pieces that last keep the rest of an arena from being given back.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, 1)
 
 
 def keeping_malloc() -> dict[str, str]:

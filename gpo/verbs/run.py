@@ -23,6 +23,9 @@ def add_to(verbs: Verbs) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from gpo.cpu import share_one_arena
+
+    share_one_arena()
     from gpo.config import RunConfig
     from gpo.modelfiles import with_compute_dtype
     from gpo.settings import dump_yaml, read_settings

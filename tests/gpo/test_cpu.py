@@ -111,3 +111,25 @@ print(freed, held_mib())
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     freed, kept = map(float, run.stdout.split())
     assert freed > 200 and kept < 60, run.stdout
+
+
+@pytest.mark.parametrize(("first", "arenas"), [("share_one_arena()", {1}), ("", {2, 3, 4, 5})])
+def test_threads_share_an_arena_when_told_so(first: str, arenas: set[int]) -> None:
+    script = f"""
+import ctypes, threading
+from gpo.cpu import share_one_arena
+{first}
+libc, all_there = ctypes.CDLL(None), threading.Barrier(5)
+
+def hold():
+    libc.malloc(100)
+    all_there.wait(60)
+
+threads = [threading.Thread(target=hold) for _ in range(4)]
+for thread in threads:
+    thread.start()
+all_there.wait(60)
+libc.malloc_stats()
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stderr.count("Arena ") in arenas, run.stderr
