@@ -1,15 +1,23 @@
 /* Preloaded by tests/proof/preloaded.py: a wall clock that jumps when a file appears, and writes that take long.
 
    GPO_PROOF_CLOCK names the file; it holds the seconds to add. GPO_PROOF_WRITE_US is how long a write or fsync of a
-   file sleeps before. The monotonic clock is left alone, as a real jump leaves it. Every process that has the library
-   leaves marks in the folder GPO_PROOF_MARKS: PID.here, PID.jumped when it first sees the other clock, PID.slept when
-   its first write has slept. */
+   file sleeps before. The monotonic clock is left alone, as a real jump leaves it. Deadlines by the wall clock, which
+   the kernel holds against its own, are brought back to that: else, behind a jump back, every such wait would be over
+   at once, and its thread would spin. Waits that are under way at the jump end as if there were none.
+
+   Every process that has the library leaves marks in the folder GPO_PROOF_MARKS: PID.here, PID.jumped when it first
+   sees the other clock, PID.slept when its first write has slept. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -66,6 +74,60 @@ time_t time(time_t *where) {
     clock_gettime(CLOCK_REALTIME, &now);
     if (where != NULL) *where = now.tv_sec;
     return now.tv_sec;
+}
+
+/* By the kernel's clock. Deadlines of conditions that wait by the monotonic clock come here too: they are small. */
+static const struct timespec *kernels(const struct timespec *deadline, struct timespec *own) {
+    if (deadline == NULL || deadline->tv_sec < 1000000000) return deadline;
+    *own = *deadline;
+    own->tv_sec -= jumped();
+    return own;
+}
+
+int pthread_cond_timedwait(pthread_cond_t *condition, pthread_mutex_t *mutex, const struct timespec *deadline) {
+    static int (*real)(pthread_cond_t *, pthread_mutex_t *, const struct timespec *) = NULL;
+    struct timespec own;
+    /* The symbol has an older form on x86-64, which another kind of condition was for. */
+    if (real == NULL) real = dlvsym(RTLD_NEXT, "pthread_cond_timedwait", "GLIBC_2.3.2");
+    if (real == NULL) real = dlsym(RTLD_NEXT, "pthread_cond_timedwait");
+    return real(condition, mutex, kernels(deadline, &own));
+}
+
+int pthread_cond_clockwait(
+    pthread_cond_t *condition, pthread_mutex_t *mutex, clockid_t clock, const struct timespec *deadline) {
+    static int (*real)(pthread_cond_t *, pthread_mutex_t *, clockid_t, const struct timespec *) = NULL;
+    struct timespec own;
+    if (real == NULL) real = dlsym(RTLD_NEXT, "pthread_cond_clockwait");
+    return real(condition, mutex, clock, kernels(deadline, &own));
+}
+
+int pthread_mutex_timedlock(pthread_mutex_t *mutex, const struct timespec *deadline) {
+    static int (*real)(pthread_mutex_t *, const struct timespec *) = NULL;
+    struct timespec own;
+    if (real == NULL) real = dlsym(RTLD_NEXT, "pthread_mutex_timedlock");
+    return real(mutex, kernels(deadline, &own));
+}
+
+int sem_timedwait(sem_t *semaphore, const struct timespec *deadline) {
+    static int (*real)(sem_t *, const struct timespec *) = NULL;
+    struct timespec own;
+    if (real == NULL) real = dlsym(RTLD_NEXT, "sem_timedwait");
+    return real(semaphore, kernels(deadline, &own));
+}
+
+/* Abseil, within Ray, waits by the system call itself. */
+long syscall(long number, ...) {
+    static long (*real)(long, ...) = NULL;
+    struct timespec own;
+    long given[6];
+    va_list rest;
+    va_start(rest, number);
+    for (int place = 0; place < 6; place++) given[place] = va_arg(rest, long);
+    va_end(rest);
+    if (real == NULL) real = dlsym(RTLD_NEXT, "syscall");
+    if (number == SYS_futex && (given[1] & FUTEX_CLOCK_REALTIME) != 0)
+        given[3] = (long)kernels((const struct timespec *)given[3], &own);
+    return real(number, given[0], given[1], given[2], given[3], given[4], given[5]);
 }
 
 static void dawdle(int file) {
