@@ -87,11 +87,12 @@ def give_back_models() -> None:
 
 def keep_freed_memory() -> bool:
     """Tell malloc to use no mappings of their own for large buffers and never to trim; returns whether it took it."""
+    return _set_malloc({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: (1 << 31) - 1, M_TOP_PAD: TOP_PAD_BYTES})
+
+
+def _set_malloc(settings: dict[int, int]) -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    settings = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: (1 << 31) - 1, M_TOP_PAD: TOP_PAD_BYTES}
-    return all(mallopt(key, value) == 1 for key, value in settings.items())
+    return mallopt is not None and all(mallopt(key, value) == 1 for key, value in settings.items())
 
 
 def forward_environment() -> dict[str, str]:
@@ -124,9 +125,7 @@ def share_one_arena() -> None:
     For a process that lives as long as a run, before its first thread: Ray's are many, what each freed serves no other,
     and small pieces that last keep the rest of an arena from being given back.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_ARENA_MAX, 1)
+    _set_malloc({M_ARENA_MAX: 1})
 
 
 def keeping_malloc() -> dict[str, str]:

@@ -3,6 +3,7 @@
 It leaves marks: it must be in driver, sampler, scorer and learner, and what it does must have happened in them.
 """
 
+import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,11 @@ WRITE_MICROSECONDS = (5_000, 40_000)
 """How long a write takes at the first moment that is drawn, and at the last."""
 ROLES = {role: TITLES[role] for role in ("sampler", "scorer", "learner")}
 """What must have the library beside the driver -> how its process is called."""
+
+
+def build(library: Path) -> None:
+    """Compile it; raises FileNotFoundError where there is no gcc."""
+    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True)
 
 
 class Marks:

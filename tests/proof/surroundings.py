@@ -31,7 +31,7 @@ from tests.e2e.tiny_run import make_workplace
 from tests.proof.case_log import keep, not_yet, told
 from tests.proof.disturbed import MOMENTS, RUN_WAS_OVER, Disturbed, Run, Workplace, told_end
 from tests.proof.outcome import TRACEBACK, differences, results, written_twice
-from tests.proof.preloaded import SOURCE, jumping_clock, slow_disk
+from tests.proof.preloaded import build, jumping_clock, slow_disk
 
 KEYS = ("case", "number")
 """Fields of a line that name its case."""
@@ -151,7 +151,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="surroundings-") as folder_name:
         folder = Path(folder_name)
         library = folder / "surroundings.so"
-        subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True)
+        build(library)
         config = make_workplace(folder)
         if left:
             before = time.monotonic()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.tiny_run import environment
-from tests.proof.preloaded import SOURCE
+from tests.proof.preloaded import build
 
 WAITS = """
 import ctypes, time
@@ -36,7 +36,7 @@ for wait in waits:
 def test_a_wait_until_a_time_of_the_clock_that_jumped_is_as_long_as_it_should_be(jump: int, tmp_path: Path) -> None:
     """Ray 2.60 and Python wait so; behind a jump back each such thread would spin."""
     library, clock = tmp_path / "preloaded.so", tmp_path / "clock"
-    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True)
+    build(library)
     clock.write_text(str(jump))
     run = subprocess.run(
         [sys.executable, "-c", WAITS],
