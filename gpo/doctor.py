@@ -57,6 +57,7 @@ def examine(address: str | None = None) -> Iterator[Finding]:
     yield Finding("ok", "Python", platform.python_version())
     yield from _packages()
     yield _ray_and_vllm()
+    yield _shell()
     yield from _devices()
     yield from _room()
     yield from _ports()
@@ -137,6 +138,13 @@ def _ray_and_vllm() -> Finding:
     if broken:
         return Finding("bad", "Ray and vLLM", f"ray {ray}, {who} wants {broken[0]}", f"pip install 'ray{broken[0]}'")
     return Finding("ok", "Ray and vLLM", f"ray {ray} is within what {who} takes")
+
+
+def _shell() -> Finding:
+    bash = shutil.which("bash")
+    if bash is None:
+        return Finding("bad", "bash", "not on PATH", "Ray starts its processes with it: export PATH=/usr/bin:/bin")
+    return Finding("ok", "bash", bash)
 
 
 def _gpu_files() -> list[Path]:

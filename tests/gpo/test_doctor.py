@@ -75,6 +75,11 @@ def test_a_torchvision_that_breaks_imports_is_found(monkeypatch: pytest.MonkeyPa
     assert "pip uninstall torchvision" in found()["torchvision"].remedy
 
 
+def test_a_path_without_bash_is_bad(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert found()["bash"].verdict == "bad"
+
+
 def test_a_port_that_is_taken_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
