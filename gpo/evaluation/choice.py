@@ -4,7 +4,7 @@ Pure: what `evaluation.json` of each iteration says in, a choice out. The start 
 where no iteration beats it, `best` says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,27 +37,33 @@ class Choice:
         )
 
 
-def choose(evaluations: Sequence[dict[str, Any]], rule: Rule, judge: str) -> Choice:
+def choose(evaluations: Iterable[dict[str, Any]], rule: Rule, judge: str) -> Choice:
     """The checkpoint after the given iterations, 1 to T in order; of equals the later one.
 
     Raises ValueError without any.
     """
-    if not evaluations:
-        raise ValueError("no iteration is evaluated yet")
     win_rate_TT = win_matrix(evaluations, judge)
+    if len(win_rate_TT) == 1:
+        raise ValueError("no iteration is evaluated yet")
     weights = nash_weights(win_rate_TT)
     merit = {"last": np.arange(len(weights)), "best": win_rate_TT[:, 0], "nash": np.round(weights, 6)}[rule]
     chosen = int(np.flatnonzero(merit == merit.max())[-1])
     return Choice(chosen, rule, judge, float(win_rate_TT[chosen, 0]), [float(weight) for weight in weights])
 
 
-def win_matrix(evaluations: Sequence[dict[str, Any]], judge: str) -> FloatArray:
+def win_matrix(evaluations: Iterable[dict[str, Any]], judge: str) -> FloatArray:
     """Win rates of start and iterations over each other, [T + 1, T + 1], by one judge."""
-    count = len(evaluations) + 1
-    win_rate_TT = np.full((count, count), 0.5)
-    for number, evaluation in enumerate(evaluations, start=1):
-        verdict = evaluation["judges"][judge]
-        rates = {0: verdict["vs_start"]["win_rate"], **{int(n): rate["win_rate"] for n, rate in verdict["vs"].items()}}
-        for earlier, rate in rates.items():
-            win_rate_TT[number, earlier], win_rate_TT[earlier, number] = rate, 1 - rate
+    rows = [_rates(number, evaluation["judges"][judge]) for number, evaluation in enumerate(evaluations, start=1)]
+    win_rate_TT = np.full((len(rows) + 1, len(rows) + 1), 0.5)
+    for number, row in enumerate(rows, start=1):
+        win_rate_TT[number, :number], win_rate_TT[:number, number] = row, 1 - row
     return win_rate_TT
+
+
+def _rates(number: int, verdict: dict[str, Any]) -> FloatArray:
+    """Win rates of an iteration over the start and each earlier one, [number]."""
+    row = np.full(number, 0.5)
+    row[0] = verdict["vs_start"]["win_rate"]
+    for earlier, rate in verdict["vs"].items():
+        row[int(earlier)] = rate["win_rate"]
+    return row

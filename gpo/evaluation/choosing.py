@@ -1,5 +1,6 @@
 """The chosen checkpoint of a run directory: reads its evaluations, writes `chosen.json`."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -19,7 +20,10 @@ def choose_checkpoint(directory: RunDirectory, config: RunConfig, iteration: int
     return choice
 
 
-def evaluations_so_far(directory: RunDirectory, iteration: int) -> list[dict[str, Any]]:
-    """What `evaluation.json` of iterations 1 to this one say."""
-    paths = [directory.evaluation(number) for number in range(1, iteration + 1)]
-    return [read_json(path) for path in paths]
+def evaluations_so_far(directory: RunDirectory, iteration: int) -> Iterator[dict[str, Any]]:
+    """What `evaluation.json` of iterations 1 to this one say, one at a time.
+
+    Each names all that came before it: held together they grow with the square of the iterations.
+    """
+    for number in range(1, iteration + 1):
+        yield read_json(directory.evaluation(number))

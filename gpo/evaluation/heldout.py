@@ -87,7 +87,7 @@ def evaluate(run: RunContext, iteration: int) -> dict[str, Any]:
         "cyclic_share": shares[judges[0]],
         "cyclic_share_by_judge": shares,
     }
-    evaluations = [*evaluations_so_far(run.directory, iteration - 1), result]
+    evaluations = itertools.chain(evaluations_so_far(run.directory, iteration - 1), [result])
     result |= watched(evaluations, run.config.preference.train_on)
     for told in [*result["warnings"], result["watch_off"]]:
         if told is not None:

@@ -3,7 +3,7 @@
 Pure: numbers in, numbers and sentences out. A sign is a reason to look at answers, not a proof.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,14 +52,18 @@ def against_length(win_N: FloatArray, delta_len_N: FloatArray) -> dict[str, Any]
     }
 
 
-def watched(evaluations: Sequence[dict[str, Any]], trained_on: str) -> dict[str, Any]:
+def watched(evaluations: Iterable[dict[str, Any]], trained_on: str) -> dict[str, Any]:
     """For the newest iteration's record: `warnings`, and in `watch_off` why nobody looked for any (None: it was done).
 
-    `evaluations` are those of iterations 1 to T in order.
+    `evaluations` are those of iterations 1 to T in order; of each only what is said of the start is held.
     """
-    judges = list(evaluations[-1]["judges"])
+    kept = [
+        {"judges": {judge: {"vs_start": verdict["vs_start"]} for judge, verdict in evaluation["judges"].items()}}
+        for evaluation in evaluations
+    ]
+    judges = list(kept[-1]["judges"])
     if trained_on in judges:
-        return {"warnings": signs(evaluations, trained_on), "watch_off": None}
+        return {"warnings": signs(kept, trained_on), "watch_off": None}
     return {
         "warnings": [],
         "watch_off": f"no watch for reward hacking: the run trains on {trained_on}, which judges no held-out answers; "

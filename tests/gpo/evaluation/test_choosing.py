@@ -3,12 +3,15 @@
 Run: python -m pytest tests/gpo/evaluation/test_choosing.py
 """
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gpo.evaluation.choosing import choose_checkpoint
+from gpo.evaluation.choice import win_matrix
+from gpo.evaluation.choosing import choose_checkpoint, evaluations_so_far
+from gpo.evaluation.watch import watched
 from gpo.files import write_json
 from gpo.journal import RunDirectory
 from tests.gpo.evaluation.small_evaluation import read
@@ -24,7 +27,7 @@ def evaluated_run(root: Path, **rates: list[float]) -> RunDirectory:
         judges: dict[str, Any] = {
             judge: {
                 "vs_start": {"win_rate": rate[number - 1]},
-                "vs": {str(earlier): {"win_rate": 0.5} for earlier in range(1, number)},
+                "vs": {str(one): {"win_rate": 0.5, "ci95": [0.4, 0.6], "n_prompts": 4} for one in range(1, number)},
             }
             for judge, rate in rates.items()
         }
@@ -59,3 +62,20 @@ def test_where_no_iteration_beats_the_start_its_model_is_the_checkpoint(tmp_path
     choose_checkpoint(directory, config, 2)
     kept = read(tmp_path / "chosen.json")
     assert (kept["iteration"], kept["checkpoint"]) == (0, str(config.policy.model))
+
+
+def test_evaluations_of_many_iterations_are_not_held_together(tmp_path: Path) -> None:
+    directory = evaluated_run(tmp_path, taste=[0.5] * 120)
+    tracemalloc.start()
+    try:
+        held = list(evaluations_so_far(directory, 120))
+        together = tracemalloc.get_traced_memory()[0]
+        del held
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        win_matrix(evaluations_so_far(directory, 120), "taste")
+        watched(evaluations_so_far(directory, 120), "taste")
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert peak < together / 4
