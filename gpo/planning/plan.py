@@ -14,13 +14,13 @@ from gpo.modelfiles import adapter_parameter_count, parameter_count
 from gpo.planning.kv_cache import kv_cache
 from gpo.planning.memory import BYTES, GIB, available_memory_gib
 
-BASE_GIB = 0.7
+BASE_GIB = 0.55
 """A Python process with torch and transformers."""
 ENGINE_BASE_GIB = 1.1
 """The same with vllm."""
-FORWARD_WORK_GIB = 0.5
+FORWARD_WORK_GIB = 0.3
 """What a forward pass without gradients takes beside the weights."""
-DRIVER_GIB = 1.7
+DRIVER_GIB = 1.4
 """The driver and Ray's own processes on its node."""
 OPTIMIZER_STATES = {"rmsprop": 1, "adamw": 2}
 
