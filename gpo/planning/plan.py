@@ -18,7 +18,7 @@ BASE_GIB = 0.55
 """A Python process with torch and transformers."""
 ENGINE_BASE_GIB = 1.1
 """The same with vllm."""
-FORWARD_WORK_GIB = 0.3
+FORWARD_WORK_GIB = 0.1
 """What a forward pass without gradients takes beside the weights."""
 DRIVER_GIB = 1.4
 """The driver and Ray's own processes on its node."""
@@ -154,12 +154,12 @@ def _scorer_weights(config: RunConfig) -> float:
 
 
 def _activations(config: RunConfig) -> float:
-    """GiB for a forward pass: measured at about 1.8 MiB a token for a 135M model, growing with the square root."""
+    """GiB for a forward pass: measured at about 1.6 MiB a token for a 135M model, growing with the square root."""
     step = config.train.batch_prompts * config.rollout.samples * (config.rollout.max_tokens + 64)
     tokens = min(step, max(config.train.batch_tokens, config.rollout.max_tokens + config.prompts.max_tokens))
     scale = (parameter_count(Path(config.policy.model)) / 135e6) ** 0.5
     share = 0.15 if config.train.gradient_checkpointing is True else 1.0
-    return tokens * 1.8 * share * scale / 1024
+    return tokens * 1.6 * share * scale / 1024
 
 
 def with_checkpointing(config: RunConfig, notes: list[str]) -> RunConfig:
