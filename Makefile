@@ -71,12 +71,13 @@ chaos-surroundings: setup ## of make chaos, signals, disks and clocks alone
 	rm -f runs/surroundings.jsonl
 	$(VENV)/bin/python -m tests.proof.surroundings --moments 1 --log runs/surroundings.jsonl
 
-# What .ci/run adds to the suite: proofs by a few of their cases; a soak of minutes cannot tell growth from noise.
-proofs: setup ## 91 odd inputs, a kill, a damaged file: six minutes
-	rm -rf runs/proofs
-	$(VENV)/bin/python -m tests.proof.fuzz --cases 91 --log runs/proofs/fuzz.jsonl
-	$(VENV)/bin/python -m tests.proof.chaos --moments 1 --victims sampler --log runs/proofs/chaos.jsonl
-	$(VENV)/bin/python -m tests.proof.damage --cases 1 --log runs/proofs/damage.jsonl
+proofs: setup ## what .ci/run adds to the suite: fuzz and soak, a kill, a damaged file
+	$(MAKE) -j 2 --output-sync=line soak fuzz-and-faults
+
+fuzz-and-faults: fuzz ## of make proofs, all but the soak
+	rm -f runs/a-kill.jsonl runs/a-damage.jsonl
+	$(VENV)/bin/python -m tests.proof.chaos --moments 1 --victims sampler --log runs/a-kill.jsonl
+	$(VENV)/bin/python -m tests.proof.damage --cases 1 --log runs/a-damage.jsonl
 
 chaos-full: setup ## 202 of them, some five hours; goes on where it stopped
 	$(VENV)/bin/python -m tests.proof.chaos --moments 10 --log runs/chaos-full.jsonl

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gpo.cli import _parser
 from gpo.config import ClusterConfig
-from gpo.planning.plan import BASE_GIB, ENGINE_BASE_GIB
+from gpo.planning.plan import BASE_GIB, DRIVER_GIB, ENGINE_BASE_GIB, FORWARD_WORK_GIB
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs" / "cluster.md").read_text("utf-8")
@@ -29,6 +29,8 @@ def test_every_key_of_the_cluster_is_a_key() -> None:
 
 def test_the_formulas_have_the_numbers_of_the_code() -> None:
     assert f"sampler      {ENGINE_BASE_GIB:g} + 2·P·b" in PAGE and f"scorer       {BASE_GIB:g} + b·" in PAGE
+    assert f"learner      {BASE_GIB:g} + 4·P" in PAGE and f"forward      {BASE_GIB:g} + 4·P" in PAGE
+    assert f"+ {FORWARD_WORK_GIB:g} " in PAGE and f"driver and Ray: {DRIVER_GIB:g}\n" in PAGE
 
 
 def test_every_script_that_is_named_is_there() -> None:
