@@ -109,7 +109,8 @@ class Trackers:
     def _copy(self, name: str) -> None:
         # Steps are read before the journal: what is evaluated by then has all its steps among them.
         steps = numbered_steps(read_json_lines(self._directory.metrics))
-        for step, line, evaluation in in_order(steps, finished_evaluations(self._directory)):
+        evaluations = finished_evaluations(self._directory, self._copied[name]["evaluation"])
+        for step, line, evaluation in in_order(steps, evaluations):
             if evaluation is None:
                 self._copy_step(name, step, line)
             else:
@@ -122,10 +123,9 @@ class Trackers:
             self._copied[name]["steps"] = step
 
     def _copy_evaluation(self, name: str, step: int, evaluation: dict[str, Any]) -> None:
-        if evaluation["iteration"] > self._copied[name]["evaluation"]:
-            self._open[name].log(evaluation_numbers(evaluation), step=step)
-            log_samples(name, self._open[name], sample_rows(self._directory, evaluation["iteration"]), step)
-            self._copied[name]["evaluation"] = evaluation["iteration"]
+        self._open[name].log(evaluation_numbers(evaluation), step=step)
+        log_samples(name, self._open[name], sample_rows(self._directory, evaluation["iteration"]), step)
+        self._copied[name]["evaluation"] = evaluation["iteration"]
 
 
 def make_tracker(name: str, config: RunConfig, root: Path, folder: Path) -> Any:
@@ -173,9 +173,9 @@ def in_order(
     return sorted(found, key=lambda one: (one[0], one[2] is not None))
 
 
-def finished_evaluations(directory: RunDirectory) -> list[dict[str, Any]]:
-    """evaluation.json of each iteration whose evaluation is in the journal."""
-    finished = [iteration for stage, iteration in directory.stages() if stage == "evaluate"]
+def finished_evaluations(directory: RunDirectory, behind: int) -> list[dict[str, Any]]:
+    """evaluation.json of each iteration behind this one whose evaluation is in the journal."""
+    finished = [iteration for stage, iteration in directory.stages() if stage == "evaluate" and iteration > behind]
     return [json.loads(directory.evaluation(iteration).read_text(encoding="utf-8")) for iteration in finished]
 
 

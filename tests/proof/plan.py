@@ -29,6 +29,7 @@ from gpo.planning.plan import make_plan
 from gpo.planning.rates import iteration_time, measured_rates
 from gpo.settings import read_settings
 from tests.e2e.tiny_run import REPOSITORY, command, environment, journal
+from tests.proof.by_command import mib_of
 
 MOST_OFF = 0.2
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -78,18 +79,12 @@ def memory_of(root: psutil.Process) -> tuple[dict[str, float], dict[str, float]]
             title = " ".join(process.cmdline())
             kind = next((kind for word, kind in KINDS.items() if word in title), "driver and Ray")
             held = process.memory_full_info()
-            above = peak_bytes(process.pid) - held.rss if kind in KINDS.values() else 0
-        except (psutil.Error, OSError):
+        except psutil.Error:
             continue
+        above = mib_of("VmHWM", process.pid) * 2**20 - held.rss if kind in KINDS.values() else 0
         now[kind] += held.pss / GIB
         most[kind] += (held.pss + max(above, 0)) / GIB
     return now, most
-
-
-def peak_bytes(pid: int) -> int:
-    """The most that a process ever had in memory; 0 of one that has ended."""
-    lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def watched_run(config: Path, out: Path, *overrides: str) -> dict[str, float]:
