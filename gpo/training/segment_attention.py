@@ -38,9 +38,9 @@ def choose_layout(config: Any, asked: str) -> Layout:
 
 def segment_attention(config: Any, use_flash: bool = False) -> AbstractContextManager[None]:
     """Packed rows are attended to by segment within; backward belongs inside too, for gradient checkpointing."""
-    if use_flash:
-        return attention_by_segment(config, "gpo_segments_varlen", _flash_attention)
-    return attention_by_segment(config, "gpo_segments", training_attention)
+    name, function = ("gpo_segments_varlen", _flash_attention) if use_flash else ("gpo_segments", training_attention)
+    # `torch_compile` goes around it: segments differ from batch to batch, and dynamo fails on them.
+    return attention_by_segment(config, name, torch.compiler.disable(function))
 
 
 def segments_of(part: dict[str, Any]) -> dict[str, Any]:

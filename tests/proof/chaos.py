@@ -38,12 +38,12 @@ from tests.proof.case_log import commits, keep, seeds
 from tests.proof.kill_place import Place, place_for
 from tests.proof.outcome import SECONDS, TRACEBACK, differences, results, status_of, written_twice
 from tests.proof.workload import (
-    LAST_STAGE,
     MUST_MEET,
     START,
     TITLES,
     Window,
     Windows,
+    Workload,
     over,
     times_of,
     windows_of,
@@ -107,7 +107,7 @@ def one_case(place: Place, case: Case, misses: int, window: Window, expected: di
         starts = 2
         fault = wrong_end("the second start", status_of(place.start(out, said)), said.read_text("utf-8", "replace"))
     lost = [entry["process"] for entry in journal(out) if entry["event"] == "lost"]
-    if not fault and case.victim in TITLES and case.victim not in lost and case.stage != LAST_STAGE:
+    if not fault and case.victim in TITLES and case.victim not in lost and case.stage != place.work.last_stage:
         fault = "the journal does not name the process"
     fault = fault or differences(out, expected) or written_twice(out)
     told = {"hit": True, "held": held, "status": status, "starts": starts, "lost": lost, "fault": fault}
@@ -170,6 +170,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moments", type=int, default=1, help="of each victim")
     parser.add_argument("--victims", nargs="+", choices=list(MUST_MEET), default=list(MUST_MEET))
+    parser.add_argument("--iterations", type=int, default=2, help="of a run")
     parser.add_argument("--log", type=Path, default=Path("runs/chaos.jsonl"))
     options = parser.parse_args()
     victims = list(dict.fromkeys(options.victims))
@@ -179,11 +180,11 @@ def main() -> int:
     options.log.parent.mkdir(parents=True, exist_ok=True)
     wanted = []
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        config = make_workplace(Path(folder))
+        work = Workload(make_workplace(Path(folder)), options.iterations)
         # A node's windows, and what an undisturbed run leaves there, are those of a cluster.
         for group in ([victim for victim in victims if victim != "node"], [name for name in victims if name == "node"]):
             if group:
-                with place_for(group, config) as place:
+                with place_for(group, work) as place:
                     wanted += matrix(place, group, options.moments, options.log)
     return told(cases_of(options.log), wanted)
 

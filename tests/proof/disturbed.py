@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.tiny_run import command, environment, journal
+from tests.e2e.tiny_run import environment, journal
 from tests.proof.outcome import status_of
-from tests.proof.workload import LAST_STAGE, SETTINGS, times_of
+from tests.proof.workload import Workload, times_of
 
 MOMENTS = (0.05, 0.95)
 """Of an undisturbed run, in shares: the first and the last moment that is drawn."""
@@ -18,13 +18,13 @@ MOMENTS = (0.05, 0.95)
 class Run:
     """A start of the command."""
 
-    def __init__(self, config: Path, out: Path, **variables: str) -> None:
-        self.out, self._said = out, out.with_suffix(".said")
+    def __init__(self, work: Workload, out: Path, **variables: str) -> None:
+        self.out, self._work, self._said = out, work, out.with_suffix(".said")
         with self._said.open("w") as said:
             self.process = subprocess.Popen(
-                command(config, out, *SETTINGS),
+                work.command(out),
                 env={**environment(), **variables},
-                cwd=config.parent,
+                cwd=work.config.parent,
                 stdout=subprocess.DEVNULL,
                 stderr=said,
             )
@@ -43,7 +43,7 @@ class Run:
 
     def was_over_at(self, moment: float) -> bool:
         """Whether its last stage was done at a wall time: behind it the process only says so and ends."""
-        return times_of(self.out, "stage").get(LAST_STAGE, float("inf")) <= moment
+        return times_of(self.out, "stage").get(self._work.last_stage, float("inf")) <= moment
 
     def end(self) -> tuple[int | None, str]:
         """Status, None when it had to be ended, and what it printed."""
@@ -55,7 +55,7 @@ class Run:
 class Workplace:
     """Where the cases run."""
 
-    config: Path
+    work: Workload
     library: Path
     seconds: float
     """Of an undisturbed run."""

@@ -15,8 +15,8 @@ import psutil
 
 from tests.cluster.namespaces import Host, NamespacedCluster, namespaced_cluster
 from tests.cluster.workplace import titles
-from tests.e2e.tiny_run import command, environment
-from tests.proof.workload import SETTINGS, TITLES, kind_of
+from tests.e2e.tiny_run import environment
+from tests.proof.workload import TITLES, Workload, kind_of
 
 WORK = {
     "canary": ("forward", "sampler"),
@@ -34,9 +34,9 @@ NODES, CPUS = 2, 2
 class Place:
     """Starts runs, and kills parts of them."""
 
-    def __init__(self, config: Path, cluster: NamespacedCluster | None) -> None:
-        self.folder = config.parent
-        self._config, self._cluster = config, cluster
+    def __init__(self, work: Workload, cluster: NamespacedCluster | None) -> None:
+        self.work, self.folder = work, work.config.parent
+        self._cluster = cluster
         self._killed: Host | None = None
         """A host whose node is to be started again."""
 
@@ -45,9 +45,8 @@ class Place:
         with said.open("w") as stream:
             streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": stream}
             if self._cluster is None:
-                words = command(self._config, out, *SETTINGS)
-                return subprocess.Popen(words, env=environment(), cwd=self.folder, **streams)
-            words = command(self._config, out, *SETTINGS, f"cluster.address={self._cluster.address}")
+                return subprocess.Popen(self.work.command(out), env=environment(), cwd=self.folder, **streams)
+            words = self.work.command(out, f"cluster.address={self._cluster.address}")
             return self._cluster.popen(self._cluster.head, words, **streams)
 
     def there(self, process: "subprocess.Popen[Any]", stage: str) -> set[str]:
@@ -115,10 +114,10 @@ def roles_in(lines: Iterable[str]) -> set[str]:
 
 
 @contextmanager
-def place_for(victims: list[str], config: Path) -> Iterator[Place]:
+def place_for(victims: list[str], work: Workload) -> Iterator[Place]:
     """A cluster only where a node is to die."""
     if victims != ["node"]:
-        yield Place(config, None)
+        yield Place(work, None)
         return
-    with namespaced_cluster(config.parent, workers=NODES, cpus=CPUS) as cluster:
-        yield Place(config, cluster)
+    with namespaced_cluster(work.config.parent, workers=NODES, cpus=CPUS) as cluster:
+        yield Place(work, cluster)

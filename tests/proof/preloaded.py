@@ -76,7 +76,7 @@ def write_microseconds(place: Workplace, moment: float) -> int:
 def slow_disk(place: Workplace, out: Path, moment: float) -> Disturbed:
     """Every write of a file sleeps first."""
     marks, microseconds = Marks(out), write_microseconds(place, moment)
-    run = Run(place.config, out, **marks.variables(place), GPO_PROOF_WRITE_US=str(microseconds))
+    run = Run(place.work, out, **marks.variables(place), GPO_PROOF_WRITE_US=str(microseconds))
     run.let_run(SECONDS, partial(marks.look, run))
     status, printed = run.end()
     fault = went_wrong(status, printed) or marks.bare(run) or marks.spared(run, "slept")
@@ -86,7 +86,7 @@ def slow_disk(place: Workplace, out: Path, moment: float) -> Disturbed:
 def jumping_clock(place: Workplace, out: Path, moment: float, seconds: int) -> Disturbed:
     """The wall clock of all processes of the run jumps."""
     clock, marks = out.with_suffix(".clock"), Marks(out)
-    run = Run(place.config, out, **marks.variables(place), GPO_PROOF_CLOCK=str(clock))
+    run = Run(place.work, out, **marks.variables(place), GPO_PROOF_CLOCK=str(clock))
     running = run.let_run(moment, partial(marks.look, run))
     clock.write_text(str(seconds))
     run.let_run(SECONDS, partial(marks.look, run))

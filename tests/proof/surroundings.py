@@ -32,6 +32,7 @@ from tests.proof.case_log import keep, not_yet, told
 from tests.proof.disturbed import MOMENTS, RUN_WAS_OVER, Disturbed, Run, Workplace, told_end
 from tests.proof.outcome import TRACEBACK, differences, results, written_twice
 from tests.proof.preloaded import build, jumping_clock, slow_disk
+from tests.proof.workload import Workload
 
 KEYS = ("case", "number")
 """Fields of a line that name its case."""
@@ -43,7 +44,7 @@ MOST_MISSES = 5
 
 def signalled(place: Workplace, out: Path, moment: float, number: int) -> Disturbed:
     """A signal to the driver."""
-    run = Run(place.config, out)
+    run = Run(place.work, out)
     running = run.let_run(moment)
     begun, sent = run.has_begun(), time.time()
     run.process.send_signal(number)
@@ -63,7 +64,7 @@ def full_disk(place: Workplace, out: Path, moment: float) -> Disturbed:
     """No space from the moment on, until the first start has ended."""
     out.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "none", out], check=True)
-    run = Run(place.config, out / "run")
+    run = Run(place.work, out / "run")
     running = run.let_run(moment)
     filler = out / "filler"
     with filler.open("wb") as file:
@@ -129,7 +130,7 @@ def one_case(place: Workplace, name: str, number: int, folder: Path) -> dict[str
 
 def after(place: Workplace, out: Path) -> str | None:
     """Give the command again; what is wrong with what is left."""
-    status, printed = Run(place.config, out).end()
+    status, printed = Run(place.work, out).end()
     if status != 0 or TRACEBACK in printed:
         return f"started again: {told_end(status, printed)}"
     return differences(out, place.expected) or written_twice(out)
@@ -140,6 +141,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moments", type=int, default=1, help="of each kind of case")
     parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--iterations", type=int, default=2, help="of a run")
     parser.add_argument("--log", type=Path, default=Path("runs/surroundings.jsonl"))
     options = parser.parse_args()
     if os.geteuid() != 0 and "full-disk" in options.only:
@@ -152,12 +154,12 @@ def main() -> int:
         folder = Path(folder_name)
         library = folder / "surroundings.so"
         build(library)
-        config = make_workplace(folder)
+        work = Workload(make_workplace(folder), options.iterations)
         if left:
             before = time.monotonic()
-            status, printed = Run(config, folder / "undisturbed").end()
+            status, printed = Run(work, folder / "undisturbed").end()
             assert status == 0, printed
-            place = Workplace(config, library, time.monotonic() - before, results(folder / "undisturbed"))
+            place = Workplace(work, library, time.monotonic() - before, results(folder / "undisturbed"))
         for name, number in left:
             keep(options.log, one_case(place, name, number, folder))
     return told(options.log, KEYS, wanted, lambda line: line.get("seed"))

@@ -16,7 +16,7 @@ from tests.proof import kill_place
 from tests.proof.chaos import COMMIT, Case, cases_of, measured, one_case, told, was_hit, wrong_end
 from tests.proof.kill_place import Place
 from tests.proof.outcome import TRACEBACK
-from tests.proof.workload import TITLES, Window, Windows, over
+from tests.proof.workload import TITLES, Window, Windows, Workload, over
 
 RUN = """
 import json, sys, time
@@ -119,7 +119,7 @@ def cluster_of(monkeypatch: pytest.MonkeyPatch, *held: tuple[str, ...]) -> tuple
     }
     monkeypatch.setattr(kill_place, "titles", lambda host: titles[host.name])
     cluster: Any = SimpleNamespace(hosts=hosts)
-    return Place(Path("none.yaml"), cluster), killed
+    return Place(Workload(Path("none.yaml"), 2), cluster), killed
 
 
 def test_the_node_that_dies_is_one_that_works_in_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:

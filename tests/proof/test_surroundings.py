@@ -15,11 +15,12 @@ import pytest
 
 from rollout.records import write_shard
 from tests.e2e.tiny_run import journal
-from tests.proof import disturbed, surroundings
+from tests.proof import surroundings, workload
 from tests.proof.disturbed import MOMENTS, Disturbed, Run, Workplace
 from tests.proof.outcome import TRACEBACK, results
 from tests.proof.preloaded import WRITE_MICROSECONDS, jumping_clock, slow_disk, write_microseconds
 from tests.proof.surroundings import judged_on_full_disk, one_case, signalled
+from tests.proof.workload import Workload
 from tests.rollout.test_records import make_row
 
 RUN = """
@@ -53,19 +54,19 @@ def until_its_journal_has_a_line(run: Run, _seconds: float) -> bool:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Workplace:
-    return Workplace(tmp_path / "none.yaml", tmp_path / "none.so", 1.0, {})
+    return Workplace(Workload(tmp_path / "none.yaml", 2), tmp_path / "none.so", 1.0, {})
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """What the command of a run does; its first argument is the run directory."""
-    monkeypatch.setattr(disturbed, "command", lambda _, out, *__: [sys.executable, "-c", code, str(out)])
+    monkeypatch.setattr(workload, "command", lambda _, out, *__: [sys.executable, "-c", code, str(out)])
 
 
 def sent(place: Workplace, how: str, monkeypatch: pytest.MonkeyPatch) -> Disturbed:
     """SIGTERM to a run that takes it in one way."""
     stand_in(monkeypatch, RUN + ENDS[how])
     monkeypatch.setattr(Run, "let_run", until_its_journal_has_a_line)
-    return signalled(place, place.config.parent / how, 0.0, signal.SIGTERM)
+    return signalled(place, place.work.config.parent / how, 0.0, signal.SIGTERM)
 
 
 def test_a_signal_in_spite_of_which_a_run_ends_well_is_a_fault(
@@ -119,7 +120,7 @@ def test_each_case_of_a_slow_disk_has_another_one(place: Workplace, monkeypatch:
     assert len(delays) == 7 and max(delays) > 3 * min(delays)
     assert tuple(write_microseconds(place, moment) for moment in MOMENTS) == WRITE_MICROSECONDS
     stand_in(monkeypatch, "import os, sys; sys.exit(os.environ['GPO_PROOF_WRITE_US'] + ' a write')")
-    found = slow_disk(place, place.config.parent / "run", MOMENTS[1])
+    found = slow_disk(place, place.work.config.parent / "run", MOMENTS[1])
     assert "40000 a write" in (found.fault or "") and found.done == "each write took 40.0 ms"
 
 
@@ -128,5 +129,5 @@ def test_a_traceback_is_a_fault_although_the_run_ends_well(
     place: Workplace, monkeypatch: pytest.MonkeyPatch, disturb: Any
 ) -> None:
     stand_in(monkeypatch, f"import sys; print({TRACEBACK!r}, file=sys.stderr)")
-    fault = disturb(place, place.config.parent / "run", MOMENTS[0]).fault
+    fault = disturb(place, place.work.config.parent / "run", MOMENTS[0]).fault
     assert fault.startswith("status 0: ") and TRACEBACK in fault

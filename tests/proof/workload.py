@@ -12,14 +12,14 @@ from subprocess import Popen
 from typing import Any
 
 from tests.cluster.workplace import FORWARD, LEARNER, SAMPLER, SCORER
-from tests.e2e.tiny_run import journal
+from tests.e2e.tiny_run import command, journal
 from tests.proof.outcome import EQUAL_TOKENS, SECONDS
 
 SETTINGS = (
-    "iterations=2", "baseline.kind=previous", "baseline.samples=1", "prompts.per_iteration=8", EQUAL_TOKENS,
+    "baseline.kind=previous", "baseline.samples=1", "prompts.per_iteration=8", EQUAL_TOKENS,
     "rollout.shard_prompts=1", "rollout.max_tokens=96", "rollout.engine.max_sequences=3", "cluster.waiting_shards=2",
 )  # fmt: skip
-START, LAST_STAGE = "start", "evaluate 2"
+START = "start"
 TITLES = {"sampler": SAMPLER, "scorer": SCORER, "learner": LEARNER, "forward": FORWARD}
 """What the titles of those processes have in them."""
 MUST_MEET = {
@@ -35,6 +35,23 @@ SHORTEST_SECONDS = 0.2
 """A look takes some hundredths of a second."""
 SHORTEST_OF_DRIVER = 0.03
 """It need not be looked for, and a publish takes less than a tenth of a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A config, and how many iterations its runs have: the stages of the second are those of the first, once more."""
+
+    config: Path
+    iterations: int
+
+    @property
+    def last_stage(self) -> str:
+        """Behind it a run only says that it is done."""
+        return f"evaluate {self.iterations}"
+
+    def command(self, out: Path, *overrides: str) -> list[str]:
+        """Of a run in `out`."""
+        return command(self.config, out, f"iterations={self.iterations}", *SETTINGS, *overrides)
 
 
 @dataclass(frozen=True, slots=True)
