@@ -18,7 +18,6 @@ The node's cases need root and iproute2 (network namespaces); without them nothi
 """
 
 import argparse
-import itertools
 import re
 import signal
 import subprocess
@@ -34,6 +33,7 @@ from benchmarks.frame import COMMIT
 from gpo.files import read_json_lines
 from tests.cluster.namespaces import namespaces_can_be_made
 from tests.e2e.tiny_run import journal, make_workplace
+from tests.proof.allowance import Allowance
 from tests.proof.case_log import commits, keep, seeds
 from tests.proof.kill_place import Place, place_for
 from tests.proof.outcome import SECONDS, TRACEBACK, differences, results, status_of, written_twice
@@ -151,18 +151,23 @@ def measured(place: Place, victims: list[str], log: Path) -> tuple[Windows, dict
     return windows, results(out)
 
 
-def matrix(place: Place, victims: list[str], moments: int, log: Path) -> list[Case]:
-    """Run what the log does not have of these victims; returns all their cases."""
+def matrix(place: Place, victims: list[str], moments: int, log: Path, allowance: Allowance) -> list[Case]:
+    """Run what the log does not have of these victims; returns all their cases that there was time for."""
     windows, expected = measured(place, victims, log)
     wanted = {
         Case(victim, window.stage, number): window
         for victim in victims
         for window, number in windows.shared_out(victim, moments)
     }
-    for (case, window), misses in itertools.product(wanted.items(), range(MOST_MISSES)):
-        if not was_hit(cases_of(log), case):
-            keep(log, one_case(place, case, misses, window, expected))
-    return list(wanted)
+    begun = []
+    for case in allowance.order(list(wanted)):
+        if not allowance.has_time_for(case.victim):
+            continue
+        begun.append(case)
+        for misses in range(MOST_MISSES):
+            if not was_hit(cases_of(log), case):
+                keep(log, one_case(place, case, misses, wanted[case], expected))
+    return begun
 
 
 def main() -> int:
@@ -171,6 +176,7 @@ def main() -> int:
     parser.add_argument("--moments", type=int, default=1, help="of each victim")
     parser.add_argument("--victims", nargs="+", choices=list(MUST_MEET), default=list(MUST_MEET))
     parser.add_argument("--iterations", type=int, default=2, help="of a run")
+    parser.add_argument("--minutes", type=float, help="begin no kill later, in an order of the commit's own")
     parser.add_argument("--log", type=Path, default=Path("runs/chaos.jsonl"))
     options = parser.parse_args()
     victims = list(dict.fromkeys(options.victims))
@@ -178,14 +184,18 @@ def main() -> int:
         print("node: no network namespaces here (root, iproute2); --victims leaves it out", file=sys.stderr)
         return 1
     options.log.parent.mkdir(parents=True, exist_ok=True)
-    wanted = []
+    allowance, wanted = Allowance(options.minutes), list[Case]()
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         work = Workload(make_workplace(Path(folder)), options.iterations)
         # A node's windows, and what an undisturbed run leaves there, are those of a cluster.
-        for group in ([victim for victim in victims if victim != "node"], [name for name in victims if name == "node"]):
-            if group:
-                with place_for(group, work) as place:
-                    wanted += matrix(place, group, options.moments, options.log)
+        groups = [[name for name in victims if (name == "node") == is_node] for is_node in (False, True)]
+        for group in allowance.order(list(filter(None, groups))):
+            if allowance.is_over:
+                allowance.leave_out(*group)
+                continue
+            with place_for(group, work) as place:
+                wanted += matrix(place, group, options.moments, options.log, allowance)
+    print(allowance.told(), end="")
     return told(cases_of(options.log), wanted)
 
 

@@ -28,6 +28,7 @@ from random import Random
 from typing import Any
 
 from tests.e2e.tiny_run import make_workplace
+from tests.proof.allowance import Allowance
 from tests.proof.case_log import keep, not_yet, told
 from tests.proof.disturbed import MOMENTS, RUN_WAS_OVER, Disturbed, Run, Workplace, told_end
 from tests.proof.outcome import TRACEBACK, differences, results, written_twice
@@ -142,12 +143,14 @@ def main() -> int:
     parser.add_argument("--moments", type=int, default=1, help="of each kind of case")
     parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--iterations", type=int, default=2, help="of a run")
+    parser.add_argument("--minutes", type=float, help="begin no case later, in an order of the commit's own")
     parser.add_argument("--log", type=Path, default=Path("runs/surroundings.jsonl"))
     options = parser.parse_args()
     if os.geteuid() != 0 and "full-disk" in options.only:
         print("full-disk: mounting a tmpfs needs root; --only leaves it out", file=sys.stderr)
         return 1
     options.log.parent.mkdir(parents=True, exist_ok=True)
+    allowance = Allowance(options.minutes)
     wanted = [(name, number) for name in options.only for number in range(options.moments)]
     left = not_yet(options.log, KEYS, wanted)
     with tempfile.TemporaryDirectory(prefix="surroundings-") as folder_name:
@@ -160,8 +163,11 @@ def main() -> int:
             status, printed = Run(work, folder / "undisturbed").end()
             assert status == 0, printed
             place = Workplace(work, library, time.monotonic() - before, results(folder / "undisturbed"))
-        for name, number in left:
+        for name, number in allowance.order(left):
+            if not allowance.has_time_for(name):
+                continue
             keep(options.log, one_case(place, name, number, folder))
+    print(allowance.told(), end="")
     return told(options.log, KEYS, wanted, lambda line: line.get("seed"))
 
 
