@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from transformers import AutoModel, AutoTokenizer
 
+from benchmarks.operators import KINDS, seconds_by_kind
 from gpo.cpu import prepare_process
 from reward.heads import read_head_tensors
 from reward.model import GeneralPreferenceModel
@@ -172,6 +173,7 @@ def growth(checkpoint: Path, dtype: str, group: Group, repeats: int) -> list[dic
     """Seconds for the table of K answers to one prompt, and for asking about each pair by itself.
 
     The tables are swept over more often than other ways take turns: a sweep takes seconds, and differences are noisy.
+    What each spends on which kind of operator is seen in sweeps of their own.
     """
     scorer = PreferenceScorer.from_pretrained(checkpoint, "transformers", dtype)
     answers = [talk[-1]["content"] for talk in group]
@@ -182,13 +184,19 @@ def growth(checkpoint: Path, dtype: str, group: Group, repeats: int) -> list[dic
         [timed(lambda size=size: scorer.table(prompt, answers[:size]))[0] for size in sizes]  # type: ignore[misc]
         for _ in range(4 * repeats + 1)
     ]
+    kinds = [
+        [seconds_by_kind(lambda size=size: scorer.table(prompt, answers[:size])) for size in sizes]  # type: ignore[misc]
+        for _ in range(repeats)
+    ]
     rows: list[dict[str, Any]] = []
     for size, seconds in zip(sizes, zip(*sweeps, strict=True), strict=True):
         pairs = list(itertools.combinations(answers[:size], 2))
         if measured := size <= 8:
             by_pair, _ = timed(lambda pairs=pairs: [scorer.table(prompt, pair) for pair in pairs])  # type: ignore[misc]
             a_pair = by_pair / len(pairs)
-        found = {"k": size, "seconds": statistics.median(seconds), "rounds": seconds}
+        profiled = [sweep[sizes.index(size)] for sweep in kinds]
+        spent = {kind: statistics.median(found[kind] for found in profiled) for kind in KINDS}
+        found = {"k": size, "seconds": statistics.median(seconds), "rounds": seconds, "kinds": spent}
         rows.append({**found, "pairs": a_pair * len(pairs), "pairs_measured": measured})
     return rows
 

@@ -22,7 +22,7 @@ fails ends all: without a setting the peer might look slower than it is.
 `--dtype auto` is bfloat16 where the CPU has matrix instructions for it, else float32: without them torch's bfloat16
 products are tens of times slower. `--part cost` shows the cost against answer length and K, prompts shared or not, and
 `--part profile` where the time and the memory of our step go. `benchmarks/training_ways.py` says what each way does,
-`benchmarks/training_profile.py` what the profile counts as what.
+`benchmarks/operators.py` what the profile counts as what.
 """
 
 import argparse

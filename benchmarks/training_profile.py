@@ -1,14 +1,7 @@
 """Where the time and the memory of one step of our trainer go: `python benchmarks/training.py --part profile`.
 
 One step of the rows that the benchmark trains on, prompts shared, behind a whole training that is not counted: forward,
-backward, clip and optimizer. Each operator's own time counts once, by the first of these that it belongs to:
-
-    attention         all within attention's own function, its products and casts too
-    optimizer         all within the optimizer's step
-    matrix products   those of linear layers and of the head
-    copies and casts  where an operator only moves numbers or changes their type
-    all other         what works on each number by itself, norms, sums, clipping
-    between           the time in which no operator runs: Python and the autograd engine
+backward, clip and optimizer. `benchmarks/operators.py` says what operators count as.
 
 Activations are the most that one pass over the rows holds at a time on top of weights, gradients and the optimizer's
 state: what the backward pass needs, and what comes and goes. They are watched in a pass of their own, whose gradients
@@ -17,14 +10,10 @@ are there already.
 
 import argparse
 import tempfile
-import time
 from typing import Any
 
+from benchmarks.operators import seconds_by_kind
 from benchmarks.training_ways import our_trainer
-
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::addmm_", "aten::mv")
-COPIES = ("aten::copy_", "aten::_to_copy", "aten::clone", "aten::cat", "aten::contiguous")
-KINDS = ("matrix products", "attention", "optimizer", "copies and casts", "all other", "between")
 
 
 def profile(args: argparse.Namespace) -> dict[str, Any]:
@@ -39,7 +28,8 @@ def profile(args: argparse.Namespace) -> dict[str, Any]:
         activations = most_allocated(lambda: trainer.training_step(trainer.model, inputs))
         gradients = sum(_bytes(weight.grad) for weight in trainer.model.parameters())
         trainer.optimizer.zero_grad()
-        seconds, shares = step_shares(trainer, inputs)
+        spent = seconds_by_kind(lambda: whole_step(trainer, inputs))
+        seconds = sum(spent.values())
     state = [value for one in trainer.optimizer.state.values() for value in one.values()]
     held = {
         "weights": sum(map(_bytes, trainer.model.parameters())),
@@ -49,44 +39,16 @@ def profile(args: argparse.Namespace) -> dict[str, Any]:
     }
     return {
         "step_seconds": round(seconds, 3),
-        "shares": {kind: round(share, 4) for kind, share in shares.items()},
+        "shares": {kind: round(one / seconds, 4) for kind, one in spent.items()},
         "gib": {what: round(size / 2**30, 3) for what, size in held.items()},
     }
 
 
-def step_shares(trainer: Any, inputs: Any) -> tuple[float, dict[str, float]]:
-    """(seconds, share of each kind) of a whole step."""
-    from torch.profiler import ProfilerActivity
-    from torch.profiler import profile as watched
-
-    with watched(activities=[ProfilerActivity.CPU]) as found:
-        started = time.perf_counter()
-        trainer.training_step(trainer.model, inputs)
-        trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.args.max_grad_norm)
-        trainer.optimizer.step()
-        seconds = time.perf_counter() - started
-    total = dict.fromkeys(KINDS, 0.0)
-    for event in found.events():
-        total[kind_of(event)] += event.self_cpu_time_total / 1e6
-    # An operator that is no operator of torch's is Python's time, as a custom function's own is.
-    total["between"] += seconds - sum(total.values())
-    return seconds, {kind: spent / seconds for kind, spent in total.items()}
-
-
-def kind_of(event: Any) -> str:
-    """What an event of the profiler counts as."""
-    names = [event.name]
-    while (event := event.cpu_parent) is not None:
-        names.append(event.name)
-    if any("attention" in name.lower() for name in names):
-        return "attention"
-    if any(name.startswith("Optimizer.step") for name in names):
-        return "optimizer"
-    if names[0] in PRODUCTS:
-        return "matrix products"
-    if names[0] in COPIES:
-        return "copies and casts"
-    return "all other" if names[0].startswith("aten::") else "between"
+def whole_step(trainer: Any, inputs: Any) -> None:
+    """Forward, backward, clip and optimizer."""
+    trainer.training_step(trainer.model, inputs)
+    trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.args.max_grad_norm)
+    trainer.optimizer.step()
 
 
 def most_allocated(work: Any) -> int:

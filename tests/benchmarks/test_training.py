@@ -13,8 +13,9 @@ import pytest
 
 from benchmarks import end_to_end, training
 from benchmarks.frame import Claim, claim_lines
+from benchmarks.operators import KINDS, kind_of
 from benchmarks.training import TRL_TRIES, claims_of, markdown, side_by_side
-from benchmarks.training_profile import KINDS, kind_of, profile_table
+from benchmarks.training_profile import profile_table
 
 SPEEDS = {"packed": 110.0, "shared": 100.0, "eager": 50.0, "sdpa": 80.0}
 LAST_SEEN = {
