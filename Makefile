@@ -87,6 +87,11 @@ cluster: setup ## runs and node deaths on a Ray cluster in network namespaces (r
 	GPO_PROOF=1 PROOFS=$(CURDIR)/runs $(VENV)/bin/python -m pytest tests/cluster tests/e2e/test_sockets.py tests/gpo/rewards/test_launch_scripts.py \
 		-m "long or not long"
 
+published: setup ## against the published numbers in ../shared, and ZeRO: what make test leaves out where they are absent
+	GPO_PROOF=1 $(VENV)/bin/python -m pytest tests/gpo/test_targets.py tests/gpo/test_loss.py tests/gpo/test_exact_games.py \
+		tests/gpo/training/test_selection.py tests/gpo/training/test_workers.py tests/reward/test_encoding.py \
+		tests/reward/test_losses.py tests/reward/test_model.py tests/reward/test_scorer.py
+
 fuzz: setup ## damaged configs, prompts, preference files and models: 400 cases, some minutes
 	rm -f runs/fuzz.jsonl
 	$(VENV)/bin/python -m tests.proof.fuzz --cases 400 --log runs/fuzz.jsonl

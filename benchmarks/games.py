@@ -37,6 +37,15 @@ def type_chart(path: Path) -> Tensor:
     return (dealt - dealt.T).sign()
 
 
+def bradley_terry_table(table: Tensor, steps: int = 2000) -> Tensor:
+    """r_i - r_j of Bradley-Terry scores fitted to the probabilities sigmoid(A_ij) of all pairs, by gradient steps."""
+    reward = torch.zeros(len(table), dtype=torch.float64)
+    wanted = torch.sigmoid(table)
+    for _ in range(steps):
+        reward = reward + (wanted - torch.sigmoid(reward[:, None] - reward)).mean(1)
+    return reward[:, None] - reward
+
+
 def exploitability(table: Tensor, policy: Tensor) -> Tensor:
     """max_y (A pi)_y for policies [..., n]."""
     return (policy @ table.T).amax(-1)

@@ -29,6 +29,7 @@ from benchmarks.games import (  # noqa: E402
     UNIFORM,
     WEIGHTED,
     Baseline,
+    bradley_terry_table,
     exploitability,
     play,
     running_average,
@@ -53,6 +54,7 @@ def exact_curves(chart: Path | None) -> dict[str, dict[str, Any]]:
     for name, (table, starts, eta, eta_optimistic, steps) in games.items():
         own = play(table, starts, "self", eta, steps)
         optimistic = play(table, starts, "optimistic", eta_optimistic, steps)
+        scalar = play(bradley_terry_table(table), starts, "self", eta, steps)
         pulled = play(table, starts, "self", eta, steps, pull=0.05, anchor_every=200)
         curves = {
             "self, last": exploitability(table, own).amax(-1),
@@ -62,6 +64,7 @@ def exact_curves(chart: Path | None) -> dict[str, dict[str, Any]]:
         found[name] = {
             "eta": {"self": eta, "optimistic": eta_optimistic},
             "final": {curve: values[-1].item() for curve, values in curves.items()},
+            "final_by_bradley_terry": exploitability(table, scalar[-1]).max().item(),
             "final_with_pull": exploitability(table, pulled[-1]).max().item(),
             "curves": curves,
         }
@@ -196,7 +199,9 @@ def main() -> None:
     exact = exact_curves(chart)
     for name, game in exact.items():
         numbers = ", ".join(f"{curve} {value:.4f}" for curve, value in game["final"].items())
-        print(f"exact   {name}: {numbers}; self with a pull {game['final_with_pull']:.4f}", flush=True)
+        pulled, scalar = game["final_with_pull"], game["final_by_bradley_terry"]
+        more = f"self with a pull {pulled:.4f}, by Bradley-Terry scores {scalar:.4f}"
+        print(f"exact   {name}: {numbers}; {more}", flush=True)
     if args.figure:
         args.figure.write_text(figure(exact), "utf-8")
     sampled = {}

@@ -144,7 +144,9 @@ def _check_engine(config: RunConfig) -> None:
 
 def _check_sharding(config: RunConfig) -> None:
     sharding = config.train.sharding
-    obstacle = sharding_obstacle(sharding) if config.train.workers > 1 else None
+    # Whether a cluster's machines have GPUs, which fsdp needs, only they can tell.
+    asked_here = config.train.workers > 1 and (config.cluster.address is None or sharding != "fsdp")
+    obstacle = sharding_obstacle(sharding) if asked_here else None
     if obstacle:
         raise UserError(f"train.sharding = {sharding!r}: {obstacle}; or set train.sharding=none")
 

@@ -67,10 +67,11 @@ def _to_check(
     for stage in LEFT:
         for name, sha256 in (stages.get((stage, iteration), {}).get("left") or {}).items():
             yield directory.root / name, partial(_check_hash, directory.root / name, sha256), ""
-    if ("publish", iteration) in stages:
+    if ("train", iteration) in stages:
         checkpoint = directory.checkpoint(iteration)
+        is_wanted = ("publish", iteration) not in stages  # Whoever needs the space may remove one that was published.
         for place in (checkpoint, checkpoint / ADAPTER):
-            if place.is_dir():
+            if place.is_dir() or (is_wanted and place == checkpoint):
                 yield place, partial(verified_version, place), ""
     if iteration < iterations and ("train", iteration) in stages and ("train", iteration + 1) not in stages:
         master = directory.training(iteration) / "master"

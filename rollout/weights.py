@@ -62,9 +62,14 @@ def _hashed_files(directory: Path) -> list[Path]:
 
 
 def mark_published(directory: Path, label: str) -> WeightMarker:
-    """Write the marker of a finished directory; the version is the label and the head of the content hash."""
+    """Write the marker of a finished directory; the version is the label and the head of the content hash.
+
+    What it speaks of is on the disk before it, and it is when this returns.
+    """
     sha256 = content_hash(directory)
-    return _write_marker(directory, WeightMarker(version=f"{label}-{sha256[:12]}", sha256=sha256))
+    marker = _write_marker(directory, WeightMarker(version=f"{label}-{sha256[:12]}", sha256=sha256))
+    _flush(directory.parent)  # which has the directory's own name
+    return marker
 
 
 def publish_adapter(trained: Path, checkpoint: Path) -> None:
@@ -80,13 +85,25 @@ def publish_adapter(trained: Path, checkpoint: Path) -> None:
     part.rename(target)
 
 
+def _flush(path: Path) -> None:
+    """What a file holds, or which names a directory has, lies on the disk from here on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _write_marker(directory: Path, marker: WeightMarker) -> WeightMarker:
+    for path in directory.iterdir():
+        _flush(path)
     part = directory / f".{MARKER}.part-{os.uname().nodename}-{os.getpid()}"
     with part.open("w") as stream:
         json.dump(asdict(marker), stream)
         stream.flush()
         os.fsync(stream.fileno())
     part.rename(directory / MARKER)
+    _flush(directory)
     return marker
 
 

@@ -46,9 +46,10 @@ class ClusterConfig(Settings):
     """CPU threads a process; 0: the CPUs that are set aside for it, or else its share of its node's cores among the
     processes that work at the same time."""
     waiting_shards: Count = 8
-    """Sampled shards that may wait for a scorer; colocated: after so many, sampling and scoring change places."""
+    """Sampled shards for a scorer, with which no sampler gets another; colocated: after so many, sampling and scoring
+    change places."""
     waiting_mib: Positive = 128.0
-    """Memory that they may take, in MiB of the object store."""
+    """The same by memory, in MiB of the object store; shards that samplers are at work on come on top."""
     placement_seconds: Positive = 60.0
     """How long to wait for nodes and devices that the run needs and the cluster lacks; nodes may still be joining."""
     shared_disk: Literal["auto", "yes", "no"] = "auto"

@@ -22,7 +22,7 @@ class PreferenceConfig(Settings):
     max_length: Count = 2048
     """Longest conversation in tokens that an embedding model reads."""
     batch_tokens: Count = 8192
-    """Padded tokens a scoring batch (placement)."""
+    """Tokens a scoring batch, padding not counted (placement)."""
 
     @model_validator(mode="after")
     def _names_are_known(self) -> "PreferenceConfig":

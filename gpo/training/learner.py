@@ -16,7 +16,7 @@ from gpo.config import RunConfig
 from gpo.cpu import prepare_process
 from gpo.files import append_json_line, write_json
 from gpo.logs import log_to_file
-from gpo.training.step_checkpoints import PREFIX, drop_torn, last_whole, remove
+from gpo.training.step_checkpoints import PREFIX, drop_torn, how_held, last_whole, remove
 from gpo.training.workers import load_whole_again, sharding_arguments, threads_of_worker, whole_state, work_alone
 
 
@@ -53,7 +53,7 @@ def train_worker(values: dict[str, Any]) -> None:
     trainer, tokenizer = _make_trainer(task, config)
     prepared = time.perf_counter()
     steps = Path(task.training) / "steps"
-    checkpoint = last_whole(steps)
+    checkpoint = last_whole(steps, how_held(trainer))
     if trainer.is_world_process_zero():
         drop_torn(steps)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -27,6 +27,9 @@ from gpo.training.trainer_config import GPOConfig
 
 logger = logging.getLogger(__name__)
 
+ALIVE = "reference.alive"
+"""In the reference's folder while a pass goes on, touched behind each of its parts: a sign for who waits for a step."""
+
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
@@ -105,11 +108,18 @@ def starting_adapter(trainer: Any) -> AbstractContextManager[Any]:
 def pass_over(trainer: Any, model: Any, dataset: Dataset, plan: StepPlan) -> Tensor:
     """log p [rows] of a data set's answers under a model, over the batches of the plan's first epoch."""
     logps_N = torch.zeros(len(dataset))
+    folder = trainer.args.reference_folder if trainer.accelerator.is_main_process else None
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
     with evaluating(model):
         for part in first_epoch(Steps(dataset, plan)):
             found = trainer._logps(model, trainer._prepare_inputs(part)).float().cpu()
             if "idle" not in part:
                 logps_N[part["row"]] = found
+            if folder:
+                (Path(folder) / ALIVE).touch()
+    if folder:
+        (Path(folder) / ALIVE).unlink(missing_ok=True)
     # Each row was computed by one worker, so a sum over them is exact.
     whole: Tensor = trainer.accelerator.reduce(logps_N.to(trainer.accelerator.device)).cpu()
     return whole

@@ -2,9 +2,12 @@
 
 transformers writes a checkpoint's files one by one into its final folder. A marker is written when the last is there;
 a folder without it is what a kill left behind, and is never resumed from. So an older checkpoint goes only when a newer
-one is marked, and its own marker goes first.
+one is marked, and its own marker goes first. The marker says how workers held weights and optimizer: pieces of ZeRO fit
+as many workers of the same stage only.
 """
 
+import logging
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +16,30 @@ from typing import Any
 
 from gpo.files import write_text
 
+logger = logging.getLogger(__name__)
+
 MARKER = "whole"
 PREFIX = "checkpoint-"
+IN_ONE_PIECE = "in one piece"
 
 
-def mark_whole(checkpoint: Path) -> None:
-    """Say that every file of the checkpoint is there."""
-    write_text(checkpoint / MARKER, "every file of this checkpoint was written\n")
+def how_held(trainer: Any) -> str:
+    """How its workers hold weights and optimizer, in words: what a step checkpoint of theirs can be read by."""
+    workers = trainer.accelerator.num_processes
+    if trainer.is_deepspeed_enabled:
+        return f"by {workers} workers with ZeRO-{trainer.accelerator.state.deepspeed_plugin.zero_stage}"
+    return f"by {workers} workers with FSDP" if trainer.is_fsdp_enabled else IN_ONE_PIECE
+
+
+def mark_whole(checkpoint: Path, held: str = IN_ONE_PIECE) -> None:
+    """Say that every file of the checkpoint is there, on the disk and not on its way to it."""
+    for path in (*checkpoint.rglob("*"), checkpoint.parent):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    write_text(checkpoint / MARKER, f"every file of this checkpoint was written, {held}\n")
 
 
 @contextmanager
@@ -41,7 +61,7 @@ def writing(trainer: Any) -> Iterator[None]:
         args.save_total_limit = limit
     wait()
     if args.should_save:
-        mark_whole(checkpoint)
+        mark_whole(checkpoint, how_held(trainer))
         drop_older(checkpoint, limit, trainer.state.best_model_checkpoint)
 
 
@@ -74,14 +94,23 @@ def remove(checkpoint: Path) -> None:
     shutil.rmtree(checkpoint)
 
 
-def last_whole(folder: Path) -> Path | None:
-    """The newest checkpoint that every worker finds whole; None where there is none. All workers call this.
+def last_whole(folder: Path, held: str = IN_ONE_PIECE) -> Path | None:
+    """The newest checkpoint that every worker finds whole, and can read as they hold a model; None where there is none.
 
-    Workers on nodes with disks of their own find different ones, and going on from different steps is no training.
+    All workers call this. Those on nodes with disks of their own find different ones, and going on from different
+    steps is no training. One that was held in another way is left alone, and said.
     """
     from accelerate.utils import gather_object
 
-    own = {step_of(path): path for path in folder.glob(f"{PREFIX}*") if (path / MARKER).is_file()}
+    own: dict[int, Path] = {}
+    for path in folder.glob(f"{PREFIX}*"):
+        if not (path / MARKER).is_file():
+            continue
+        said = (path / MARKER).read_text("utf-8").strip()
+        if said.endswith(f", {held}"):
+            own[step_of(path)] = path
+        else:
+            logger.warning("%s is not gone on from: now it would be held %s, and %s", path, held, said)
     everyone: list[list[int]] = gather_object([sorted(own)])
     common = set.intersection(*map(set, everyone))
     return own[max(common)] if common else None

@@ -33,7 +33,7 @@ from gpo.training.starting import (
     stop_limits,
     tokenizer_of,
 )
-from gpo.training.step_checkpoints import drop_all_but_best, last_whole, load_trained_adapter, writing
+from gpo.training.step_checkpoints import drop_all_but_best, how_held, last_whole, load_trained_adapter, writing
 from gpo.training.trainer_config import GPOConfig
 from gpo.training.watch import StepRows, StopRule, check_finite, evaluation_prefix, tell_evaluation
 
@@ -278,7 +278,7 @@ class GPOTrainer(KTOTrainer):
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As transformers' own; True resumes from the last checkpoint that is whole, if there is one."""
         if resume_from_checkpoint is True:
-            found = last_whole(Path(str(self.args.output_dir)))
+            found = last_whole(Path(str(self.args.output_dir)), how_held(self))
             resume_from_checkpoint = str(found) if found else None
         return super().train(resume_from_checkpoint, *args, **kwargs)
 

@@ -31,7 +31,7 @@ def test_a_chart_that_is_not_there_is_told_and_is_no_claim(
 
     def exact(chart: Path | None) -> dict[str, object]:
         asked.append(chart)
-        return {"rock": GAME | {"final_with_pull": 0.1, "curves": {}}}
+        return {"rock": GAME | {"final_with_pull": 0.1, "final_by_bradley_terry": 1.0, "curves": {}}}
 
     monkeypatch.setattr(nash, "exact_curves", exact)
     output = tmp_path / "nash.json"

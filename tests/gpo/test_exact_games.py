@@ -14,6 +14,7 @@ from benchmarks.games import (
     SKEWED,
     UNIFORM,
     WEIGHTED,
+    bradley_terry_table,
     exploitability,
     play,
     type_chart,
@@ -66,15 +67,6 @@ def test_on_the_type_chart_optimistic_play_brings_the_last_policy_below_a_fiftie
     table = type_chart(CHART)
     policies = play(table, [[1 / 18] * 18], "optimistic", 0.3, 10_000)
     assert exploitability(table, policies[-100:]).amax().item() < 0.02
-
-
-def bradley_terry_table(table: Tensor, steps: int = 2000) -> Tensor:
-    """r_i - r_j of Bradley-Terry scores fitted to the probabilities sigmoid(A_ij) of all pairs, by gradient steps."""
-    reward = torch.zeros(len(table), dtype=torch.float64)
-    wanted = torch.sigmoid(table)
-    for _ in range(steps):
-        reward = reward + (wanted - torch.sigmoid(reward[:, None] - reward)).mean(1)
-    return reward[:, None] - reward
 
 
 def test_bradley_terry_scores_of_the_weighted_table_end_at_an_exploitable_policy() -> None:

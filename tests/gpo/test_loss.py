@@ -204,6 +204,11 @@ def test_log_probabilities_of_answers_match_the_fixture() -> None:
 
 
 @needs_fixture
+def test_the_fixture_has_all_its_cases() -> None:
+    assert (len(DATA["cases"]), len(DATA["all_k"])) == (10, 3)
+
+
+@needs_fixture
 @precisions
 @pytest.mark.parametrize("index", range(len(DATA.get("cases", []))))
 def test_pair_losses_of_the_published_trainer_and_their_gradients_match(

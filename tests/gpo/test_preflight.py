@@ -179,6 +179,15 @@ def test_offloading_activations_from_a_gpu_that_is_not_there_is_refused(
     )
 
 
+def test_fsdp_is_refused_without_a_gpu_but_not_on_a_cluster_whose_machines_alone_know(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    asked = {"workers": 2, "sharding": "fsdp"}
+    assert "train.sharding = 'fsdp'" in refusal(folder, train=asked)
+    prepare(run_config(folder, train=asked, cluster={"address": "10.0.0.1:6379"}))
+
+
 def test_flash_attention_is_refused_without_a_gpu_and_where_it_is_not_installed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,8 +67,23 @@ def test_damaged_master_weights_are_named_as_long_as_a_training_is_to_start_from
     said = refusal(run)
     assert str(run.training(1) / "master" / name) in said and "put a copy in its place" in said
     verify_finished(run, 1)
+    shutil.copytree(run.checkpoint(1), run.checkpoint(2))
     run.record("stage", stage="train", iteration=2, seconds=1.0)
     verify_finished(run, 2)
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["damaged", "gone"])
+def test_a_checkpoint_is_looked_at_from_its_training_on_and_not_only_once_engines_took_it(
+    run: RunDirectory, gone: bool
+) -> None:
+    shutil.copytree(run.checkpoint(1), run.checkpoint(2))
+    run.record("stage", stage="train", iteration=2, seconds=1.0)
+    verify_finished(run, 2)
+    damage(run.checkpoint(2) / "model.safetensors")
+    if gone:
+        shutil.rmtree(run.checkpoint(2))
+    said = refusal(run)
+    assert str(run.checkpoint(2)) in said and "put a copy in its place" in said
 
 
 def test_master_weights_that_are_gone_are_missed(run: RunDirectory) -> None:
@@ -88,6 +103,8 @@ def test_a_marker_that_is_none_is_named(run: RunDirectory, content: bytes) -> No
 @pytest.mark.parametrize("stage, iteration", [("canary", 0), ("answer", 0), ("train", 2), ("evaluate", 1)])
 def test_a_json_file_with_another_digit_is_named(run: RunDirectory, stage: str, iteration: int) -> None:
     paths = [place(run, iteration) for place in LEFT[stage]]
+    if stage == "train":
+        shutil.copytree(run.checkpoint(1), run.checkpoint(iteration))
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text('{"win_rate": 0.625}')

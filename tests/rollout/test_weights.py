@@ -38,6 +38,19 @@ def test_a_published_directory_carries_label_and_content_hash(model: Path) -> No
     assert not list(model.glob(".*"))
 
 
+def test_what_a_marker_speaks_of_is_on_the_disk_before_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[tuple[str, bool]] = []
+
+    def flush(descriptor: int) -> None:
+        flushed.append((Path(f"/proc/self/fd/{descriptor}").readlink().name, (model / MARKER).exists()))
+
+    monkeypatch.setattr("os.fsync", flush)
+    before = {path.name for path in model.iterdir()}
+    mark_published(model, "001")
+    assert before <= {name for name, is_marked in flushed if not is_marked}
+    assert [name for name, is_marked in flushed if is_marked] == [model.name, model.parent.name]
+
+
 def test_the_marker_survives_a_copy_and_the_hash_ignores_what_is_not_weights(model: Path, tmp_path: Path) -> None:
     marker = mark_published(model, "001")
     (model / "README.md").write_text("hello")

@@ -27,7 +27,7 @@ STEPS = 8
 PLACES = ("before the checkpoint", "inside the checkpoint", "behind the checkpoint")
 SCENARIOS = [
     *product(["float32"], range(1, STEPS + 1), PLACES),
-    *product(["bfloat16", "adapter"], [5], PLACES[1:2]),
+    *product(["bfloat16", "adapter", "adamw", "live reference"], [5], PLACES[1:2]),
 ]
 """What is trained, and step and place of the kill."""
 SETTINGS: dict[str, Any] = {
@@ -65,6 +65,10 @@ class DieAt(TrainerCallback):
 
 def options_of(trained: str) -> dict[str, Any]:
     """The masters are float32 in any case; beside an adapter that was trained before lies a copy, the reference."""
+    if trained == "adamw":
+        return {"optim": "adamw_torch"}
+    if trained == "live reference":
+        return {"precompute_ref_log_probs": False}
     if trained != "adapter":
         return {"bf16": trained == "bfloat16"}
     torch.manual_seed(0)

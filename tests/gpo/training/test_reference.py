@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from gpo.training import reference
-from gpo.training.reference import read_reference, reference_file, starting_policy, write_reference
+from gpo.training.reference import ALIVE, read_reference, reference_file, starting_policy, write_reference
+from gpo.training.trainer import GPOTrainer
 from tests.gpo.training.small_training import make_trainer
 from tests.tiny import make_tiny_model
 
@@ -60,6 +61,22 @@ def test_a_trainer_that_is_let_go_is_gone(tmp_path: Path) -> None:
         assert seen() is None
     finally:
         gc.enable()
+
+
+def test_a_pass_gives_a_sign_behind_each_of_its_parts_and_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    logps = GPOTrainer._logps
+
+    def looking(*given: Any) -> Any:
+        seen.append((tmp_path / ALIVE).exists())
+        return logps(*given)
+
+    monkeypatch.setattr(GPOTrainer, "_logps", looking)
+    make_trainer(tmp_path, reference_folder=str(tmp_path)).train()
+    first = seen[:3]
+    assert first == [False, True, True] and not (tmp_path / ALIVE).exists()
 
 
 @pytest.mark.parametrize("bf16", [False, True])

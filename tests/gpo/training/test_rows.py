@@ -4,13 +4,13 @@ Run: python -m pytest tests/gpo/training/test_rows.py
 """
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from datasets import Dataset
 
-from gpo.targets import preference_targets
+from gpo.targets import Method, preference_targets
 from gpo.training.rows import prepare_rows
 from gpo.training.trainer_config import GPOConfig
 from tests.gpo.training.small_training import TOKENIZER
@@ -115,6 +115,14 @@ def test_scores_of_single_rows_are_centred_over_their_prompt() -> None:
     rows = [{"prompt": "a", "completion": word, "score": score} for word, score in (("b", 1.0), ("c", 3.0))]
     assert prepared(rows, target_beta=2.0)["target"][:] == [0.5, 1.5]
     assert prepared(rows, target_beta=2.0, log_z="mean")["target"][:] == [-0.5, 0.5]
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_a_table_becomes_the_targets_of_the_method_that_is_asked_for(method: Method) -> None:
+    row = {"prompt": "a", "completion": ["b", "c", "d"], "table": TABLE}
+    expected = preference_targets(torch.tensor(TABLE, dtype=torch.float64), method=method, tau=0.5, beta=2.0)
+    found = prepared([row], target_method=method, target_beta=2.0, tau=0.5)["target"][:]
+    assert found == pytest.approx(expected.tolist(), rel=1e-6)
 
 
 def test_every_form_ends_as_the_same_rows() -> None:

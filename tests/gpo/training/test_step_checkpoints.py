@@ -43,6 +43,30 @@ def test_workers_on_disks_of_their_own_go_on_from_the_newest_step_that_all_have(
     assert last_whole(tmp_path) == (None if agreed is None else tmp_path / agreed)
 
 
+def test_a_checkpoint_that_was_held_in_another_way_is_left_alone_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_trainer(tmp_path, save_strategy="steps", save_steps=1).train()
+    checkpoint, held = tmp_path / "steps" / "checkpoint-3", "by 2 workers with ZeRO-2"
+    assert last_whole(tmp_path / "steps") == checkpoint and last_whole(tmp_path / "steps", held) is None
+    mark_whole(checkpoint, held)
+    assert last_whole(tmp_path / "steps", held) == checkpoint
+    caplog.clear()
+    assert last_whole(tmp_path / "steps") == tmp_path / "steps" / "checkpoint-2"
+    assert f"{checkpoint} is not gone on from: now it would be held in one piece" in caplog.text
+    assert held in caplog.text
+
+
+def test_what_a_marker_speaks_of_is_on_the_disk_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = whole_checkpoint(tmp_path, 1)
+    (checkpoint / step_checkpoints.MARKER).unlink()
+    flushed: list[str] = []
+    monkeypatch.setattr("os.fsync", lambda file: flushed.append(Path(f"/proc/self/fd/{file}").readlink().name))
+    mark_whole(checkpoint)
+    assert {"model.safetensors", "optimizer.pt", tmp_path.name} <= set(flushed[:-1])
+    assert step_checkpoints.MARKER in flushed[-1]
+
+
 def test_a_checkpoint_that_is_written_over_and_not_finished_is_torn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,10 +109,10 @@ def kill_inside(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 def test_a_kill_before_the_marker_leaves_the_checkpoint_before_it_even_where_one_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(checkpoint: Path) -> None:
+    def killed(checkpoint: Path, held: str) -> None:
         if checkpoint.name == "checkpoint-2":
             raise InterruptedError
-        mark_whole(checkpoint)
+        mark_whole(checkpoint, held)
 
     monkeypatch.setattr(step_checkpoints, "mark_whole", killed)
     with pytest.raises(InterruptedError):

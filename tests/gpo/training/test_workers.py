@@ -26,43 +26,14 @@ from gpo.training.workers import deepspeed_config, sharding_arguments, sharding_
 from rollout.canary import canary_rows
 from rollout.weights import verify_published
 from tests.gpo.training.small_training import make_rows
+from tests.gpo.training.worker_ways import FSDP, OBJECTIVES, PLAIN, PRECISE, SEES, SETTINGS, STOPS, ZERO
 from tests.tiny import make_tiny_model, save_tiny_model
 
 DEEPSPEED = Path(os.environ.get("GPO_TEST_DEEPSPEED", Path(sys.prefix) / "deepspeed"))
 """Where `make setup` puts it: for these tests only, because each process that finds it imports it, for seconds."""
 HAS_DEEPSPEED = DEEPSPEED.is_dir() or importlib.util.find_spec("deepspeed") is not None
 needs_deepspeed = pytest.mark.skipif(not HAS_DEEPSPEED, reason=f"deepspeed is neither installed nor in {DEEPSPEED}")
-SETTINGS: dict[str, Any] = {
-    "batch_prompts": 3,
-    "max_grad_norm": 0.0,
-    "num_train_epochs": 2,
-    "batch_tokens": 60,
-    "clamp": 1.5,
-    "lr_scheduler_type": "linear",
-}
-PLAIN: dict[str, dict[str, Any]] = {
-    f"{layout}-{passes}": {"layout": layout, "gradient_accumulation_steps": passes}
-    for layout in ("padded", "packed", "shared")
-    for passes in (1, 4)
-}
-LIVE = {"precompute_ref_log_probs": False}
-FSDP: dict[str, dict[str, Any]] = {
-    "fully": {"sharding": "fully"},
-    "reference-in-pieces": {"reference_in_pieces": True, **LIVE},
-    "fsdp": {"sharding": "fsdp"},
-    "fsdp-live": {"sharding": "fsdp", **LIVE},
-}
-ZERO: dict[str, dict[str, Any]] = {
-    "zero1": {"sharding": "zero1"},
-    "zero2": {"sharding": "zero2"},
-    "zero3": {"sharding": "zero3"},
-    "zero3-loaded-live": {"sharding": "zero3", "from_disk": True, **LIVE},
-}
-SEES = {"sees": True}
-PRECISE = {"sharding": "zero3", "compute_dtype": "bfloat16", **LIVE}
 LOG_RATIO = {"rel": 1e-4, "abs": 2e-5}
-STOPS = {"padded-1": 1, "shared-4": 3, "zero2": 3, "zero3": 1}
-"""Steps in the middle of an epoch behind which some of them are ended, and resumed from the checkpoint there."""
 
 
 def free_port() -> int:
@@ -103,8 +74,8 @@ def run_workers(folder: Path, world: int, runs: dict[str, dict[str, Any]]) -> di
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """One worker, five prompts, steps of three and of two, in every way of `PLAIN`, and with a vision tower."""
-    ways = {**PLAIN, "sees": SEES}
+    """One worker, five prompts, steps of three and of two: every way of `PLAIN`, other objectives, a vision tower."""
+    ways = {**PLAIN, **OBJECTIVES, "sees": SEES}
     return run_workers(tmp_path_factory.mktemp("one"), 1, {name: {**SETTINGS, **way} for name, way in ways.items()})
 
 
@@ -117,7 +88,7 @@ def alone(one: dict[str, dict[str, Any]]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """The same with two workers, in every way; what DeepSpeed changes in a process moves last digits, so it is last."""
-    ways = {**with_resumed(PLAIN), **FSDP, "sees": SEES}
+    ways = {**with_resumed(PLAIN), **OBJECTIVES, **FSDP, "sees": SEES}
     if HAS_DEEPSPEED:
         ways |= {**with_resumed(ZERO), "precise": PRECISE}
     return run_workers(tmp_path_factory.mktemp("two"), 2, {name: {**SETTINGS, **way} for name, way in ways.items()})
@@ -144,7 +115,7 @@ def assert_same_steps(found: dict[str, Any], alone: dict[str, Any]) -> None:
 
     The rest is made of log-ratios, differences of sums of some 100 nats that are exact to 1e-5.
     """
-    exactly = ("length", "clamped", "learning_rate", "step")
+    exactly = ("length", "learning_rate", "step", *{"clamped"} & alone["steps"][0].keys())
     for step, expected in zip(found["steps"], alone["steps"], strict=True):
         assert step.keys() == expected.keys() >= {*exactly, "kl", "grad_norm", "length_score_correlation"}
         assert [step[name] for name in exactly] == [expected[name] for name in exactly]
@@ -162,8 +133,17 @@ def test_layout_passes_and_workers_change_neither_loss_nor_gradients_nor_what_is
     found = request.getfixturevalue("one" if workers == 1 else "two")[way]
     assert_same_steps(found, alone)
     assert largest_difference(alone["gradients"], found["gradients"]) <= 1e-5
-    assert found["first_ratio"] == 0.0
+    assert found["first_ratio"] == 0.0 and found["how_held"] == "in one piece" and "clamped" in alone["steps"][0]
     assert found["evaluated"] == pytest.approx(alone["evaluated"], rel=1e-5)
+
+
+@pytest.mark.parametrize("way", OBJECTIVES)
+def test_two_workers_log_what_one_logs_whatever_the_objective(
+    one: dict[str, dict[str, Any]], two: dict[str, dict[str, Any]], way: str
+) -> None:
+    assert_same_steps(two[way], one[way])
+    assert largest_difference(one[way]["gradients"], two[way]["gradients"]) <= 1e-5
+    assert one[way]["loss"] != pytest.approx(one["padded-1"]["loss"], rel=1e-2), "that of another objective"
 
 
 def test_a_model_with_a_vision_tower_trains_on_text_with_two_workers_as_with_one(
@@ -222,6 +202,7 @@ def test_zero_trains_the_same_model_in_pieces(alone: dict[str, Any], two: dict[s
     assert found["first_ratio"] == 0.0
     length = torch.cat([gradient.flatten() for gradient in alone["gradients"].values()]).norm().item()
     assert found["grad_norm"][0] == pytest.approx(length, rel=1e-5)
+    assert found["how_held"] == f"by 2 workers with ZeRO-{ZERO[way]['sharding'][-1]}"
     whole = alone["held"][0]
     for held in found["held"]:
         assert 0 < held["states"] <= 0.6 * whole["states"]

@@ -30,6 +30,7 @@ from gpo.training.log_probs import add_log_prob_head, answer_logps
 from gpo.training.reference import hash_of_weights
 from gpo.training.segment_attention import segment_attention, segments_of
 from gpo.training.stage import make_task
+from gpo.training.step_checkpoints import how_held
 from gpo.training.trainer import GPOTrainer
 from gpo.training.workers import load_whole_again, sharding_arguments, work_alone
 from tests.engine import ask_about_the_cpu
@@ -155,7 +156,7 @@ def train(folder: Path, settings: dict[str, Any], rank: int) -> None:
         found: dict[str, Any] = {"steps": steps, "made": made.number, "gradients": gradients.first}
         found |= {name: [step[name] for step in steps] for name in ("loss", "grad_norm")}
         found |= {"first_ratio": steps[0]["log_ratio_max_abs"]}
-        found |= {"evaluated": evaluated, "hashes": hashes}
+        found |= {"evaluated": evaluated, "hashes": hashes, "how_held": how_held(trainer)}
         torch.save(found, folder / "outcome.pt")
     train_settings = {"workers": trainer.accelerator.num_processes, "sharding": way}
     run = make_run(folder, policy={"dtype": settings.get("compute_dtype", "float32")}, train=train_settings)
