@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rollout.durable import sync
+
 FORMAT_VERSION = 2
 PARQUET: dict[str, Any] = {
     "compression": "zstd",
@@ -152,7 +154,7 @@ def _write(path: Path, rows: Sequence[RolloutRow] | Sequence[BaselineRow], schem
         ours = _name_finally(part, path, since)
     finally:
         part.unlink(missing_ok=True)
-    sync_directory(path.parent)
+    sync(path.parent)
     return ours
 
 
@@ -169,15 +171,6 @@ def _name_finally(part: Path, path: Path, since: float) -> bool:
         return False
     part.rename(path)
     return True
-
-
-def sync_directory(directory: Path) -> None:
-    """Make a rename inside the directory last through a power cut."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_shard(path: Path) -> list[RolloutRow]:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
+from rollout.durable import sync
 from rollout.errors import RolloutInputError
 
 MARKER = "gpo_weights.json"
@@ -68,7 +69,7 @@ def mark_published(directory: Path, label: str) -> WeightMarker:
     """
     sha256 = content_hash(directory)
     marker = _write_marker(directory, WeightMarker(version=f"{label}-{sha256[:12]}", sha256=sha256))
-    _flush(directory.parent)  # which has the directory's own name
+    sync(directory.parent)  # which has the directory's own name
     return marker
 
 
@@ -85,25 +86,16 @@ def publish_adapter(trained: Path, checkpoint: Path) -> None:
     part.rename(target)
 
 
-def _flush(path: Path) -> None:
-    """What a file holds, or which names a directory has, lies on the disk from here on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _write_marker(directory: Path, marker: WeightMarker) -> WeightMarker:
     for path in directory.iterdir():
-        _flush(path)
+        sync(path)
     part = directory / f".{MARKER}.part-{os.uname().nodename}-{os.getpid()}"
     with part.open("w") as stream:
         json.dump(asdict(marker), stream)
         stream.flush()
         os.fsync(stream.fileno())
     part.rename(directory / MARKER)
-    _flush(directory)
+    sync(directory)
     return marker
 
 

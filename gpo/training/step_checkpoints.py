@@ -7,7 +7,6 @@ as many workers of the same stage only.
 """
 
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gpo.files import write_text
+from rollout.durable import sync
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +34,7 @@ def how_held(trainer: Any) -> str:
 def mark_whole(checkpoint: Path, held: str = IN_ONE_PIECE) -> None:
     """Say that every file of the checkpoint is there, on the disk and not on its way to it."""
     for path in (*checkpoint.rglob("*"), checkpoint.parent):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(path)
     write_text(checkpoint / MARKER, f"every file of this checkpoint was written, {held}\n")
 
 
