@@ -24,6 +24,7 @@ from benchmarks.frame import COLUMNS, COMMIT, Claim, claim_cells, table_lines
 
 SHORT: dict[str, list[str]] = {
     "scoring": ["--quick"],
+    "scoring_growth": ["--quick"],
     # So few answers fit into the engine at once: overlap cannot be seen with them.
     "rollout": ["--prompts", "16", "--parts", "throughput"],
     "rollout_driver": ["--prompts", "20000", "--rounds", "1"],
@@ -34,6 +35,7 @@ SHORT: dict[str, list[str]] = {
 }
 FULL: dict[str, list[str]] = {
     "scoring": [],
+    "scoring_growth": [],
     "rollout": ["--parts", "throughput", "overlap", "--rounds", "2"],
     "rollout_driver": [],
     "training": ["--part", "side-by-side", "profile", "cost", "--rounds", "2"],

@@ -8,9 +8,6 @@ bfloat16 that is asked for is computed everywhere, emulated if need be, and the 
 transformers back end and the limit take turns in one process; vLLM, which rearranges threads and memory, runs after
 them in its own. Peak memory is that of a process that only does this one thing. All ways keep freed memory, which the
 card's way by itself would not. `benchmarks/scoring_ways.py` says what each does.
-
-Then tables of 2, 4 .. 64 answers to one prompt, some sweeps over all sizes. That the cost is linear is seen by what a
-further answer costs between the three largest, where what is paid once no longer counts.
 """
 
 import argparse
@@ -21,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,13 +26,11 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from benchmarks.frame import (  # noqa: E402
-    MOST_GROWTH,
     WORDS,
     Claim,
     at_least,
     at_most,
     claim_lines,
-    cost_growth,
     measured_dtype,
     spread,
     write_report,
@@ -46,7 +40,7 @@ from gpo.cpu import keeping_malloc  # noqa: E402
 WAYS = ("card", "transformers", "vllm", "limit")
 
 
-def make_workload(prompts: int, answers: int, growth: int, seed: int = 20_240) -> dict[str, Any]:
+def make_workload(prompts: int, answers: int, seed: int = 20_240) -> dict[str, Any]:
     """Conversations of words drawn from the list, the same at every run."""
     draw = random.Random(seed)
 
@@ -57,10 +51,7 @@ def make_workload(prompts: int, answers: int, growth: int, seed: int = 20_240) -
         question = {"role": "user", "content": text(*prompt)}
         return [[question, {"role": "assistant", "content": text(*answer)}] for _ in range(count)]
 
-    return {
-        "groups": [group(answers, (20, 300), (20, 400)) for _ in range(prompts)],
-        "growth": group(growth, (100, 100), (100, 100)),
-    }
+    return {"groups": [group(answers, (20, 300), (20, 400)) for _ in range(prompts)]}
 
 
 def run_role(role: str, folder: Path, options: argparse.Namespace, *more: str) -> dict[str, Any]:
@@ -82,7 +73,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Everything, each part in a process of its own, one after the other."""
     from reward.compute_type import device_here, is_emulated
 
-    sizes = (3, 3, 64) if options.quick else (16, 8, 64)
+    sizes = (3, 3) if options.quick else (16, 8)
     with tempfile.TemporaryDirectory(prefix="scoring-") as name:
         folder = Path(name)
         (folder / "workload.json").write_text(json.dumps(make_workload(*sizes)), "utf-8")
@@ -98,7 +89,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "largest_score_difference": {
             way: largest_difference(found["transformers"]["tables"], found[way]["tables"]) for way in ("card", "vllm")
         },
-        "growth": found["growth"],
         "threads": options.threads,
     }
 
@@ -139,39 +129,7 @@ def claims_of(report: dict[str, Any]) -> list[Claim]:
             widest["transformers"],
         ),
         at_most("scoring: our best back end / the limit, time", ratio["best / limit"], 1.2, widest["limit"]),
-        linear_claim(report["growth"]),
     ]
-
-
-def linear_claim(growth: list[dict[str, Any]]) -> Claim:
-    """The cost grows linearly with K: a further answer is no dearer in the largest table than in the middle ones."""
-    largest = growth[-3:]
-    sizes = [row["k"] for row in largest]
-    # Of the medians: in one sweep what two sizes differ by is a few times what a size differs by from itself.
-    growth = round(cost_growth(sizes, [row["seconds"] for row in largest]), 3)
-    varied = spread([cost_growth(sizes, seconds) for seconds in zip(*(row["rounds"] for row in largest), strict=True)])
-    what = (
-        f"scoring: cost of a further answer to a prompt, from {sizes[1]} to {sizes[2]} / from {sizes[0]} to {sizes[1]}"
-    )
-    return at_most(what, growth, MOST_GROWTH, varied, why_not_linear(sizes, [row["kinds"] for row in largest]))
-
-
-def why_not_linear(sizes: list[int], kinds: list[dict[str, float]]) -> str:
-    """What a further answer costs by the profiles of three tables: whether it grows there, and which kind most."""
-
-    def dearer(parts: Sequence[str]) -> float:
-        """By how many ms a further answer of the larger tables is dearer in these parts."""
-        spent = [sum(found[part] for part in parts) for found in kinds]
-        earlier, later = ((spent[at + 1] - spent[at]) / (sizes[at + 1] - sizes[at]) for at in range(2))
-        return 1000 * (later - earlier)
-
-    growth = cost_growth(sizes, [sum(found.values()) for found in kinds])
-    if growth <= MOST_GROWTH:
-        return f"a profile of the same tables gives {growth:.2f}, so that no kind of operator is the reason"
-    most = max(kinds[0], key=lambda kind: dearer([kind]))
-    return (
-        f"a profile of the same tables gives {growth:.2f}, {dearer([most]) / dearer(list(kinds[0])):.0%} of it {most}"
-    )
 
 
 def largest_difference(one: list[Any], other: list[Any]) -> float:
@@ -198,10 +156,6 @@ def markdown(report: dict[str, Any]) -> str:
     lines += ["", *claim_lines(claims_of(report))]
     differences = report["largest_score_difference"]
     lines += ["", f"largest |score difference| to our transformers back end: {differences}"]
-    lines += ["", "| K | table s | s an answer | each pair by itself s |", "|---:|---:|---:|---:|"]
-    for row in report["growth"]:
-        pairs = f"{row['pairs']:.2f}" + ("" if row["pairs_measured"] else " (extrapolated)")
-        lines.append(f"| {row['k']} | {row['seconds']:.2f} | {row['seconds'] / row['k']:.3f} | {pairs} |")
     return "\n".join(lines)
 
 
@@ -213,9 +167,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto")
     parser.add_argument("--repeats", type=int, default=None, help="default 3, with --quick 1")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument(
-        "--quick", action="store_true", help="3 prompts x 3 answers; the same tables of 2 to 64 answers"
-    )
+    parser.add_argument("--quick", action="store_true", help="3 prompts x 3 answers")
     options = parser.parse_args()
     options.repeats = options.repeats or (1 if options.quick else 3)
     if not (options.model / "config.json").is_file():

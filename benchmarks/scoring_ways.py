@@ -17,7 +17,6 @@ Not meant to be run by hand: python benchmarks/scoring.py
 import argparse
 import itertools
 import json
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +25,6 @@ from typing import Any
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from benchmarks.operators import KINDS, seconds_by_kind
 from gpo.cpu import prepare_process
 from reward.heads import read_head_tensors
 from reward.model import GeneralPreferenceModel
@@ -169,38 +167,6 @@ def interleaved(names: list[str], checkpoint: Path, dtype: str, groups: list[Gro
     return found
 
 
-def growth(checkpoint: Path, dtype: str, group: Group, repeats: int) -> list[dict[str, Any]]:
-    """Seconds for the table of K answers to one prompt, and for asking about each pair by itself.
-
-    The tables are swept over more often than other ways take turns: a sweep takes seconds, and differences are noisy.
-    What each spends on which kind of operator is seen in sweeps of their own.
-    """
-    scorer = PreferenceScorer.from_pretrained(checkpoint, "transformers", dtype)
-    answers = [talk[-1]["content"] for talk in group]
-    prompt = group[0][:-1]
-    sizes = [2**power for power in range(1, len(answers).bit_length())]
-    scorer.table(prompt, answers)
-    sweeps = [
-        [timed(lambda size=size: scorer.table(prompt, answers[:size]))[0] for size in sizes]  # type: ignore[misc]
-        for _ in range(4 * repeats + 1)
-    ]
-    kinds = [
-        [seconds_by_kind(lambda size=size: scorer.table(prompt, answers[:size])) for size in sizes]  # type: ignore[misc]
-        for _ in range(repeats)
-    ]
-    rows: list[dict[str, Any]] = []
-    for size, seconds in zip(sizes, zip(*sweeps, strict=True), strict=True):
-        pairs = list(itertools.combinations(answers[:size], 2))
-        if measured := size <= 8:
-            by_pair, _ = timed(lambda pairs=pairs: [scorer.table(prompt, pair) for pair in pairs])  # type: ignore[misc]
-            a_pair = by_pair / len(pairs)
-        profiled = [sweep[sizes.index(size)] for sweep in kinds]
-        spent = {kind: statistics.median(found[kind] for found in profiled) for kind in KINDS}
-        found = {"k": size, "seconds": statistics.median(seconds), "rounds": seconds, "kinds": spent}
-        rows.append({**found, "pairs": a_pair * len(pairs), "pairs_measured": measured})
-    return rows
-
-
 def peak_mib() -> float:
     """The process's largest resident memory so far."""
     status = Path("/proc/self/status").read_text()
@@ -240,7 +206,6 @@ def main() -> None:
     else:
         names = ["card", "transformers", "limit"]
         found = interleaved(names, options.checkpoint, options.dtype, workload["groups"], options.repeats)
-        found["growth"] = growth(options.checkpoint, options.dtype, workload["growth"], options.repeats)
     options.result.write_text(json.dumps(found), "utf-8")
 
 
