@@ -169,6 +169,7 @@ bench-end-to-end: setup ## one self-play iteration: gpo, TRL's way, and the limi
 bench-scoring: setup ## the scorer against the model card's way and against the limit; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
 	$(VENV)/bin/python benchmarks/scoring.py --output runs/bench-scoring.json
+	$(VENV)/bin/python benchmarks/scoring_growth.py --output runs/bench-scoring-growth.json
 
 bench-rollout: setup ## the pool against its engine and transformers, scoring beside sampling; needs the quick start's policy
 	$(VENV)/bin/python scripts/smollm2.py models/smollm2-135m-instruct
