@@ -102,7 +102,7 @@ def last_whole(folder: Path, held: str = IN_ONE_PIECE) -> Path | None:
     for path in folder.glob(f"{PREFIX}*"):
         if not (path / MARKER).is_file():
             continue
-        said = (path / MARKER).read_text("utf-8").strip()
+        said = (path / MARKER).read_text("utf-8", errors="replace").strip()  # A damaged one is none that fits.
         if said.endswith(f", {held}"):
             own[step_of(path)] = path
         else:

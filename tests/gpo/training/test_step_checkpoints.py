@@ -55,6 +55,8 @@ def test_a_checkpoint_that_was_held_in_another_way_is_left_alone_and_said(
     assert last_whole(tmp_path / "steps") == tmp_path / "steps" / "checkpoint-2"
     assert f"{checkpoint} is not gone on from: now it would be held in one piece" in caplog.text
     assert held in caplog.text
+    (checkpoint / step_checkpoints.MARKER).write_bytes(b"\xff\xfe")
+    assert last_whole(tmp_path / "steps") == tmp_path / "steps" / "checkpoint-2"
 
 
 def test_what_a_marker_speaks_of_is_on_the_disk_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
